@@ -1,0 +1,264 @@
+"""Checkpoints: Orbax arrays, a description beside them, and digests that are written last.
+
+    checkpoints/STEP/state/         the arrays, written by Orbax in the background
+    checkpoints/STEP/about.json     step, metrics, input contract, class names, versions
+    checkpoints/STEP/digests.json   SHA-256 of every file: written last, so a folder without it is half-written
+
+    checkpoints/scores.json         step -> score of the evaluations, which may come after the save
+
+A checkpoint counts once digests.json is there, and is used only after every file matches: Orbax restores
+flipped bits without a word. Nothing is renamed into place, so the same holds on a bucket.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import threading
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import serialization, traverse_util
+
+from jaxvision.errors import UserError
+from jaxvision.log import plain, write_whole
+from jaxvision.task import PyTree
+
+
+class Found(NamedTuple):
+    """A checkpoint that is whole, and the newer ones that are not, each with the reason."""
+
+    path: epath.Path | None
+    broken: list[tuple[epath.Path, str]]
+
+
+def steps(folder: epath.Path) -> list[int]:
+    """All checkpoints in `folder`, whole or not, oldest first."""
+    if not folder.exists():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
+def about(path: epath.Path) -> dict[str, Any]:
+    return json.loads((path / "about.json").read_text())
+
+
+def _files(path: epath.Path) -> dict[str, epath.Path]:
+    found = {}
+    pending = [path]
+    while pending:
+        for child in pending.pop().iterdir():
+            if child.is_dir():
+                pending.append(child)
+            elif child != path / "digests.json":
+                found[child.relative_to(path).as_posix()] = child
+    return found
+
+
+def _digest(path: epath.Path) -> str:
+    with path.open("rb") as file:
+        if hasattr(file, "fileno"):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def flaw(path: epath.Path) -> str:
+    """Why this checkpoint cannot be used; "" if every file is there and matches its digest."""
+    marker = path / "digests.json"
+    if not marker.exists():
+        return "half-written: it has no digests.json"
+    try:
+        digests = json.loads(marker.read_text())
+        files = _files(path)
+        for name in sorted(digests.keys() | files.keys()):
+            if name not in files:
+                return f"{name} is missing"
+            if name not in digests:
+                return f"{name} does not belong to it"
+            if _digest(files[name]) != digests[name]:
+                return f"{name} was changed or cut short after it was written"
+    except (OSError, ValueError) as error:
+        return f"unreadable: {error}"
+    return ""
+
+
+def newest(folder: epath.Path) -> Found:
+    """The newest whole checkpoint, checked file by file."""
+    broken = []
+    for step in reversed(steps(folder)):
+        reason = flaw(folder / str(step))
+        if not reason:
+            return Found(folder / str(step), broken)
+        broken.append((folder / str(step), reason))
+    return Found(None, broken)
+
+
+def choose(folder: epath.Path, which: str) -> epath.Path:
+    """The checkpoint that "best", "last" or a step number names, checked. Raises UserError."""
+    there = [s for s in steps(folder) if (folder / str(s) / "digests.json").exists()]
+    if not there:
+        raise UserError(f"no checkpoint in {folder}: train first, or name another workdir")
+    if which == "last":
+        step = there[-1]
+    elif which == "best":
+        step = _best(folder, there)
+    elif which.isdigit() and int(which) in there:
+        step = int(which)
+    else:
+        raise UserError(f"no checkpoint {which!r} in {folder}: there are best, last, {', '.join(map(str, there))}")
+    reason = flaw(folder / str(step))
+    if reason:
+        raise UserError(f"checkpoint {folder / str(step)} is broken, {reason}; choose another: {there}")
+    return folder / str(step)
+
+
+def _best(folder: epath.Path, there: list[int]) -> int:
+    """The earliest of the highest scores; the last one where nothing was scored."""
+    scores = _scores(folder)
+    scored = [s for s in there if s in scores]
+    return max(scored, key=lambda s: (scores[s], -s)) if scored else there[-1]
+
+
+def _scores(folder: epath.Path) -> dict[int, float]:
+    path = folder / "scores.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    return {int(k): v for k, v in known.items() if v is not None}
+
+
+class Writer:
+    """Saves in the background, keeps the best and the last few."""
+
+    def __init__(self, folder: epath.Path, keep: int, broken: list[epath.Path] | None = None) -> None:
+        self.folder, self.keep = folder, keep
+        self._drop = list(broken or ())  # removed once a newer checkpoint is whole
+        self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._writes = jax.process_index() == 0
+
+    def save(self, step: int, state: PyTree, description: dict[str, Any]) -> None:
+        """Blocks while the state is copied to the host; the rest happens in the background.
+
+        `description` becomes about.json.
+        Raises UserError if this or the save before it could not be written.
+        """
+        self.wait()
+        path = self.folder / str(step)
+        try:
+            if self._writes:
+                if path.exists():
+                    _remove(path)
+                path.mkdir(parents=True)
+                (path / "about.json").write_text(json.dumps(plain({"step": step, **description}), indent=1))
+            # args of Orbax want plain containers; names of the leaves are those of the dataclass
+            self._orbax.save(path / "state", args=ocp.args.PyTreeSave(serialization.to_state_dict(state)))
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        self._thread = threading.Thread(target=self._finish, args=(path,), name="checkpoint")
+        self._thread.start()
+
+    def score(self, step: int, value: float) -> None:
+        """How good the weights at `step` are, higher is better; the best checkpoint is kept."""
+        if self._writes:
+            known = {**_scores(self.folder), step: value}
+            write_whole(self.folder / "scores.json", json.dumps(plain(known)))
+
+    def _finish(self, path: epath.Path) -> None:
+        try:
+            self._orbax.wait_until_finished()
+            if self._writes:
+                digests = {name: _digest(file) for name, file in sorted(_files(path).items())}
+                write_whole(path / "digests.json", json.dumps(digests, indent=1))
+                self._tidy()
+        except BaseException as error:
+            self._error = error
+
+    def _tidy(self) -> None:
+        for path in self._drop:
+            if path.exists() and flaw(path):
+                _remove(path)
+        self._drop = []
+        there = [s for s in steps(self.folder) if (self.folder / str(s) / "digests.json").exists()]
+        for step in set(there) - {*there[-self.keep :], _best(self.folder, there)}:
+            _remove(self.folder / str(step))
+
+    def wait(self) -> None:
+        """Until the save in the background is whole. Raises UserError if it could not be written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise _unwritable(self.folder, error) from error
+
+    def close(self) -> None:
+        self.wait()
+        self._orbax.close()
+
+
+def _remove(path: epath.Path) -> None:
+    # the marker first: a kill half-way must not leave a folder that looks whole
+    (path / "digests.json").unlink(missing_ok=True)
+    path.rmtree()
+
+
+def _unwritable(path: epath.Path, error: BaseException) -> BaseException:
+    text = str(error)
+    if isinstance(error, OSError) or any(w in text for w in ("No space", "RESOURCE_EXHAUSTED", "ermission", "Read-only")):
+        return UserError(
+            f"cannot write a checkpoint to {path}: {text.splitlines()[0]}. Checkpoints that were whole before are "
+            "untouched; make room or choose another --workdir, then run the same command"
+        )
+    return error
+
+
+def restore(path: epath.Path, abstract: PyTree) -> PyTree:
+    """The arrays of `abstract` (ShapeDtypeStructs with shardings), which may be a part of what was saved.
+
+    Any number of devices and hosts, whatever it was saved on. Call `flaw`, `newest` or `choose` before.
+    Raises UserError if the checkpoint holds other shapes.
+    """
+    target = serialization.to_state_dict(abstract)
+    saved = _shapes(path)
+    wrong = [
+        f"{name}: {list(saved[name].shape) if name in saved else 'absent'} in the checkpoint, {list(leaf.shape)} here"
+        for name, leaf in traverse_util.flatten_dict(target, sep="/").items()
+        if name not in saved or tuple(saved[name].shape) != tuple(leaf.shape)
+    ]
+    if wrong:
+        raise UserError(f"checkpoint {path} is of another network or optimiser: {'; '.join(wrong[:4])}")
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+        tree = orbax.restore(
+            path / "state",
+            args=ocp.args.PyTreeRestore(
+                item=target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                partial_restore=True,
+            ),
+        )
+    return serialization.from_state_dict(abstract, tree)
+
+
+def read(path: epath.Path, parts: tuple[str, ...]) -> dict[str, PyTree]:
+    """Top-level parts ("params", "extra") as numpy arrays, whatever their shapes."""
+    nested = traverse_util.unflatten_dict(_shapes(path), sep="/")
+    target = {part: nested.get(part, {}) for part in parts}
+    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+        return orbax.restore(
+            path / "state",
+            args=ocp.args.PyTreeRestore(item=target, restore_args=arguments, partial_restore=True),
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _shapes(path: epath.Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """Name -> shape and dtype of every array that was saved."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+        tree = orbax.metadata(path / "state").item_metadata.tree
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items() if hasattr(v, "shape")}

@@ -1,0 +1,100 @@
+"""What all commands share: flags, messages, exit codes, the last line of JSON."""
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.perf_counter()  # before the heavy imports, which each command makes after parsing its flags
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+import traceback  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
+from typing import Any, NoReturn  # noqa: E402
+
+from jaxvision.errors import UserError, nearest  # noqa: E402
+
+EPILOG = "exit codes: 0 done, 2 bad config, data or arguments, 3 training diverged, 75 interrupted after saving"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with the nearest name for an unknown flag, no abbreviations, and --json and --debug."""
+
+    def __init__(self, module: str, description: str, examples: Sequence[str]) -> None:
+        super().__init__(
+            prog=f"python -m {module}",
+            description=description,
+            epilog="examples:\n" + "\n".join(f"  {e}" for e in examples) + f"\n\n{EPILOG}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--json", action="store_true", help="print nothing but the last line of JSON")
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def parse(self, argv: Sequence[str], prefix: str = "") -> tuple[argparse.Namespace, dict[str, str]]:
+        """Flags, and what was given as `--PREFIX.KEY=VALUE` or `--PREFIX.KEY VALUE`. Raises UserError."""
+        overrides, rest = {}, []
+        pending = list(argv)
+        while pending:
+            word = pending.pop(0)
+            if prefix and word.startswith(f"--{prefix}."):
+                key, equals, value = word[len(prefix) + 3 :].partition("=")
+                if not equals:
+                    if not pending or pending[0].startswith("--"):
+                        raise UserError(f"{word} needs a value: {word}=VALUE")
+                    value = pending.pop(0)
+                overrides[key] = value
+            else:
+                rest.append(word)
+        arguments, unknown = self.parse_known_args(rest)
+        if unknown:
+            flags = [f for action in self._actions for f in action.option_strings if f.startswith("--")]
+            name = unknown[0].partition("=")[0]
+            raise UserError(f"unknown argument {unknown[0]!r}: {nearest(name, flags)}")
+        return arguments, overrides
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(command: Callable[[list[str]], dict[str, Any]], argv: list[str] | None = None) -> NoReturn:
+    """Runs a command, prints its result as the last line of standard output, exits as errors.py says."""
+    argv = sys.argv[1:] if argv is None else argv
+    quiet_libraries()
+    code = 0
+    try:
+        result = command(argv)
+        print(json.dumps(result), flush=True)
+    except (UserError, OSError) as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        code = getattr(error, "exit_code", 2)
+        prefix = "" if code == 75 else "error: "
+        print(f"{prefix}{error}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("interrupted, nothing saved since the last checkpoint", file=sys.stderr, flush=True)
+        code = 130
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def sayer(arguments: argparse.Namespace) -> Callable[[str], None]:
+    """print, or nothing with --json."""
+
+    def say(text: str) -> None:
+        if not arguments.json:
+            print(text, flush=True)
+
+    return say
+
+
+def quiet_libraries() -> None:
+    """Orbax, TensorStore, XLA and TFDS tell at INFO and WARNING what no user can act on."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
+    import logging
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("jax").setLevel(logging.ERROR)

@@ -1,0 +1,299 @@
+"""The config: one tree, every key with its default here; a config file changes what it must.
+
+    config = jaxvision.config.default()
+    config.data.update(train="digits:train", size=16)
+    config.batch_size = 128
+
+`load` runs such a file, applies `--config.KEY=VALUE` from the command line and checks the whole: an unknown
+key, a wrong type or an impossible value fails before any data is read, with the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import pathlib
+import runpy
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxvision.errors import UserError, nearest
+
+# Parts that take keys beyond their defaults: names the user chooses, or arguments of what `name` names.
+OPEN = ("model", "task", "wrap", "evals", "optim")
+# What may differ when a workdir is run again; anything else would make it another run.
+MAY_CHANGE = ("epochs", "steps", "evals", "log", "checkpoint", "mesh", "data.threads", "data.prefetch")
+EVAL = dict(metric="topk", data="", every_epochs=1, every_steps=0)
+SCHEDULES = ("constant", "cosine", "linear", "step")
+
+
+def default() -> ConfigDict:
+    """A new tree with all defaults."""
+    c = ConfigDict()
+    c.seed = 0  # of the weights, the order, the augmentation and everything random in the step
+    c.batch_size = 128  # global: over all devices and hosts
+    c.epochs = 0.0  # length of the run in passes over the training data, or
+    c.steps = 0  # in optimiser steps: give one of the two
+    c.accumulate = 1  # micro-batches a step
+    c.dtype = "auto"  # of the computation: "float32", "bfloat16"; auto is bfloat16 on TPU and GPU, else float32
+    c.deterministic = False  # GPU: bit-equal runs, at a price (docs/determinism.md); CPU and TPU always are
+    c.init = ""  # start from these weights: a workdir, or a checkpoint folder in one
+    c.data = ConfigDict(
+        dict(
+            train="",  # source URI: digits:train, folder:/pets/train, tfds:imagenet2012/train, fake:1000x224
+            size=224,  # side of the network's input in pixels
+            resize=0,  # evaluation: shorter side before the centre crop; 0 means size / 0.875, as torchvision
+            filter="bilinear",  # or "bicubic"; both antialiased, Pillow's
+            channels=3,  # or 1
+            mean=(0.485, 0.456, 0.406),  # of pixels in 0..1, one a channel
+            std=(0.229, 0.224, 0.225),
+            transforms=(),  # training: (("random_resized_crop", {}), ("flip", {})), see jaxvision.data.transforms
+            threads=2,  # reader threads; a batch is made by one
+            prefetch=4,  # batches kept ready
+        )
+    )
+    c.model = ConfigDict(dict(name="resnet50"))  # and its arguments; the class count comes from the data
+    c.task = ConfigDict(dict(name="classification"))  # and its arguments
+    c.wrap = ConfigDict()  # wrapper name -> its arguments, applied in this order: dict(ema=dict(decay=0.999))
+    c.optim = ConfigDict(
+        dict(
+            name="sgd",  # sgd, adamw, lamb, lars; and its arguments: momentum, nesterov, b1, b2, eps
+            lr=0.1,  # peak, for this batch size: nothing is scaled behind your back
+            weight_decay=0.0,  # not for biases and norms (leaves of fewer than two dimensions)
+            schedule="cosine",  # constant, cosine, linear, step
+            warmup=0.0,  # share of all steps, linear from 0
+            final=0.0,  # cosine and linear end at this share of lr
+            milestones=(),  # step: shares of all steps after which lr is multiplied
+            gamma=0.1,  # step: by this
+            clip=0.0,  # largest global norm of the gradient; 0 is none
+            groups=(),  # (pattern, multiplier of lr) pairs; the first that matches a leaf's name counts; 0 freezes
+        )
+    )
+    c.evals = ConfigDict()  # name -> dict(metric="topk", data=URI, every_epochs=1), and the metric's arguments
+    c.checkpoint = ConfigDict(
+        dict(
+            every_epochs=1.0,  # 0 is never; the end and an interruption always save
+            every_steps=0,
+            keep=2,  # the last so many, and the best
+            best="",  # "EVAL/METRIC" that decides the best; default: the first metric of the first eval
+        )
+    )
+    c.log = ConfigDict(dict(every_steps=20, tensorboard=True, wandb=""))  # wandb: a project's name
+    c.mesh = ConfigDict(dict(data=-1, fsdp=1))  # devices along each axis; -1: all that are left
+    return c
+
+
+def load(path: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
+    """Runs a config file, applies {"a.b": "text"} overrides, checks all. Raises UserError."""
+    file = pathlib.Path(path)
+    if not file.is_file():
+        there = sorted(str(f) for f in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        raise UserError(f"no config file {path!r}: {nearest(path, there)}")
+    try:
+        config = runpy.run_path(str(file)).get("config")
+    except UserError:
+        raise
+    except Exception as error:
+        line = next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(file)), "?")
+        raise UserError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path} must set `config`, starting from jaxvision.config.default()")
+    for key, text in (overrides or {}).items():
+        override(config, key, text)
+    check(config)
+    return config
+
+
+def override(config: ConfigDict, key: str, text: str) -> None:
+    """Sets config.KEY from the command line's text, read as the type that the key has. Raises UserError."""
+    *parents, last = key.split(".")
+    node: Any = config
+    for depth, part in enumerate(parents):
+        if not isinstance(node, ConfigDict) or part not in node:
+            # wrap.ema.decay, where the file has no wrap.ema yet, is a new entry; elsewhere it is a misspelling
+            if isinstance(node, ConfigDict) and parents[0] in ("wrap", "evals") and depth == 1:
+                node[part] = ConfigDict()
+            else:
+                raise _unknown(".".join(parents[: depth + 1]), node)
+        node = node[part]
+    if not isinstance(node, ConfigDict) or (last not in node and not (parents and parents[0] in OPEN)):
+        raise _unknown(key, node)
+    if last in node and isinstance(node[last], ConfigDict):
+        raise UserError(f"{key!r} is a group of keys: set one of {', '.join(f'{key}.{k}' for k in node[last])}")
+    value = _read(text)
+    if last in node and isinstance(node[last], str):
+        value = text
+    if last in node and not _fits(value, node[last]):
+        raise UserError(f"--config.{key}={text}: expected {type(node[last]).__name__}, like {node[last]!r}")
+    node[last] = value
+
+
+def _read(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return _tuples(value)
+
+
+def _unknown(key: str, node: Any) -> UserError:
+    prefix = key.rpartition(".")[0]
+    names = [f"{prefix}.{k}" if prefix else k for k in node] if isinstance(node, ConfigDict) else []
+    return UserError(f'unknown key "{key}": {nearest(key, names)}'.replace("'", '"'))
+
+
+def _fits(value: Any, like: Any) -> bool:
+    if isinstance(like, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(like, bool)
+    if isinstance(like, float):
+        return isinstance(value, int | float)
+    return isinstance(value, type(like))
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for an unknown key, a wrong type or an impossible value. Reads no data, imports no jax."""
+    _check_keys(config, default(), "")
+    c = config
+    _need(c.batch_size >= 1, "batch_size", c.batch_size, "at least 1")
+    _need(c.accumulate >= 1, "accumulate", c.accumulate, "at least 1")
+    _need(c.batch_size % c.accumulate == 0, "batch_size", c.batch_size, f"divisible by accumulate={c.accumulate}")
+    _need(c.epochs >= 0 and c.steps >= 0, "epochs" if c.epochs < 0 else "steps", min(c.epochs, c.steps), "positive")
+    if bool(c.epochs) == bool(c.steps):
+        raise UserError(f"give the length of the run as epochs or as steps, one of them: got {c.epochs=}, {c.steps=}")
+    _need(c.seed >= 0, "seed", c.seed, "at least 0")
+    _choice(c.dtype, ("auto", "float32", "bfloat16"), "dtype")
+    _need(bool(c.data.train), "data.train", c.data.train, "a source URI, such as digits:train or folder:/pets/train")
+    _need(c.data.size >= 1, "data.size", c.data.size, "at least 1")
+    _need(c.data.threads >= 1, "data.threads", c.data.threads, "at least 1")
+    _need(c.data.prefetch >= 1, "data.prefetch", c.data.prefetch, "at least 1")
+    for i, entry in enumerate(c.data.transforms):
+        if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)):
+            raise UserError(f'data.transforms[{i}] is {entry!r}: expected a pair like ("shift", dict(share=0.1))')
+    o = c.optim
+    _choice(o.schedule, SCHEDULES, "optim.schedule")
+    _need(o.lr >= 0, "optim.lr", o.lr, "at least 0")
+    _need(o.weight_decay >= 0, "optim.weight_decay", o.weight_decay, "at least 0")
+    _need(o.clip >= 0, "optim.clip", o.clip, "at least 0 (0 is none)")
+    _need(0 <= o.warmup < 1, "optim.warmup", o.warmup, "a share of all steps, in [0, 1)")
+    _need(0 <= o.final <= 1, "optim.final", o.final, "a share of lr, in [0, 1]")
+    for m in o.milestones:
+        _need(0 < m < 1, "optim.milestones", o.milestones, "shares of all steps, in (0, 1)")
+    for group in o.groups:
+        if not (isinstance(group, tuple) and len(group) == 2 and isinstance(group[0], str)):
+            raise UserError(f'optim.groups holds {group!r}: expected pairs like ("fc", 10.0)')
+    _need(c.checkpoint.keep >= 1, "checkpoint.keep", c.checkpoint.keep, "at least 1")
+    _need(c.log.every_steps >= 1, "log.every_steps", c.log.every_steps, "at least 1")
+    for name, entry in c.evals.items():
+        _need(bool(entry.get("data")), f"evals.{name}.data", entry.get("data", ""), "a source URI")
+        for key in ("every_epochs", "every_steps"):
+            _need(entry.get(key, 0) >= 0, f"evals.{name}.{key}", entry.get(key), "at least 0")
+    if c.checkpoint.best:
+        _choice(c.checkpoint.best.partition("/")[0], tuple(c.evals), "the eval in checkpoint.best")
+    for axis, size in c.mesh.items():
+        _need(size == -1 or size >= 1, f"mesh.{axis}", size, "at least 1, or -1 for all devices that are left")
+    _need((c.mesh.data, c.mesh.fsdp) != (-1, -1), "mesh", dict(c.mesh), "with at most one -1")
+
+
+def _check_keys(node: ConfigDict, like: ConfigDict, prefix: str) -> None:
+    for key, value in node.items():
+        name = prefix + key
+        if key not in like:
+            if prefix.rstrip(".") not in OPEN:
+                raise _unknown(name, like)
+        elif isinstance(like[key], ConfigDict):
+            if not isinstance(value, ConfigDict):
+                raise UserError(f"{name} is {value!r}: expected a group of keys, dict(...)")
+            _check_keys(value, like[key], name + ".")
+        elif not _fits(value, like[key]):
+            raise UserError(f"{name} is {value!r}: expected {type(like[key]).__name__}, like {like[key]!r}")
+    for group in ("wrap", "evals"):
+        for key, value in node.get(group, {}).items() if not prefix else ():
+            if not isinstance(value, ConfigDict):
+                raise UserError(f"{group}.{key} is {value!r}: expected dict(...)")
+    for key in like:
+        if key not in node:
+            raise UserError(f'missing key "{prefix}{key}": start from jaxvision.config.default() and change values in place')
+
+
+def _need(good: bool, key: str, value: Any, wanted: str) -> None:
+    if not good:
+        raise UserError(f"{key} is {value!r}: it must be {wanted}")
+
+
+def _choice(value: str, valid: tuple[str, ...], what: str) -> None:
+    if value not in valid:
+        raise UserError(f"{what} is {value!r}: {nearest(value, valid)}")
+
+
+def factory(namespace: Any, spec: Mapping[str, Any], where: str, names: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """What spec["name"] names in `namespace`, its other keys checked against the signature and bound.
+
+    Call the result with what the program provides (`classes`, `dtype`, ...): arguments that the factory does
+    not take are left out, and a ValueError of the factory becomes a UserError that names `where`.
+    """
+    arguments = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in spec.items()}
+    name = arguments.pop("name", None)
+    valid = tuple(names or namespace.__all__)
+    if name not in valid:
+        raise UserError(f"{where}: unknown name {name!r}: {nearest(str(name), valid)}")
+    make = getattr(namespace, name)
+    # a flax module takes two fields of flax's own
+    takes = [p for p in inspect.signature(make).parameters if p not in ("parent", "name")]
+    for key in arguments:
+        if key not in takes:
+            raise UserError(f'unknown key "{where}.{key}" for {name}: {nearest(key, takes)}'.replace("'", '"'))
+
+    def build(*args: Any, **provided: Any) -> Any:
+        extra = {k: v for k, v in provided.items() if k in takes and k not in arguments}
+        try:
+            return make(*args, **extra, **arguments)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: {error}") from error
+
+    return build
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, which JSON has, as the tuples that configs hold."""
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(v) for v in value)
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return value
+
+
+def to_json(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=1)
+
+
+def from_json(text: str) -> ConfigDict:
+    """The inverse of `to_json`, checked. Raises UserError."""
+    config = ConfigDict(_tuples(json.loads(text)))
+    check(config)
+    return config
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Keys, as "key: old -> new", that make two configs two runs: all but those in MAY_CHANGE."""
+    a, b = _flat(_tuples(old.to_dict())), _flat(_tuples(new.to_dict()))
+    names = sorted(a.keys() | b.keys())
+    allowed = tuple(k + "." for k in MAY_CHANGE)
+    absent = "(absent)"
+    return [
+        f"{k}: {a.get(k, absent)!r} -> {b.get(k, absent)!r}"
+        for k in names
+        if a.get(k, absent) != b.get(k, absent) and not (k + ".").startswith(allowed)
+    ]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat

@@ -1,0 +1,79 @@
+"""Encoded bytes to uint8 pixels, through Pillow: its pixels are the reference."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from jaxvision.errors import UserError
+
+
+def decode(image: bytes | np.ndarray, channels: int, where: str) -> np.ndarray:
+    """The pixels of an image, upright.
+
+    Args:
+      image: an encoded file (JPEG, PNG, WebP, BMP, GIF, TIFF), or pixels uint8 [H, W] or [H, W, 1 or 3].
+      channels: 3 for RGB, 1 for luma (ITU-R 601, as Pillow).
+      where: the place of the sample, for the error message.
+
+    Returns:
+      uint8 [H, W, channels], perhaps read-only. The EXIF orientation is applied. Alpha is dropped, not
+      composited (so a transparent pixel shows its hidden colour), as torchvision's loader does. 16-bit grey
+      is scaled to 8 bits (Pillow alone clips it to white). Of an animation, the first frame.
+
+    Raises:
+      UserError: unreadable or truncated file, or pixels of another shape or type; names `where`.
+    """
+    if isinstance(image, np.ndarray):
+        return _adapt(image, channels, where)
+    if not image:
+        raise UserError(f"{where}: cannot decode the image, it has 0 bytes: copy it again or remove it")
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            # Reads all pixels, hence fails here on a truncated file.
+            ImageOps.exif_transpose(opened, in_place=True)
+            return _pixels(opened, channels)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except UnidentifiedImageError:
+        reason = f"Pillow knows no such format; the first bytes are {image[:8]!r}"
+    except Exception as error:
+        # Pillow's decoders raise almost anything on damaged files (SyntaxError, struct.error ...).
+        reason = str(error) or type(error).__name__
+    raise UserError(f"{where}: cannot decode the image ({reason}): copy it again or remove it")
+
+
+def _pixels(image: Image.Image, channels: int) -> np.ndarray:
+    """uint8 [H, W, channels] of any Pillow mode."""
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    if sixteen_bits:
+        wide = np.asarray(image).astype(np.uint32)
+        grey = ((wide + 128) // 257).astype(np.uint8)  # round(v / 257): 65535 becomes 255
+        return np.repeat(grey[:, :, None], channels, axis=2)
+    if image.mode in ("I", "F"):
+        raise UserError(
+            f"cannot decode an image of 32 bits a pixel (Pillow mode {image.mode}), "
+            "since its range is unknown: convert it to 8 or 16 bits"
+        )
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # same colours as straight to RGB, which warns
+    pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _adapt(image: np.ndarray, channels: int, where: str) -> np.ndarray:
+    """Pixels that a source delivers as an array, with the number of channels asked for."""
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or image.size == 0:
+        raise UserError(
+            f"{where}: the source gives {image.dtype}{list(image.shape)} for an image: it must give "
+            "uint8[H, W, 1 or 3] or encoded bytes"
+        )
+    if image.shape[2] == channels:
+        return image
+    if channels == 3:
+        return np.repeat(image, 3, axis=2)
+    return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]

@@ -1,0 +1,32 @@
+"""What a user can put right, and the exit code that goes with it.
+
+Everything else that is raised is a defect of ours and keeps its traceback.
+"""
+
+
+class UserError(Exception):
+    """A wrong config, argument, data set or machine: says what, where, and the next step. Exit code 2."""
+
+    exit_code = 2
+
+
+class Diverged(UserError):
+    """Training left the finite numbers. Exit code 3."""
+
+    exit_code = 3
+
+
+class Interrupted(UserError):
+    """SIGTERM or Ctrl-C, after saving: the same command resumes. Exit code 75 (EX_TEMPFAIL)."""
+
+    exit_code = 75
+
+
+def nearest(name: str, valid: "list[str] | tuple[str, ...]") -> str:
+    """The tail of an error message: a near name where there is one, else what there is."""
+    import difflib
+
+    close = difflib.get_close_matches(name, [str(v) for v in valid], n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(sorted(str(v) for v in valid)) or 'none'}"

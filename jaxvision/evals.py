@@ -1,0 +1,178 @@
+"""run(): the one evaluator. Every sample counts exactly once, on any number of devices and hosts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+import jaxvision
+from jaxvision import sharding
+from jaxvision.data.contract import InputContract
+from jaxvision.data.pipeline import eval_batches
+from jaxvision.errors import UserError
+from jaxvision.log import plain, write_whole
+from jaxvision.task import Batch, Metric, PyTree, Task
+
+# What the sums of all metrics are called together; (params, extra, batch) -> (sums, rows).
+Update = Callable[[PyTree, PyTree, Batch], tuple[PyTree, PyTree]]
+
+
+class Evaluation(NamedTuple):
+    """metrics: name -> value; count: samples seen; digest: SHA-256 over their sorted ids."""
+
+    metrics: dict[str, float]
+    count: int
+    digest: str
+
+
+def make_update(task: Task, metrics: Mapping[str, Metric]) -> Update:
+    """One batch: the sums of the summing metrics; the rows of the gathering ones, with index and mask."""
+
+    def update(params: PyTree, extra: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
+        predictions = task.predict(params, extra, batch)
+        values = {name: m.update(predictions, batch) for name, m in metrics.items()}
+        sums = {n: v for n, v in values.items() if not metrics[n].gather}
+        rows = {n: v for n, v in values.items() if metrics[n].gather}
+        return sums, {"index": batch["index"], "mask": batch["mask"], "rows": rows}
+
+    return jax.jit(update)
+
+
+def compile_update(task: Task, metrics: Mapping[str, Metric], state: Any, batch: Batch) -> Update:
+    """The same, compiled ahead of time for the shapes and shardings of `state` and `batch` (may be abstract)."""
+    return make_update(task, metrics).lower(state.params, state.extra, batch).compile()  # type: ignore[attr-defined]
+
+
+def padded_size(batch_size: int, mesh: Mesh) -> int:
+    """The next multiple of the number of devices: evaluation pads, training does not."""
+    return -(-batch_size // mesh.size) * mesh.size
+
+
+def run(
+    task: Task,
+    state: Any,
+    metrics: Mapping[str, Metric],
+    batches: Iterable[Batch],
+    banks: Mapping[str, Callable[[], Iterable[Batch]]] | None = None,
+    *,
+    update: Update | None = None,
+) -> Evaluation:
+    """Evaluates `state` (anything with `params` and `extra`) on batches of global arrays, masked rows left out.
+
+    `banks`: for each name in a metric's `bank`, a function that gives that source's batches.
+    `update`: the compiled `make_update(task, metrics)`, where the caller keeps it from one call to the next.
+    Raises UserError if there is no sample, or one comes twice.
+    """
+    update = update or make_update(task, metrics)
+    sums, rows, ids = _collect(update, state, batches)
+    if not len(ids):
+        raise UserError("nothing to evaluate: the source gave no sample")
+    if len(np.unique(ids)) != len(ids):
+        raise UserError(f"evaluation saw {len(ids) - len(np.unique(ids))} samples twice: ids must be unique in a source")
+    values: dict[str, float] = {}
+    for name, metric in metrics.items():
+        tree = rows[name] if metric.gather else sums[name]
+        if metric.bank:
+            bank = {name: metric._replace(gather=True)}
+            _, bank_rows, _ = _collect(make_update(task, bank), state, (banks or {})[metric.bank]())
+            result = metric.finish(tree, bank_rows[name])
+        else:
+            result = metric.finish(tree)
+        for key in result.keys() & values.keys():
+            raise ValueError(f"two metrics of one evaluation are called {key!r}")
+        values.update(result)
+    return Evaluation(values, len(ids), hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest())
+
+
+def _collect(update: Update, state: Any, batches: Iterable[Batch]) -> tuple[PyTree, PyTree, np.ndarray]:
+    """Sums added up and rows concatenated, as numpy; at most two batches in flight."""
+    total: PyTree = None
+    kept: list[PyTree] = []
+    flight: deque = deque()
+
+    def land() -> None:
+        nonlocal total
+        sums, rows = flight.popleft()
+        # float64 on the host: a float32 sum over a million samples would lose digits
+        sums = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
+        rows = multihost_utils.process_allgather(rows, tiled=True)
+        mask = np.asarray(rows["mask"], bool)
+        kept.append(jax.tree.map(lambda x: np.asarray(x)[mask], {"index": rows["index"], "rows": rows["rows"]}))
+
+    for batch in batches:
+        flight.append(update(state.params, state.extra, batch))
+        if len(flight) > 2:
+            land()
+    while flight:
+        land()
+    if not kept:
+        return {}, {}, np.zeros(0, np.int64)
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
+    return total, joined["rows"], joined["index"].astype(np.int64)
+
+
+def source_batches(
+    source: Any, contract: InputContract, mesh: Mesh, batch_size: int, threads: int = 2, prefetch: int = 4
+) -> Iterator[Batch]:
+    """A source in order as global device batches; `batch_size` is rounded up to what the devices divide."""
+    split = sharding.batch_sharding(mesh)
+    size = padded_size(batch_size, mesh)
+    rows = sharding.local_rows(split, size)
+    host = eval_batches(source, contract, batch_size=size, rows=rows, threads=threads, prefetch=prefetch)
+    for batch in host:
+        yield sharding.put_batch(batch, split, size)
+
+
+def write_certificate(
+    workdir: epath.Path,
+    name: str,
+    evaluation: Evaluation,
+    *,
+    data: str,
+    checkpoint: str,
+    step: int,
+    contract: InputContract,
+    classes: tuple[str, ...],
+) -> epath.Path:
+    """eval/NAME.json: what was measured, on which samples, through which pixels, with what."""
+    path = workdir / "eval" / f"{name}.json"
+    content = {
+        "metrics": evaluation.metrics,
+        "count": evaluation.count,
+        "digest_of_sample_ids": evaluation.digest,
+        "data": data,
+        "checkpoint": checkpoint,
+        "step": step,
+        "contract": contract.to_dict(),
+        "classes": list(classes),
+        "versions": versions(),
+    }
+    write_whole(path, json.dumps(plain(content), indent=1))
+    return path
+
+
+def versions() -> dict[str, str]:
+    import flax
+    import optax
+
+    return {
+        "jaxvision": jaxvision.__version__,
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "optax": optax.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": jax.devices()[0].device_kind,
+        "devices": str(jax.device_count()),
+    }

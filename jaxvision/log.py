@@ -1,0 +1,256 @@
+"""What a person and a script see of a run: the clock, the log files, the progress display, the curves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from etils import epath
+
+Say = Callable[[str], None]
+PARTS = ("start", "compile", "data", "step", "evaluate", "checkpoint", "log", "other")
+
+
+class Clock:
+    """Where the main thread's wall-clock time goes: one hand, always on exactly one part.
+
+    `with clock("data"):` moves the hand there and back again; outside any such block it stands on "other".
+    Every part is therefore measured, none is computed from the others.
+    """
+
+    def __init__(self, started: float | None = None) -> None:
+        self.started = self._since = time.perf_counter() if started is None else started
+        self.parts = dict.fromkeys(PARTS, 0.0)
+        self._part = "start"  # until `begin`: imports, opening data, building, restoring
+
+    def _turn(self, part: str) -> str:
+        now = time.perf_counter()
+        self.parts[self._part] += now - self._since
+        before, self._part, self._since = self._part, part, now
+        return before
+
+    def begin(self) -> None:
+        """Start-up is over."""
+        self._turn("other")
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        before = self._turn(part)
+        try:
+            yield
+        finally:
+            self._turn(before)
+
+    def read(self) -> tuple[float, dict[str, float]]:
+        """Seconds since the start, and of each part."""
+        self._turn(self._part)
+        return time.perf_counter() - self.started, dict(self.parts)
+
+
+def plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+    """Under its final name only when whole: written beside it, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.parent / f".{path.name}.tmp"
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def read_records(workdir: epath.Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl; a last line that a kill cut short is left out."""
+    path = workdir / "metrics.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
+
+
+class Log:
+    """metrics.jsonl, TensorBoard and W&B, the progress display, and curves.png at the end.
+
+    On a resumed run, records after the restored `step` are dropped: those steps will be done again.
+    `writes` is False on all hosts but the first, which then only take part in nothing here.
+    """
+
+    def __init__(
+        self, workdir: epath.Path, config: Any, *, step: int, total: int, say: Say, writes: bool = True
+    ) -> None:
+        self.workdir, self.total, self.say, self.writes = workdir, total, say, writes
+        self.batch_size = config.batch_size
+        self.records = [r for r in read_records(workdir) if r["step"] <= step]
+        self._best: dict[str, float] = {}
+        self._last: dict[str, float] = {}
+        self._began, self._first = time.perf_counter(), step
+        self._board = self._wandb = self._bar = None
+        if not writes:
+            return
+        write_whole(workdir / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.records))
+        self._file = (workdir / "metrics.jsonl").open("a")
+        for record in self.records:
+            self._note_best(record)
+        if config.log.tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        if config.log.wandb:
+            self._wandb = _start_wandb(workdir, config)
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, leave=False)
+
+    def progress(self, step: int) -> None:
+        """Moves the live display; nothing where standard error is no terminal."""
+        if self._bar is not None:
+            self._bar.n = step
+            self._bar.refresh() if step >= self.total else self._bar.update(0)
+
+    def train(self, step: int, values: dict[str, float], images_per_s: float) -> None:
+        self._last = values
+        self._write({"step": step, "kind": "train", **values, "images_per_s": round(images_per_s, 1)})
+        if self._bar is not None:
+            shown = {"loss": f"{values['loss']:.4f}", "img/s": f"{images_per_s:.0f}", **self._shown_best()}
+            self._bar.set_postfix(shown, refresh=False)
+        elif self.writes:
+            best = "".join(f" | best {k} {v}" for k, v in self._shown_best().items())
+            width = len(str(self.total))
+            self.say(
+                f"step {step:>{width}}/{self.total} | loss {values['loss']:.4f} | lr {values['lr']:.3g} | "
+                f"{images_per_s:.0f} images/s | {self._left(step)} left{best}"
+            )
+
+    def evaluation(self, step: int, name: str, values: dict[str, float]) -> None:
+        record = {"step": step, "kind": f"eval:{name}", **values}
+        self._write(record)
+        self._note_best(record)
+        text = "  ".join(f"{k} {v:.4f}" for k, v in values.items())
+        self.tell(f"  {name} at step {step}: {text}")
+
+    def tell(self, text: str) -> None:
+        """A line for people that does not tear the progress display."""
+        if not self.writes:
+            return
+        if self._bar is not None:
+            self._bar.clear()
+        self.say(text)
+
+    def evaluated(self, step: int, name: str) -> dict[str, float] | None:
+        """What an earlier session recorded for this evaluation, if it did."""
+        for r in reversed(self.records):
+            if r["step"] == step and r["kind"] == f"eval:{name}":
+                return {k: v for k, v in r.items() if k not in ("step", "kind")}
+        return None
+
+    def _write(self, record: dict[str, Any]) -> None:
+        record = plain(record)
+        self.records.append(record)
+        if not self.writes:
+            return
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        kind = record["kind"].replace("eval:", "eval/")
+        numbers = {
+            f"{kind}/{k}": v for k, v in record.items() if k not in ("step", "kind") and isinstance(v, int | float)
+        }
+        if self._board is not None:
+            for key, value in numbers.items():
+                self._board.add_scalar(key, value, record["step"])
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=record["step"])
+
+    def _note_best(self, record: dict[str, Any]) -> None:
+        if record["kind"].startswith("eval:"):
+            for key, value in record.items():
+                if key in ("step", "kind", "count") or value is None:
+                    continue
+                name, pick = f"{record['kind'][5:]}/{key}", min if key == "loss" else max
+                self._best[name] = pick(self._best.get(name, value), value)
+
+    def best(self) -> dict[str, float]:
+        """EVAL/METRIC -> the best value so far."""
+        return dict(self._best)
+
+    def _shown_best(self) -> dict[str, str]:
+        first = next((k for k in self._best if not k.endswith("/loss")), None)
+        return {first: f"{self._best[first]:.4f}"} if first else {}
+
+    def _left(self, step: int) -> str:
+        pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
+        left = int(pace * (self.total - step))
+        return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}" if left >= 3600 else f"{left // 60}:{left % 60:02}"
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        if self.writes:
+            self._file.close()
+            if self.records:
+                plot_curves(self.records, self.workdir / "curves.png")
+
+
+def _start_wandb(workdir: epath.Path, config: Any) -> Any:
+    from jaxvision.errors import UserError
+
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError('log.wandb is set, but wandb is not installed: pip install "jaxvision[wandb]"') from error
+    # the same run id each time, so that a resumed run goes on in the same place
+    return wandb.init(
+        project=config.log.wandb, dir=str(workdir), id=workdir.name, resume="allow", config=config.to_dict()
+    )
+
+
+def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
+    """One panel a quantity: training loss beside each evaluation's loss, the other metrics, the learning rate."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    panels: dict[str, dict[str, tuple[list, list]]] = {}
+    for record in records:
+        kind = record["kind"].replace("eval:", "")
+        for key, value in record.items():
+            if key in ("step", "kind", "count", "grad_norm", "param_norm", "images_per_s") or value is None:
+                continue
+            xs, ys = panels.setdefault(key, {}).setdefault(kind, ([], []))
+            xs.append(record["step"])
+            ys.append(value)
+    if not panels:
+        return
+    order = sorted(panels, key=lambda k: (k != "loss", k == "lr", k))
+    figure = Figure(figsize=(4.2 * len(order), 3.4), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(order), squeeze=False)[0], order, strict=True):
+        for kind, (xs, ys) in panels[key].items():
+            axes.plot(xs, ys, label=kind, linewidth=1.4, marker="." if len(xs) < 40 else None)
+        axes.set(title=key, xlabel="step")
+        if key == "loss" and all(y > 0 for _, ys in panels[key].values() for y in ys):
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+        if key != "lr":
+            axes.legend(fontsize=8)
+    beside = path.parent / f".{path.name}.tmp.png"
+    with beside.open("wb") as file:
+        figure.savefig(file, dpi=110, format="png")
+    beside.replace(path)

@@ -1,0 +1,390 @@
+"""fit(): the one train loop."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxvision import build, checkpoint, evals, optim, sharding, weights
+from jaxvision import config as config_lib
+from jaxvision.data import pipeline, transforms
+from jaxvision.data.sources import open_source
+from jaxvision.errors import Diverged, Interrupted, UserError, nearest
+from jaxvision.log import Clock, Log, Say, plain, write_whole
+from jaxvision.step import TrainState, init_state, make_step
+from jaxvision.task import Batch
+
+IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host's work, few enough to notice NaN at once
+
+
+def fit(config: ConfigDict, workdir: str | epath.Path, *, say: Say = print, clock: Clock | None = None) -> TrainState:
+    """Trains as `config` says, in `workdir`; goes on from its last whole checkpoint if there is one.
+
+    Writes everything that the workdir holds. Raises UserError (bad config, data, workdir), Diverged (a loss or
+    a parameter is no longer finite; the last good checkpoint stays) or Interrupted (SIGTERM or Ctrl-C, after
+    saving at the step that was reached).
+    """
+    with Stop() as stop:
+        run = _Run(config, epath.Path(workdir).expanduser(), say, clock or Clock(), stop)
+        status = "failed"
+        try:
+            run.train()
+            status = "done"
+        except Interrupted:
+            status = "interrupted"
+            run.save()
+            raise
+        except Diverged as error:
+            status = "diverged"
+            good = checkpoint.newest(run.workdir / "checkpoints").path
+            raise Diverged(f"{error}. Last good checkpoint: {good or 'none yet'}. A lower optim.lr, a longer "
+                           "optim.warmup or optim.clip=1.0 often helps") from error  # fmt: skip
+        finally:
+            run.close(status)
+    return run.state
+
+
+class _Run:
+    """One session of a training: everything built and compiled by the constructor, then `train`, then `close`."""
+
+    def __init__(self, config: ConfigDict, workdir: epath.Path, say: Say, clock: Clock, stop: Stop) -> None:
+        build.check(config)
+        self.config = config = build.resolve(config)
+        self.workdir, self.say, self.clock, self.stop = workdir, say, clock, stop
+        self.leader = jax.process_index() == 0
+        if config.deterministic:
+            _require_deterministic()
+        self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+        self.split = sharding.batch_sharding(self.mesh)
+        _check_divisible(config, self.mesh.size)
+
+        self.source = open_source(config.data.train)
+        self.eval_sources = {name: open_source(entry.data) for name, entry in config.evals.items()}
+        for name, source in self.eval_sources.items():
+            build.check_classes(config.evals[name].data, source.classes, self.source.classes)
+        self.contract = build.contract(config)
+        self.epoch = len(self.source) / config.batch_size  # in steps
+        self.total = config.steps or max(1, round(config.epochs * self.epoch))
+        self.task = build.task(config, len(self.source.classes))
+        self.metrics = build.metrics(config, len(self.source.classes))
+        params, _ = build.abstract_init(self.task, config)
+        self.tx, self.rate = optim.make(config.optim, self.total, params)
+
+        found = self._open_workdir()
+        self.state = self._initial(found)
+        self.first = self.step = int(self.state.step)
+        self.saved_at = self.step if found.path is not None else -1
+        if self.step > self.total:
+            raise UserError(f"{workdir} is at step {self.step}, past the {self.total} that this config asks for")
+        device = jax.devices()[0].device_kind
+        say(
+            f"{config.model.name}: {weights.count(params):,} parameters, {len(self.source.classes)} classes | "
+            f"{len(self.source):,} training images | batch {config.batch_size} on {self.mesh.size} x {device}, "
+            f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs"
+        )
+        self.results: dict[str, dict[str, float]] = {}
+        self.flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
+        self.landed: list[dict[str, float]] = []
+        self.pace = (0.0, self.step)  # seconds spent on training at the last log line, and its step
+        self._compile()
+        self.batches = pipeline.train_batches(
+            self.source,
+            transforms.build(config.data.transforms, self.contract),
+            self.contract,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start=self.step,
+            stop=self.total,
+            rows=sharding.local_rows(self.split, config.batch_size),
+            threads=config.data.threads,
+            prefetch=config.data.prefetch,
+        )
+        broken = [path for path, _ in found.broken]
+        self.writer = checkpoint.Writer(workdir / "checkpoints", config.checkpoint.keep, broken)
+        self.log = Log(workdir, config, step=self.step, total=self.total, say=say, writes=self.leader)
+        clock.begin()
+
+    def _open_workdir(self) -> checkpoint.Found:
+        """Notes the config, or holds it against the one that is there; finds the checkpoint to go on from."""
+        path = self.workdir / "config.json"
+        if path.exists():
+            before = config_lib.from_json(path.read_text())
+            changed = config_lib.differences(before, self.config)
+            if changed:
+                raise UserError(
+                    f"{self.workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\nName another "
+                    f"--workdir, or run it with its own config. May change: {', '.join(config_lib.MAY_CHANGE)}"
+                )
+        elif (self.workdir / "checkpoints").exists():
+            raise UserError(f"{self.workdir} holds checkpoints but no config.json: name another --workdir")
+        found = checkpoint.newest(self.workdir / "checkpoints")
+        for broken, reason in found.broken:
+            self.say(f"warning: checkpoint {broken} is not used, {reason}")
+        if found.broken and found.path is None:
+            self.say("warning: no whole checkpoint is left: starting from the beginning")
+        if self.leader:
+            write_whole(path, config_lib.to_json(self.config))
+        return found
+
+    def _initial(self, found: checkpoint.Found) -> TrainState:
+        """From the checkpoint, from `config.init`, or fresh."""
+        config, task, tx = self.config, self.task, self.tx
+
+        def init(key: jax.Array, batch: Batch, given: Any) -> TrainState:
+            return init_state(task, tx, key, batch, given)
+
+        key = jax.random.key(config.seed)
+        abstract = jax.eval_shape(lambda k, b: init(k, b, None), key, build.example(config))
+        abstract = build.with_shardings(abstract, self.mesh)
+        self.shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        if found.path is not None:
+            state = checkpoint.restore(found.path, abstract)
+            self.say(f"resuming at step {int(state.step)} from {found.path}")
+            return state
+        given = None
+        if config.init:
+            origin = build.find(config.init)
+            plan = build.load_plan(origin, task, config, self.source.classes)
+            self.say(f"init: from {origin.checkpoint}, its step {origin.about['step']}\n{plan.table()}")
+            given = plan.given
+        with self.clock("compile"):
+            make = jax.jit(init, out_shardings=self.shardings)
+            return jax.block_until_ready(make(key, build.zeros(config), given))
+
+    def _compile(self) -> None:
+        config = self.config
+        with self.clock("compile"):
+            step = make_step(self.task, self.tx, seed=config.seed, accumulate=config.accumulate)
+            batch = build.abstract_batch(config, self.mesh, config.batch_size)
+            jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
+            self.compiled = jitted.lower(self.state, batch).compile()
+            batch = build.abstract_batch(config, self.mesh, evals.padded_size(config.batch_size, self.mesh))
+            self.updates = {
+                name: evals.compile_update(self.task, {name: metric}, self.state, batch)
+                for name, metric in self.metrics.items()
+            }
+
+    def train(self) -> None:
+        """Steps until the end, or until someone asks to stop. What is due is done in plain view."""
+        c = self.config
+        self.evaluate()  # what an interruption cut off; nothing at step 0
+        while self.step < self.total:
+            self.stop.check()
+            with self.clock("data"):
+                batch = sharding.put_batch(self._next_batch(), self.split, c.batch_size)
+            with self.clock("step"):
+                self.state, logs = self.compiled(self.state, batch)
+            self.step += 1
+            self.flight.append((self.step, logs))
+            self.land(IN_FLIGHT)
+            if self.step % c.log.every_steps == 0 or self.step == self.total:
+                self.land()
+                self._log_train()
+            self.log.progress(self.step)
+            self.evaluate()
+            if self.due(c.checkpoint.every_steps, c.checkpoint.every_epochs):
+                self.save()
+
+    def _next_batch(self) -> dict[str, np.ndarray]:
+        try:
+            return next(self.batches)
+        except UserError:
+            self.save()  # a bad file must not cost the steps since the last checkpoint
+            raise
+
+    def due(self, every_steps: int, every_epochs: float) -> bool:
+        """Whether this step ends such a period; the last step ends all. Step 0 ends none."""
+        if self.step == 0 or self.step == self.total:
+            return self.step == self.total
+        if every_steps and self.step % every_steps == 0:
+            return True
+        period = every_epochs * self.epoch
+        return bool(period) and math.floor(self.step / period) > math.floor((self.step - 1) / period)
+
+    def land(self, most: int = 0) -> None:
+        """Waits until at most `most` steps are in flight. Raises Diverged if one was not finite."""
+        while len(self.flight) > most:
+            at, logs = self.flight.popleft()
+            with self.clock("step"):
+                values = {k: float(v) for k, v in jax.device_get(logs).items()}
+            self.landed.append(values)
+            bad = [f"{k} is {values[k]}" for k in ("loss", "grad_norm", "param_norm") if not math.isfinite(values[k])]
+            if bad:
+                raise Diverged(f"training diverged at step {at}: {', '.join(bad)}")
+
+    def _log_train(self) -> None:
+        """The means since the last line."""
+        with self.clock("log"):
+            values = {k: float(np.mean([v[k] for v in self.landed])) for k in self.landed[0]}
+            values["lr"] = float(self.rate(self.step - 1))
+            spent = self._training_seconds()
+            images = (self.step - self.pace[1]) * self.config.batch_size
+            self.log.train(self.step, values, images / max(spent - self.pace[0], 1e-9))
+            self.landed, self.pace = [], (spent, self.step)
+
+    def _training_seconds(self) -> float:
+        """Everything since the start but start-up, compiling and evaluating."""
+        wall, parts = self.clock.read()
+        return wall - parts["start"] - parts["compile"] - parts["evaluate"]
+
+    def evaluate(self) -> None:
+        """Each evaluation that is due at this step and was not done by an earlier session."""
+        for name, entry in self.config.evals.items():
+            options = {**config_lib.EVAL, **entry}
+            if not self.due(options["every_steps"], options["every_epochs"]):
+                continue
+            before = self.log.evaluated(self.step, name)
+            if before is not None:
+                self.results[name] = before
+                continue
+            self.land()
+            with self.clock("evaluate"):
+                source, threads = self.eval_sources[name], self.config.data.threads
+                batches = evals.source_batches(source, self.contract, self.mesh, self.config.batch_size, threads)
+                result = evals.run(
+                    self.task, self.state, {name: self.metrics[name]}, self.stop.watch(batches),
+                    update=self.updates[name],
+                )  # fmt: skip
+            with self.clock("log"):
+                self.results[name] = result.metrics
+                self.log.evaluation(self.step, name, result.metrics)
+                where = f"checkpoints/{self.step}"
+                if self.leader:
+                    evals.write_certificate(
+                        self.workdir, name, result, data=entry.data, checkpoint=where, step=self.step,
+                        contract=self.contract, classes=self.source.classes,
+                    )  # fmt: skip
+            score = _score(self.config, name, result.metrics)
+            if score is not None:
+                self.writer.score(self.step, score)
+
+    def save(self) -> None:
+        """This step's state, once."""
+        self.land()
+        if self.saved_at == self.step:
+            return
+        with self.clock("checkpoint"):
+            about = {
+                "contract": self.contract.to_dict(),
+                "classes": list(self.source.classes),
+                "versions": evals.versions(),
+            }
+            self.writer.save(self.step, self.state, about)
+            self.saved_at = self.step
+
+    def close(self, status: str) -> None:
+        """Ends the reader, the saver and the log, whatever happened; writes summary.json."""
+        failed = sys.exc_info()[0] is not None
+        self.batches.close()
+        try:
+            with self.clock("checkpoint"):
+                self.writer.close()
+        except UserError:
+            status = "failed"
+            if not failed:
+                raise
+        finally:
+            with self.clock("log"):
+                self.log.close()
+            if self.leader:
+                write_whole(self.workdir / "summary.json", json.dumps(plain(self.summary(status)), indent=1))
+
+    def summary(self, status: str) -> dict[str, Any]:
+        seconds = self._training_seconds()
+        wall, parts = self.clock.read()
+        done = (self.step - self.first) * self.config.batch_size
+        memory = jax.local_devices()[0].memory_stats() or {}
+        return {
+            "status": status,
+            "step": self.step,
+            "steps": self.total,
+            "resumed_at": self.first,
+            "wall_s": round(wall, 3),
+            "examples_per_s": round(done / seconds, 1) if done else 0.0,
+            "time": {k: round(v, 3) for k, v in parts.items()},
+            "evals": self.results,
+            "best": self.log.best(),
+            "devices": self.mesh.size,
+            "versions": evals.versions(),
+            "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_device_bytes": memory.get("peak_bytes_in_use"),
+        }
+
+
+class Stop:
+    """SIGTERM and Ctrl-C ask once, politely; a second Ctrl-C ends at once, as Python does."""
+
+    def __init__(self) -> None:
+        self.asked = ""
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = signal.Signals(number).name
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raises Interrupted if someone asked."""
+        if self.asked:
+            raise Interrupted(f"{self.asked}: saved")
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self.check()
+            yield batch
+
+
+def _check_divisible(config: ConfigDict, devices: int) -> None:
+    unit = devices * config.accumulate
+    if config.batch_size % unit:
+        below, above = config.batch_size // unit * unit, (config.batch_size // unit + 1) * unit
+        by = f"{devices} devices" + (f" times accumulate={config.accumulate}" if config.accumulate > 1 else "")
+        raise UserError(
+            f"batch_size {config.batch_size} is not divisible by {by}: take "
+            + (f"{below} or {above}" if below else f"{above}")
+        )
+
+
+def _require_deterministic() -> None:
+    import os
+
+    if jax.default_backend() == "gpu" and "--xla_gpu_deterministic_ops=true" not in os.environ.get("XLA_FLAGS", ""):
+        raise UserError(
+            "deterministic=True on a GPU needs a flag that is read before jax starts: run with "
+            "XLA_FLAGS=--xla_gpu_deterministic_ops=true (docs/determinism.md tells its price)"
+        )
+
+
+def _score(config: ConfigDict, name: str, metrics: dict[str, float]) -> float | None:
+    """What decides the best checkpoint, higher is better; None if another evaluation decides."""
+    wanted, _, key = config.checkpoint.best.partition("/")
+    if name != (wanted or next(iter(config.evals))):
+        return None
+    key = key or next((k for k in metrics if k != "loss"), "loss")
+    if key not in metrics:
+        raise UserError(f"checkpoint.best is {config.checkpoint.best!r}: {nearest(f'{name}/{key}', [f'{name}/{k}' for k in metrics])}")
+    return -metrics[key] if key == "loss" else metrics[key]
+

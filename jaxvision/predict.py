@@ -1,0 +1,92 @@
+"""python -m jaxvision.predict: class names for images and folders."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from jaxvision import cli
+from jaxvision.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def predict(argv: list[str]) -> dict[str, Any]:
+    parser = cli.Parser(
+        "jaxvision.predict",
+        "Name what images show.",
+        [
+            "python -m jaxvision.predict --from runs/a photo.jpg other.png",
+            "python -m jaxvision.predict --from runs/a --checkpoint best --top 3 --json /my/photos",
+        ],
+    )
+    parser.add_argument("--from", dest="source", required=True, metavar="FROM", help="a workdir or a checkpoint in one")
+    parser.add_argument("--checkpoint", default="last", metavar="C", help="best, last (default) or a step")
+    parser.add_argument("--top", type=int, default=1, metavar="K", help="classes shown for each image")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time")
+    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
+    arguments, _ = parser.parse(argv)
+    if arguments.top < 1 or arguments.batch_size < 1:
+        raise UserError("--top and --batch-size must be at least 1")
+    say = cli.sayer(arguments)
+    files = list(find_images(arguments.images))
+
+    import jax
+    import numpy as np
+
+    from jaxvision import build
+    from jaxvision.data import decode, transforms
+
+    trained = build.load(arguments.source, arguments.checkpoint)
+    preprocess = transforms.preprocess(trained.contract)
+    top = min(arguments.top, len(trained.classes))
+    size = min(arguments.batch_size, len(files))
+
+    @jax.jit
+    def scores(params: Any, extra: Any, images: jax.Array) -> jax.Array:
+        return jax.nn.softmax(trained.task.predict(params, extra, {"image": images})["logits"])
+
+    rng = np.random.default_rng(0)
+    width = max(len(str(f)) for f in files)
+    rows, failed = [], []
+    for start in range(0, len(files), size):
+        batch, good = [], []
+        for file in files[start : start + size]:
+            try:
+                pixels = decode.decode(file.read_bytes(), trained.contract.channels, str(file))
+                batch.append(preprocess(pixels, rng))
+                good.append(file)
+            except (UserError, OSError) as error:
+                failed.append(str(error))
+        if not good:
+            continue
+        images = np.zeros((size, *batch[0].shape), np.uint8)
+        images[: len(batch)] = batch
+        for file, row in zip(good, np.asarray(scores(trained.params, trained.extra, images)), strict=False):
+            order = np.argsort(-row, kind="stable")[:top]
+            named = [{"class": trained.classes[i], "probability": round(float(row[i]), 6)} for i in order]
+            rows.append({"image": str(file), "predictions": named})
+            say(f"{file!s:<{width}}  " + "  ".join(f"{n['class']} {n['probability']:.4f}" for n in named))
+    if failed:
+        raise UserError(f"{len(failed)} of {len(files)} images could not be read: " + "; ".join(failed[:5]))
+    return {"checkpoint": str(trained.source.checkpoint), "predictions": rows}
+
+
+def find_images(names: list[str]) -> Iterator[pathlib.Path]:
+    """Files as named, folders recursively and in order. Raises UserError if one is absent or holds no image."""
+    for name in names:
+        path = pathlib.Path(name).expanduser()
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            if not inside:
+                raise UserError(f"no image in folder {name!r} (looked for {', '.join(EXTENSIONS)})")
+            yield from inside
+        elif path.is_file():
+            yield path
+        else:
+            raise UserError(f"no such image or folder: {name!r}")
+
+
+if __name__ == "__main__":
+    cli.main(predict)

@@ -1,0 +1,53 @@
+"""Task and Metric: the two interfaces that everything else plugs into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+PyTree = Any
+Batch = dict[str, Any]
+
+
+def keep(params: PyTree, extra: PyTree, step: Any) -> PyTree:
+    """The `after_step` of a task that has nothing to do there."""
+    return extra
+
+
+class Task(NamedTuple):
+    """What to learn. `batch` holds global arrays [B, ...]; batch["mask"] bool[B], False = padding.
+
+    `params` is differentiated; the network is always under params["model"], heads and projectors beside it.
+    `extra` is carried, sharded and saved, never differentiated: batch statistics under extra["model"],
+    teachers, queues, averages. Wrappers make their copies from what `init` returns, so after loading.
+
+    init: (key, batch, given) -> (params, extra). `given` = {"params": ..., "extra": ...}: loaded leaves that
+      override fresh ones, each part of the tree present or absent as a whole leaf.
+    loss: (params, extra, batch, *, key, step) -> (f32[], (extra, logs: dict[str, f32[]])).
+    predict: (params, extra, batch) -> dict[str, array [B, ...]]: what evaluate, predict and export call.
+    after_step: (params, extra, step) -> extra, once an optimiser step, with the new params and the number of
+      steps done before this one (teachers, averages of weights). Not in `loss`, which runs several times a
+      step under accumulation.
+    """
+
+    init: Callable[..., tuple[PyTree, PyTree]]
+    loss: Callable[..., tuple[Any, tuple[PyTree, dict[str, Any]]]]
+    predict: Callable[[PyTree, PyTree, Batch], dict[str, Any]]
+    after_step: Callable[[PyTree, PyTree, Any], PyTree] = keep
+
+
+class Metric(NamedTuple):
+    """How good predictions are. Padding never counts.
+
+    update: on the device, (predictions, batch) -> a tree of sums over the rows where batch["mask"]; or, if
+      `gather`, of rows [B, ...], of which the evaluator keeps those that are no padding.
+    finish: on the host, numpy tree (sums added up, or rows concatenated) -> dict[str, float].
+    gather: True where every row is needed (COCO AP, HOTA, k-NN).
+    bank: name of a second source whose rows are gathered first and handed to `finish` as its second
+      argument (k-NN, linear probe on frozen features).
+    """
+
+    update: Callable[[dict[str, Any], Batch], PyTree]
+    finish: Callable[..., dict[str, float]]
+    gather: bool = False
+    bank: str = ""

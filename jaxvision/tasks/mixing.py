@@ -1,0 +1,43 @@
+"""mixup and cutmix: train on mixtures of two images and of their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+
+from jaxvision.ops import cutmix_images, mixup_images
+from jaxvision.task import Batch, PyTree, Task
+
+
+def mixup(task: Task, *, classes: int, alpha: float = 0.2, probability: float = 1.0) -> Task:
+    """Blend pairs of images; see `ops.mixup_images`. `probability`: share of (micro-)batches that are mixed."""
+    return _mixing(task, mixup_images, "mixup", classes, alpha, probability)
+
+
+def cutmix(task: Task, *, classes: int, alpha: float = 1.0, probability: float = 1.0) -> Task:
+    """Paste a box from the partner; see `ops.cutmix_images`. With `mixup` too, lower both probabilities."""
+    return _mixing(task, cutmix_images, "cutmix", classes, alpha, probability)
+
+
+def _mixing(task: Task, mix: Callable, name: str, classes: int, alpha: float, probability: float) -> Task:
+    if alpha <= 0:
+        raise ValueError(f"{name} alpha must be positive, got {alpha}")
+    if not 0.0 <= probability <= 1.0:
+        raise ValueError(f"{name} probability must be in [0, 1], got {probability}")
+
+    def loss(params: PyTree, extra: PyTree, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple:
+        # folded by name, so that two mixing wrappers around one task draw independently
+        key_mix, key_use = jax.random.split(jax.random.fold_in(key, sum(map(ord, name))))
+        labels = batch["label"]
+        if labels.ndim == 1:
+            labels = jax.nn.one_hot(labels, classes)
+        plain = batch["image"].astype("float32")
+        mixed, own = mix(key_mix, plain, batch["mask"], alpha)
+        use = jax.random.uniform(key_use) < probability
+        image = jax.numpy.where(use, mixed, plain)
+        own = jax.numpy.where(use, own, 1.0)[:, None]
+        mixture = {**batch, "image": image, "label": own * labels + (1.0 - own) * labels[::-1]}
+        return task.loss(params, extra, mixture, key=key, step=step)
+
+    return task._replace(loss=loss)

@@ -1,0 +1,86 @@
+"""python -m jaxvision.train: train a network as a config says, or go on where it stopped."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import pathlib
+import shlex
+from typing import Any
+
+from jaxvision import cli
+from jaxvision.errors import Interrupted
+
+
+def train(argv: list[str]) -> dict[str, Any]:
+    parser = cli.Parser(
+        "jaxvision.train",
+        "Train a network as a config file says. The same command with the same --workdir resumes.",
+        [
+            "python -m jaxvision.train --config configs/digits.py",
+            "python -m jaxvision.train --config configs/digits.py --workdir runs/a --config.optim.lr=0.05",
+            "python -m jaxvision.train --config configs/resnet50.py --config.data.train=fake:2000x224 --config.steps=20",
+        ],
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a config file, see configs/")
+    parser.add_argument("--workdir", metavar="DIR", help="where all is written; default runs/CONFIG-TIMESTAMP")
+    parser.add_argument(
+        "--config.KEY=VALUE", dest="_", action="append", metavar="", help="override any key of the config"
+    )
+    arguments, overrides = parser.parse(argv, prefix="config")
+    say = cli.sayer(arguments)
+
+    from jaxvision import config as config_lib
+
+    config = config_lib.load(arguments.config, overrides)
+    workdir = arguments.workdir or default_workdir(arguments.config)
+
+    from jaxvision import build, loop
+    from jaxvision.log import Clock
+
+    build.check(config)
+    words = ["python", "-m", "jaxvision.train", "--config", arguments.config, "--workdir", workdir]
+    words += [f"--config.{k}={v}" for k, v in overrides.items()]
+    resume = shlex.join(words)
+    say(f"workdir {workdir}\nto resume: {resume}")
+    try:
+        loop.fit(config, workdir, say=say, clock=Clock(cli.STARTED))
+    except Interrupted as error:
+        raise Interrupted(f"{error} in {workdir}. To resume: {resume}") from error
+    return report(workdir, say)
+
+
+def default_workdir(config: str) -> str:
+    """runs/CONFIG-TIMESTAMP, the same on all hosts."""
+    import jax
+
+    now = int(datetime.datetime.now().timestamp())
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        now = int(multihost_utils.broadcast_one_to_all(now))
+    stamp = datetime.datetime.fromtimestamp(now).strftime("%Y%m%d-%H%M%S")
+    return os.path.join("runs", f"{pathlib.Path(config).stem}-{stamp}")
+
+
+def report(workdir: str, say: Any) -> dict[str, Any]:
+    """What was reached, where it lies, and what to do with it."""
+    import json
+
+    from etils import epath
+
+    summary = json.loads((epath.Path(workdir) / "summary.json").read_text())
+    say(f"done: {summary['step']} steps in {summary['wall_s']:.1f} s, {summary['examples_per_s']:.0f} images/s")
+    for name, values in summary["evals"].items():
+        say(f"  {name}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
+    say("  time: " + "  ".join(f"{k} {v:.1f} s" for k, v in summary["time"].items() if v >= 0.05))
+    say(
+        f"  {workdir}: checkpoints, curves.png, metrics.jsonl, summary.json\n"
+        f"evaluate: python -m jaxvision.evaluate --from {shlex.quote(workdir)}\n"
+        f"predict:  python -m jaxvision.predict --from {shlex.quote(workdir)} IMAGE_OR_FOLDER..."
+    )
+    return {"workdir": workdir, **{k: summary[k] for k in ("status", "step", "wall_s", "examples_per_s", "evals")}}
+
+
+if __name__ == "__main__":
+    cli.main(train)
