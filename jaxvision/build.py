@@ -11,20 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 import jaxvision.metrics
 import jaxvision.models
 import jaxvision.tasks
 from jaxvision import checkpoint, optim, sharding, weights
 from jaxvision import config as config_lib
+from jaxvision.config import Config
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.errors import UserError
 from jaxvision.task import Batch, Metric, PyTree, Task
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Every name and argument in the config, before any data is read or compiled. Raises UserError."""
     config_lib.check(config)
     _factories(config)
@@ -34,9 +34,9 @@ def check(config: ConfigDict) -> None:
         _metric_factory(name, entry)
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
+def resolve(config: Config) -> Config:
     """A copy in which nothing depends on the machine any more: what config.json holds."""
-    config = ConfigDict(config.to_dict())
+    config = Config(config.to_dict())
     if config.dtype == "auto":
         config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if not config.data.resize:
@@ -44,7 +44,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def contract(config: ConfigDict) -> InputContract:
+def contract(config: Config) -> InputContract:
     data = config.data
     return InputContract(
         size=data.size,
@@ -56,18 +56,18 @@ def contract(config: ConfigDict) -> InputContract:
     )
 
 
-def _factories(config: ConfigDict) -> tuple[Callable, Callable, list[Callable]]:
+def _factories(config: Config) -> tuple[Callable, Callable, list[Callable]]:
     return (
         config_lib.factory(jaxvision.models, config.model, "model"),
         config_lib.factory(jaxvision.tasks, config.task, "task", jaxvision.tasks.TASKS),
         [
-            config_lib.factory(jaxvision.tasks, {"name": name, **arguments}, f"wrap.{name}", jaxvision.tasks.WRAPPERS)
+            config_lib.factory(jaxvision.tasks, {"name": name, **arguments}, f"wrap.{name}", jaxvision.tasks.WRAPPERS, ())
             for name, arguments in config.wrap.items()
         ],
     )
 
 
-def task(config: ConfigDict, classes: int) -> Task:
+def task(config: Config, classes: int) -> Task:
     """Model in task in wrappers, as the config names them."""
     make_model, make_task, wrappers = _factories(config)
     dtype = jnp.dtype("float32" if config.dtype == "auto" else config.dtype)
@@ -77,18 +77,18 @@ def task(config: ConfigDict, classes: int) -> Task:
     return built
 
 
-def metrics(config: ConfigDict, classes: int) -> dict[str, Metric]:
+def metrics(config: Config, classes: int) -> dict[str, Metric]:
     """Of each eval, by its name."""
     return {name: _metric_factory(name, entry)(classes=classes) for name, entry in config.evals.items()}
 
 
-def _metric_factory(name: str, entry: ConfigDict) -> Callable:
+def _metric_factory(name: str, entry: Config) -> Callable:
     spec = {k: v for k, v in entry.items() if k not in config_lib.EVAL}
     spec["name"] = entry.get("metric", config_lib.EVAL["metric"])
-    return config_lib.factory(jaxvision.metrics, spec, f"evals.{name}")
+    return config_lib.factory(jaxvision.metrics, spec, f"evals.{name}", also=tuple(config_lib.EVAL))
 
 
-def example(config: ConfigDict, rows: int = 2) -> Batch:
+def example(config: Config, rows: int = 2) -> Batch:
     """An abstract batch, for shapes."""
     size = config.data.size
     return {
@@ -99,12 +99,12 @@ def example(config: ConfigDict, rows: int = 2) -> Batch:
     }
 
 
-def zeros(config: ConfigDict) -> Batch:
+def zeros(config: Config) -> Batch:
     """The same, concrete: what `Task.init` is called with."""
     return {k: np.zeros(v.shape, v.dtype) for k, v in example(config).items()}
 
 
-def abstract_init(task_: Task, config: ConfigDict) -> tuple[PyTree, PyTree]:
+def abstract_init(task_: Task, config: Config) -> tuple[PyTree, PyTree]:
     """Abstract (params, extra): shapes without computing anything."""
     return jax.eval_shape(lambda k, b: task_.init(k, b, None), jax.random.key(0), example(config))
 
@@ -143,7 +143,7 @@ def find(source: str, which: str = "last") -> Source:
     return Source(chosen, path, checkpoint.about(chosen))
 
 
-def load_plan(source: Source, task_: Task, config: ConfigDict, classes: tuple[str, ...]) -> weights.Plan:
+def load_plan(source: Source, task_: Task, config: Config, classes: tuple[str, ...]) -> weights.Plan:
     """How the weights of `source` fill this config's task; see `weights.plan`. Raises UserError."""
     mine, theirs = contract(config), InputContract.from_dict(source.about["contract"])
     for field in ("mean", "std", "channels"):
@@ -163,7 +163,7 @@ def load_plan(source: Source, task_: Task, config: ConfigDict, classes: tuple[st
 class Trained(NamedTuple):
     """A finished or running training, loaded for evaluation."""
 
-    config: ConfigDict
+    config: Config
     contract: InputContract
     classes: tuple[str, ...]
     task: Task
@@ -204,7 +204,7 @@ def with_shardings(abstract: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(_with_sharding, abstract, sharding.state_shardings(mesh, abstract))
 
 
-def abstract_batch(config: ConfigDict, mesh: Mesh, rows: int) -> Batch:
+def abstract_batch(config: Config, mesh: Mesh, rows: int) -> Batch:
     """An abstract batch of `rows` rows, split over the mesh."""
     split = sharding.batch_sharding(mesh)
     return {name: _with_sharding(leaf, split) for name, leaf in example(config, rows).items()}

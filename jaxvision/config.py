@@ -19,8 +19,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from jaxvision.errors import UserError, nearest
 
 # Parts that take keys beyond their defaults: names the user chooses, or arguments of what `name` names.
@@ -31,9 +29,39 @@ EVAL = dict(metric="topk", data="", every_epochs=1, every_steps=0)
 SCHEDULES = ("constant", "cosine", "linear", "step")
 
 
-def default() -> ConfigDict:
+class Config(dict[str, Any]):
+    """A dict whose keys are attributes too, and whose dicts are Configs; keeps the order of its keys.
+
+    (ml_collections.ConfigDict sorts them, and the order of `wrap` has a meaning.)
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.update(*args, **kwargs)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, Config(value) if isinstance(value, dict) and not isinstance(value, Config) else value)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def __getattr__(self, key: str) -> Any:
+        if key in self:
+            return self[key]
+        raise AttributeError(f"no key {key!r} in the config: {nearest(key, list(self))}")
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        self[key] = value
+
+    def to_dict(self) -> dict[str, Any]:
+        """A deep copy of plain dicts."""
+        return {k: v.to_dict() if isinstance(v, Config) else v for k, v in self.items()}
+
+
+def default() -> Config:
     """A new tree with all defaults."""
-    c = ConfigDict()
+    c = Config()
     c.seed = 0  # of the weights, the order, the augmentation and everything random in the step
     c.batch_size = 128  # global: over all devices and hosts
     c.epochs = 0.0  # length of the run in passes over the training data, or
@@ -42,7 +70,7 @@ def default() -> ConfigDict:
     c.dtype = "auto"  # of the computation: "float32", "bfloat16"; auto is bfloat16 on TPU and GPU, else float32
     c.deterministic = False  # GPU: bit-equal runs, at a price (docs/determinism.md); CPU and TPU always are
     c.init = ""  # start from these weights: a workdir, or a checkpoint folder in one
-    c.data = ConfigDict(
+    c.data = Config(
         dict(
             train="",  # source URI: digits:train, folder:/pets/train, tfds:imagenet2012/train, fake:1000x224
             size=224,  # side of the network's input in pixels
@@ -56,10 +84,10 @@ def default() -> ConfigDict:
             prefetch=4,  # batches kept ready
         )
     )
-    c.model = ConfigDict(dict(name="resnet50"))  # and its arguments; the class count comes from the data
-    c.task = ConfigDict(dict(name="classification"))  # and its arguments
-    c.wrap = ConfigDict()  # wrapper name -> its arguments, applied in this order: dict(ema=dict(decay=0.999))
-    c.optim = ConfigDict(
+    c.model = Config(dict(name="resnet50"))  # and its arguments; the class count comes from the data
+    c.task = Config(dict(name="classification"))  # and its arguments
+    c.wrap = Config()  # wrapper name -> its arguments, applied in this order: dict(ema=dict(decay=0.999))
+    c.optim = Config(
         dict(
             name="sgd",  # sgd, adamw, lamb, lars; and its arguments: momentum, nesterov, b1, b2, eps
             lr=0.1,  # peak, for this batch size: nothing is scaled behind your back
@@ -73,8 +101,8 @@ def default() -> ConfigDict:
             groups=(),  # (pattern, multiplier of lr) pairs; the first that matches a leaf's name counts; 0 freezes
         )
     )
-    c.evals = ConfigDict()  # name -> dict(metric="topk", data=URI, every_epochs=1), and the metric's arguments
-    c.checkpoint = ConfigDict(
+    c.evals = Config()  # name -> dict(metric="topk", data=URI, every_epochs=1), and the metric's arguments
+    c.checkpoint = Config(
         dict(
             every_epochs=1.0,  # 0 is never; the end and an interruption always save
             every_steps=0,
@@ -82,12 +110,12 @@ def default() -> ConfigDict:
             best="",  # "EVAL/METRIC" that decides the best; default: the first metric of the first eval
         )
     )
-    c.log = ConfigDict(dict(every_steps=20, tensorboard=True, wandb=""))  # wandb: a project's name
-    c.mesh = ConfigDict(dict(data=-1, fsdp=1))  # devices along each axis; -1: all that are left
+    c.log = Config(dict(every_steps=20, tensorboard=True, wandb=""))  # wandb: a project's name
+    c.mesh = Config(dict(data=-1, fsdp=1))  # devices along each axis; -1: all that are left
     return c
 
 
-def load(path: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
+def load(path: str, overrides: Mapping[str, str] | None = None) -> Config:
     """Runs a config file, applies {"a.b": "text"} overrides, checks all. Raises UserError."""
     file = pathlib.Path(path)
     if not file.is_file():
@@ -100,7 +128,7 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
     except Exception as error:
         line = next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(file)), "?")
         raise UserError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, ConfigDict):
+    if not isinstance(config, Config):
         raise UserError(f"{path} must set `config`, starting from jaxvision.config.default()")
     for key, text in (overrides or {}).items():
         override(config, key, text)
@@ -108,21 +136,21 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
     return config
 
 
-def override(config: ConfigDict, key: str, text: str) -> None:
+def override(config: Config, key: str, text: str) -> None:
     """Sets config.KEY from the command line's text, read as the type that the key has. Raises UserError."""
     *parents, last = key.split(".")
     node: Any = config
     for depth, part in enumerate(parents):
-        if not isinstance(node, ConfigDict) or part not in node:
+        if not isinstance(node, Config) or part not in node:
             # wrap.ema.decay, where the file has no wrap.ema yet, is a new entry; elsewhere it is a misspelling
-            if isinstance(node, ConfigDict) and parents[0] in ("wrap", "evals") and depth == 1:
-                node[part] = ConfigDict()
+            if isinstance(node, Config) and parents[0] in ("wrap", "evals") and depth == 1:
+                node[part] = Config()
             else:
                 raise _unknown(".".join(parents[: depth + 1]), node)
         node = node[part]
-    if not isinstance(node, ConfigDict) or (last not in node and not (parents and parents[0] in OPEN)):
+    if not isinstance(node, Config) or (last not in node and not (parents and parents[0] in OPEN)):
         raise _unknown(key, node)
-    if last in node and isinstance(node[last], ConfigDict):
+    if last in node and isinstance(node[last], Config):
         raise UserError(f"{key!r} is a group of keys: set one of {', '.join(f'{key}.{k}' for k in node[last])}")
     value = _read(text)
     if last in node and isinstance(node[last], str):
@@ -144,7 +172,7 @@ def _read(text: str) -> Any:
 
 def _unknown(key: str, node: Any) -> UserError:
     prefix = key.rpartition(".")[0]
-    names = [f"{prefix}.{k}" if prefix else k for k in node] if isinstance(node, ConfigDict) else []
+    names = [f"{prefix}.{k}" if prefix else k for k in node] if isinstance(node, Config) else []
     return UserError(f'unknown key "{key}": {nearest(key, names)}'.replace("'", '"'))
 
 
@@ -156,7 +184,7 @@ def _fits(value: Any, like: Any) -> bool:
     return isinstance(value, type(like))
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Raises UserError for an unknown key, a wrong type or an impossible value. Reads no data, imports no jax."""
     _check_keys(config, default(), "")
     c = config
@@ -200,21 +228,21 @@ def check(config: ConfigDict) -> None:
     _need((c.mesh.data, c.mesh.fsdp) != (-1, -1), "mesh", dict(c.mesh), "with at most one -1")
 
 
-def _check_keys(node: ConfigDict, like: ConfigDict, prefix: str) -> None:
+def _check_keys(node: Config, like: Config, prefix: str) -> None:
     for key, value in node.items():
         name = prefix + key
         if key not in like:
             if prefix.rstrip(".") not in OPEN:
                 raise _unknown(name, like)
-        elif isinstance(like[key], ConfigDict):
-            if not isinstance(value, ConfigDict):
+        elif isinstance(like[key], Config):
+            if not isinstance(value, Config):
                 raise UserError(f"{name} is {value!r}: expected a group of keys, dict(...)")
             _check_keys(value, like[key], name + ".")
         elif not _fits(value, like[key]):
             raise UserError(f"{name} is {value!r}: expected {type(like[key]).__name__}, like {like[key]!r}")
     for group in ("wrap", "evals"):
         for key, value in node.get(group, {}).items() if not prefix else ():
-            if not isinstance(value, ConfigDict):
+            if not isinstance(value, Config):
                 raise UserError(f"{group}.{key} is {value!r}: expected dict(...)")
     for key in like:
         if key not in node:
@@ -231,23 +259,29 @@ def _choice(value: str, valid: tuple[str, ...], what: str) -> None:
         raise UserError(f"{what} is {value!r}: {nearest(value, valid)}")
 
 
-def factory(namespace: Any, spec: Mapping[str, Any], where: str, names: tuple[str, ...] = ()) -> Callable[..., Any]:
+def factory(
+    namespace: Any, spec: Mapping[str, Any], where: str, names: tuple[str, ...] = (), also: tuple[str, ...] = ("name",)
+) -> Callable[..., Any]:
     """What spec["name"] names in `namespace`, its other keys checked against the signature and bound.
 
     Call the result with what the program provides (`classes`, `dtype`, ...): arguments that the factory does
-    not take are left out, and a ValueError of the factory becomes a UserError that names `where`.
+    not take are left out, and a ValueError of the factory becomes a UserError that names `where`. `also`: keys
+    that the caller reads itself, for the error message.
     """
-    arguments = {k: v.to_dict() if isinstance(v, ConfigDict) else v for k, v in spec.items()}
+    arguments = {k: v.to_dict() if isinstance(v, Config) else v for k, v in spec.items()}
     name = arguments.pop("name", None)
     valid = tuple(names or namespace.__all__)
     if name not in valid:
         raise UserError(f"{where}: unknown name {name!r}: {nearest(str(name), valid)}")
     make = getattr(namespace, name)
-    # a flax module takes two fields of flax's own
-    takes = [p for p in inspect.signature(make).parameters if p not in ("parent", "name")]
+    parameters = inspect.signature(make).parameters.values()
+    # a function's positional parameters are the program's to give; a flax module has two fields of flax's own
+    takes = [p.name for p in parameters if not inspect.isfunction(make) or p.kind is p.KEYWORD_ONLY]
+    takes = [p for p in takes if p not in ("parent", "name")]
     for key in arguments:
-        if key not in takes:
-            raise UserError(f'unknown key "{where}.{key}" for {name}: {nearest(key, takes)}'.replace("'", '"'))
+        if key not in takes or key == "classes":
+            keys = [f"{where}.{k}" for k in (*also, *takes) if k != "classes"]
+            raise UserError(f'unknown key "{where}.{key}" for {name}: {nearest(f"{where}.{key}", keys)}'.replace("'", '"'))
 
     def build(*args: Any, **provided: Any) -> Any:
         extra = {k: v for k, v in provided.items() if k in takes and k not in arguments}
@@ -268,18 +302,18 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def to_json(config: ConfigDict) -> str:
+def to_json(config: Config) -> str:
     return json.dumps(config.to_dict(), indent=1)
 
 
-def from_json(text: str) -> ConfigDict:
+def from_json(text: str) -> Config:
     """The inverse of `to_json`, checked. Raises UserError."""
-    config = ConfigDict(_tuples(json.loads(text)))
+    config = Config(_tuples(json.loads(text)))
     check(config)
     return config
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+def differences(old: Config, new: Config) -> list[str]:
     """Keys, as "key: old -> new", that make two configs two runs: all but those in MAY_CHANGE."""
     a, b = _flat(_tuples(old.to_dict())), _flat(_tuples(new.to_dict()))
     names = sorted(a.keys() | b.keys())

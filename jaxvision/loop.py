@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from jaxvision import build, checkpoint, evals, optim, sharding, weights
 from jaxvision import config as config_lib
+from jaxvision.config import Config
 from jaxvision.data import pipeline, transforms
 from jaxvision.data.sources import open_source
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
@@ -30,7 +30,7 @@ from jaxvision.task import Batch
 IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host's work, few enough to notice NaN at once
 
 
-def fit(config: ConfigDict, workdir: str | epath.Path, *, say: Say = print, clock: Clock | None = None) -> TrainState:
+def fit(config: Config, workdir: str | epath.Path, *, say: Say = print, clock: Clock | None = None) -> TrainState:
     """Trains as `config` says, in `workdir`; goes on from its last whole checkpoint if there is one.
 
     Writes everything that the workdir holds. Raises UserError (bad config, data, workdir), Diverged (a loss or
@@ -60,7 +60,7 @@ def fit(config: ConfigDict, workdir: str | epath.Path, *, say: Say = print, cloc
 class _Run:
     """One session of a training: everything built and compiled by the constructor, then `train`, then `close`."""
 
-    def __init__(self, config: ConfigDict, workdir: epath.Path, say: Say, clock: Clock, stop: Stop) -> None:
+    def __init__(self, config: Config, workdir: epath.Path, say: Say, clock: Clock, stop: Stop) -> None:
         build.check(config)
         self.config = config = build.resolve(config)
         self.workdir, self.say, self.clock, self.stop = workdir, say, clock, stop
@@ -357,7 +357,7 @@ class Stop:
             yield batch
 
 
-def _check_divisible(config: ConfigDict, devices: int) -> None:
+def _check_divisible(config: Config, devices: int) -> None:
     unit = devices * config.accumulate
     if config.batch_size % unit:
         below, above = config.batch_size // unit * unit, (config.batch_size // unit + 1) * unit
@@ -378,7 +378,7 @@ def _require_deterministic() -> None:
         )
 
 
-def _score(config: ConfigDict, name: str, metrics: dict[str, float]) -> float | None:
+def _score(config: Config, name: str, metrics: dict[str, float]) -> float | None:
     """What decides the best checkpoint, higher is better; None if another evaluation decides."""
     wanted, _, key = config.checkpoint.best.partition("/")
     if name != (wanted or next(iter(config.evals))):

@@ -9,9 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
-from jaxvision.config import factory
+from jaxvision.config import Config, factory
 from jaxvision.errors import UserError
 from jaxvision.task import PyTree
 
@@ -47,7 +46,7 @@ def decayed(params: PyTree) -> PyTree:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def make(config: ConfigDict, total_steps: int, params: PyTree) -> tuple[optax.GradientTransformation, Callable]:
+def make(config: Config, total_steps: int, params: PyTree) -> tuple[optax.GradientTransformation, Callable]:
     """The optimiser of `config.optim` and its schedule, step -> lr.
 
     `params` may be abstract; it is used to check that each pattern in `groups` matches something.
@@ -71,7 +70,7 @@ def make(config: ConfigDict, total_steps: int, params: PyTree) -> tuple[optax.Gr
     return optax.chain(*parts), rate
 
 
-def check(config: ConfigDict) -> Callable:
+def check(config: Config) -> Callable:
     """The optimiser's factory, its name and arguments checked. Raises UserError."""
     import jaxvision.optim as here
 
@@ -83,10 +82,10 @@ def check(config: ConfigDict) -> Callable:
             raise UserError(f"optim.groups: {pattern!r} is no regular expression: {error}") from error
         if not multiplier >= 0:
             raise UserError(f"optim.groups: the multiplier of {pattern!r} is {multiplier}: it must be at least 0")
-    return factory(here, spec, "optim")
+    return factory(here, spec, "optim", also=("name", *SHARED))
 
 
-def schedule(config: ConfigDict, total_steps: int) -> Callable[[Any], jax.Array]:
+def schedule(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
     """step -> f32 lr: `warmup` linear from 0 over its share of the steps, then the named curve to the end."""
     warmup = round(config.warmup * total_steps)
     left = max(total_steps - warmup, 1)

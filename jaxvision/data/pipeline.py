@@ -189,9 +189,7 @@ def _batch(
                 f"{source.where(i)}: label {label} is outside 0..{len(source.classes) - 1}, the "
                 f"{len(source.classes)} classes of {source.uri}: correct the label or the class list"
             )
-        image = sample["image"]
-        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != contract.channels:
-            image = decode(image, contract.channels, source.where(i))
+        image = decode(sample["image"], contract.channels, source.where(i))
         try:
             image = pixels(image, k)
         except UserError as error:

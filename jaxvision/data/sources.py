@@ -259,6 +259,8 @@ class Tfds:
 def _tfds_builder(tfds: Any, uri: str, name: str, data_dir: str | None) -> Any:
     """The builder of a prepared data set; UserError with the next step if it is unknown or not prepared."""
     folder = data_dir or "~/tensorflow_datasets (or $TFDS_DATA_DIR)"
+    if data_dir and "://" not in data_dir and not os.path.isdir(data_dir):
+        raise UserError(f"cannot open {uri}: {data_dir} is no folder{_sibling(data_dir)}")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except Exception as error:

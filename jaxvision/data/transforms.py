@@ -34,13 +34,13 @@ def resize(size: int, filter: str = "bilinear") -> Transform:
     Antialiased: Pillow's filters widen with the reduction.
     """
     resample = _filter(filter)
-    _check(size >= 1, f"size is {size}, must be at least 1 pixel")
+    _check_size(size)
     return lambda image, rng: _resized(image, *_shorter_side_to(image, size), resample)
 
 
 def center_crop(size: int) -> Transform:
     """The middle `size` x `size` pixels (torchvision's `CenterCrop`, but small images raise, unpadded)."""
-    _check(size >= 1, f"size is {size}, must be at least 1 pixel")
+    _check_size(size)
     return lambda image, rng: _center(image, size)
 
 
@@ -56,7 +56,7 @@ def random_resized_crop(
     After ten boxes that do not fit comes the largest centred one within `ratio`. Szegedy et al. 2015.
     """
     resample = _filter(filter)
-    _check(size >= 1, f"size is {size}, must be at least 1 pixel")
+    _check_size(size)
     _check(0 < scale[0] <= scale[1], f"scale is {scale}, must be (low, high) with 0 < low <= high")
     _check(0 < ratio[0] <= ratio[1], f"ratio is {ratio}, must be (low, high) with 0 < low <= high")
 
@@ -99,6 +99,7 @@ def shift(share: float = 0.1, fill: int = 0) -> Transform:
     interpolated, so on an image below 1 / (2 * share) pixels it does nothing: `affine` moves by fractions.
     """
     _check(0 <= share <= 1, f"share is {share}, must be between 0 and 1")
+    _check_fill(fill)
 
     def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         down = round(rng.uniform(-share, share) * image.shape[0])
@@ -121,6 +122,7 @@ def affine(
     side and `scale`, except that it rounds the translation to whole pixels and this does not.
     """
     _check(0 <= share <= 1, f"share is {share}, must be between 0 and 1")
+    _check_fill(fill)
     _check(0 < scale[0] <= scale[1], f"scale is {scale}, must be (low, high) with 0 < low <= high")
     _check(0 <= shear < 90, f"shear is {shear}, must be at least 0 and below 90 degrees")
     low = (-math.radians(degrees), -math.radians(shear), -share, -share, scale[0])
@@ -152,7 +154,8 @@ def pad_and_crop(padding: int = 4, fill: int = 0) -> Transform:
 
     torchvision's `RandomCrop(size, padding=padding)`; He et al. 2015, section 4.2.
     """
-    _check(padding >= 0, f"padding is {padding}, must be at least 0 pixels")
+    _check(isinstance(padding, int) and padding >= 0, f"padding is {padding!r}, must be whole pixels")
+    _check_fill(fill)
 
     def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         down, right = rng.integers(-padding, padding + 1, size=2).tolist()
@@ -188,7 +191,8 @@ def build(specs: Sequence[tuple[str, Any]], contract: InputContract) -> list[Tra
     """
     transforms = []
     for spec in specs:
-        if isinstance(spec, str) or len(spec) != 2 or not isinstance(spec[0], str):
+        pair = isinstance(spec, tuple | list) and len(spec) == 2
+        if not pair or not isinstance(spec[0], str) or not hasattr(spec[1], "keys"):
             raise UserError(f'a transform is a pair like ("shift", {{"share": 0.1}}); got {spec!r}')
         name, arguments = spec[0], dict(spec[1])
         if name not in __all__:
@@ -215,6 +219,14 @@ def build(specs: Sequence[tuple[str, Any]], contract: InputContract) -> list[Tra
 def _check(good: bool, message: str) -> None:
     if not good:
         raise UserError(message)
+
+
+def _check_size(size: int) -> None:
+    _check(isinstance(size, int) and size >= 1, f"size is {size!r}, must be a whole number of pixels")
+
+
+def _check_fill(fill: int) -> None:
+    _check(isinstance(fill, int) and 0 <= fill <= 255, f"fill is {fill!r}, must be a whole number in 0..255")
 
 
 def _filter(name: str) -> Image.Resampling:

@@ -17,6 +17,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision.ops import at_least_float32
+
 # He et al. 2015, https://arxiv.org/abs/1502.01852, with the fan that torchvision takes.
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -131,7 +133,7 @@ class ResNet(nn.Module):
                 )(x)
             outputs[f"c{stage + 2}"] = x
 
-        features = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        features = jnp.mean(at_least_float32(x), axis=(1, 2))
         logits = nn.Dense(
             self.classes,
             kernel_init=_torch_uniform(features.shape[-1]),

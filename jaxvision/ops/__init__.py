@@ -1,6 +1,6 @@
 """Pure jax on arrays."""
 
 from jaxvision.ops.mixing import cutmix_images, mixup_images
-from jaxvision.ops.reduce import masked_mean
+from jaxvision.ops.reduce import at_least_float32, masked_mean
 
-__all__ = ["cutmix_images", "masked_mean", "mixup_images"]
+__all__ = ["at_least_float32", "cutmix_images", "masked_mean", "mixup_images"]

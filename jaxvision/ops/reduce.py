@@ -4,6 +4,11 @@ import jax
 import jax.numpy as jnp
 
 
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """bfloat16 and float16 to float32; float64 stays (tests that need more digits than float32 has)."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean of values[B] over the rows where mask[B] is True; 0 if there is none.
 

@@ -1,0 +1,126 @@
+"""Published sizes, torch's geometry, gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvision import models
+
+# Trainable parameters with 1,000 classes, as torchvision's documentation publishes them.
+PUBLISHED = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+}
+
+
+def init(model, size=64):
+    return jax.eval_shape(lambda k, x: model.init(k, x, train=False), jax.random.key(0), jnp.zeros((1, size, size, 3)))
+
+
+def count(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def test_every_published_size_is_known():
+    assert set(PUBLISHED) == set(models.__all__)
+
+
+@pytest.mark.parametrize("name", models.__all__)
+def test_parameter_count(name):
+    variables = init(getattr(models, name)(classes=1000))
+    assert count(variables["params"]) == PUBLISHED[name]
+    # mean and variance for each normalised channel: as many as scales and biases of the norms
+    norms = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]) if "scale" in str(path)]
+    assert count(variables["batch_stats"]) == 2 * count(norms)
+
+
+@pytest.mark.parametrize(("name", "top"), [("resnet18", 512), ("resnet50", 2048)])
+def test_stages(name, top):
+    model = getattr(models, name)(classes=10, dtype=jnp.bfloat16)
+    variables = init(model, 65)
+    out = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, jnp.zeros((2, 65, 65, 3)))
+    # torch: floor((n + 2p - k) / s) + 1 at each stride of 2: 65 -> 33 -> 17, 9, 5, 3
+    assert {k: v.shape for k, v in out.items()} == {
+        "c2": (2, 17, 17, top // 8), "c3": (2, 9, 9, top // 4), "c4": (2, 5, 5, top // 2), "c5": (2, 3, 3, top),
+        "features": (2, top), "logits": (2, 10),
+    }  # fmt: skip
+    assert out["c5"].dtype == jnp.bfloat16
+    assert out["features"].dtype == out["logits"].dtype == jnp.float32
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(variables))
+
+
+def test_small_stem_keeps_the_resolution():
+    model = models.resnet18(classes=10, stem="small", width=8)
+    out = jax.eval_shape(
+        lambda v, x: model.apply(v, x, train=False), init(model, 16), jnp.zeros((1, 16, 16, 3))
+    )
+    assert out["c2"].shape == (1, 16, 16, 8)
+    assert out["c5"].shape == (1, 2, 2, 64)
+
+
+def test_strided_convolution_pads_as_torch():
+    """A 3x3 stride-2 convolution of an even-sized image reads from pixel -1 in torch; "SAME" reads from 0."""
+    model = models.resnet18(classes=2, depths=(1, 1), width=4, stem="small", norm="none")
+    image = np.zeros((1, 8, 8, 3), np.float32)
+    variables = model.init(jax.random.key(0), image, train=False)
+    params = jax.tree.map(np.array, variables["params"])
+    kernel = np.zeros((3, 3, 4, 8), np.float32)
+    kernel[0, 0, 0, 0] = 1.0  # the output at (i, j) is the input at (2i - 1, 2j - 1)
+    params["layer2_0"]["conv1"]["kernel"] = kernel
+    params["layer2_0"]["conv1"]["bias"] = np.zeros(8, np.float32)
+    x = np.arange(64, dtype=np.float32).reshape(1, 8, 8, 1).repeat(4, -1)
+    from jaxvision.models.resnet import Block, _no_norm
+    from flax import linen as nn
+
+    def conv(c, k, s, name):
+        return nn.Conv(c, (k, k), (s, s), padding=((k // 2, k // 2),) * 2, name=name)
+
+    block = Block(channels=8, stride=2, bottleneck=False, conv=conv, norm=_no_norm, zero_init=False)
+    _, seen = block.apply({"params": params["layer2_0"]}, x, capture_intermediates=True)
+    got = np.asarray(seen["intermediates"]["conv1"]["__call__"][0])[0, :, :, 0]
+    want = np.zeros((4, 4))
+    want[1:, 1:] = x[0, 1:7:2, 1:7:2, 0]
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_every_parameter_gets_a_gradient(bottleneck):
+    model = models.resnet18(classes=3, depths=(1, 1), width=4, stem="small", bottleneck=bottleneck, zero_init=False)
+    image = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    variables = model.init(jax.random.key(0), image, train=False)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        out, _ = model.apply(
+            {"params": params, "batch_stats": variables["batch_stats"]}, image, train=True, mutable=["batch_stats"]
+        )
+        return jnp.sum(out["logits"] * jnp.arange(12.0).reshape(4, 3))
+
+    for path, g in jax.tree_util.tree_leaves_with_path(gradient(variables["params"])):
+        assert np.abs(g).max() > 0, path
+
+
+def test_zero_init_makes_blocks_the_identity():
+    model = models.resnet18(classes=3, depths=(2,), width=4, stem="small")
+    params = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)["params"]
+    assert np.all(params["layer1_0"]["bn2"]["scale"] == 0)
+    assert np.all(params["layer1_0"]["bn1"]["scale"] == 1)
+
+
+def test_bfloat16_agrees_with_float32():
+    sharp = models.resnet18(classes=5, depths=(1, 1), width=8, stem="small")
+    image = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    variables = sharp.init(jax.random.key(0), image, train=False)
+    exact = sharp.apply(variables, image, train=False)["logits"]
+    rough = sharp.clone(dtype=jnp.bfloat16).apply(variables, image, train=False)["logits"]
+    np.testing.assert_allclose(exact, rough, atol=0.05 * float(jnp.abs(exact).max()))
+
+
+def test_wrong_option_is_named():
+    with pytest.raises(ValueError, match="stem 'tiny'"):
+        init(models.resnet18(classes=2, stem="tiny"))

@@ -1,0 +1,112 @@
+"""Every command as a user starts it."""
+
+import json
+import pathlib
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+COMMANDS = sorted(
+    f"jaxvision.{p.stem}" for p in (ROOT / "jaxvision").glob("*.py") if '__name__ == "__main__"' in p.read_text()
+)
+
+
+def test_commands_found():
+    assert {"jaxvision.train", "jaxvision.evaluate", "jaxvision.predict"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help(command, module):
+    start = time.perf_counter()
+    done = command(module, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"python -m {module}" in done.stdout
+    assert "examples:" in done.stdout
+    assert "exit codes" in done.stdout
+    # the contract is 3 s on two free cores; the tests share them
+    assert time.perf_counter() - start < 6
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_unknown_flag_exits_2_with_the_nearest(command, module):
+    required = {
+        "jaxvision.train": ["--config", "configs/digits.py"],
+        "jaxvision.evaluate": ["--from", "x"],
+        "jaxvision.predict": ["--from", "x", "image.png"],
+    }[module]
+    done = command(module, *required, "--jsn")
+    assert done.returncode == 2
+    assert "did you mean '--json'?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_help_loads_no_jax(command):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from jaxvision import train\n"
+        "try: train.train(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('jax', 'tensorflow', 'torch', 'grain') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--config"),
+        (["--config", "configs/digts.py"], "did you mean 'configs/digits.py'?"),
+        (["--config", "configs/digits.py", "--config.optim.lrr=1"], 'unknown key "optim.lrr": did you mean "optim.lr"?'),
+        (["--config", "configs/digits.py", "--config.optmi.lr=1"], 'unknown key "optmi": did you mean "optim"?'),
+        (["--config", "configs/digits.py", "--config.batch_size=many"], "expected int"),
+        (["--config", "configs/digits.py", "--config.batch_size=1.5"], "expected int"),
+        (["--config", "configs/digits.py", "--config.model.widht=8"], 'did you mean "width"?'),
+        (["--config", "configs/digits.py", "--config.model.name=resnet51"], "did you mean 'resnet50'?"),
+        (["--config", "configs/digits.py", "--config.data=digits:train"], "is a group of keys"),
+        (["--config", "configs/digits.py", "--config.seed"], "needs a value"),
+        (["--config", "configs/digits.py", "--config.data.train=digit:train"], "did you mean 'digits'?"),
+        (["--config", "configs/digits.py", "--config.data.train=folder:/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_exit_2_in_one_paragraph(command, tmp_path, arguments, words):
+    done = command("jaxvision.train", *arguments, "--workdir", tmp_path / "w")
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "w").exists()
+
+
+def test_batch_not_divisible_by_devices(command, tmp_path):
+    done = command("jaxvision.train", "--config", "configs/digits.py", "--config.batch_size=100",
+                   "--workdir", tmp_path / "w", devices=8)  # fmt: skip
+    assert done.returncode == 2
+    assert "batch_size 100 is not divisible by 8 devices: take 96 or 104" in done.stderr
+
+
+def test_evaluate_without_checkpoint(command, tmp_path):
+    done = command("jaxvision.evaluate", "--from", tmp_path)
+    assert done.returncode == 2
+    assert "no checkpoints in" in done.stderr
+    done = command("jaxvision.evaluate", "--from", tmp_path / "absent")
+    assert done.returncode == 2
+    assert "does not exist" in done.stderr
+
+
+def test_debug_shows_the_traceback(command):
+    done = command("jaxvision.train", "--config", "absent.py", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_json_prints_one_line(command, tmp_path):
+    done = command("jaxvision.train", "--config", "configs/digits.py", "--json", "--workdir", tmp_path / "w",
+                   "--config.epochs=0", "--config.steps=2", "--config.model.width=4", "--config.batch_size=16",
+                   "--config.model.depths=(1,)")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["step"] == 2

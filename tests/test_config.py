@@ -1,0 +1,148 @@
+"""The config tree: what is refused, and with which words."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxvision import build
+from jaxvision import config as config_lib
+from jaxvision.errors import UserError
+from tests.conftest import make_tiny_config
+
+
+def leaves(node, prefix=""):
+    for key, value in node.items():
+        yield from leaves(value, f"{prefix}{key}.") if isinstance(value, config_lib.Config) else [(prefix + key, value)]
+
+
+KEYS = dict(leaves(config_lib.default()))
+
+
+def write(tmp_path, *lines):
+    path = tmp_path / "some.py"
+    head = [
+        "import jaxvision.config", "config = jaxvision.config.default()", "config.data.train = 'digits:train'",
+        "config.steps = 3",
+    ]  # fmt: skip
+    path.write_text("\n".join([*head, *lines]))
+    return str(path)
+
+
+@given(st.sampled_from(sorted(KEYS)), st.integers(0, 30), st.sampled_from("abz_"))
+def test_every_misspelt_key_is_refused_with_the_right_one(key, position, letter):
+    *parents, last = key.split(".")
+    wrong = last[: position % len(last)] + letter + last[position % len(last) :]
+    config = make_tiny_config()
+    node = config
+    for part in parents:
+        node = node[part]
+    if wrong in node:
+        return
+    node[wrong] = KEYS[key]
+    with pytest.raises(UserError, match="unknown key") as error:
+        build.check(config)
+    assert f'unknown key "{key.rpartition(".")[0]}{"." if parents else ""}{wrong}"' in str(error.value)
+    assert "did you mean" in str(error.value)
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+def test_every_key_can_be_set_from_the_command_line(key):
+    config = config_lib.default()
+    value = KEYS[key]
+    text = {bool: "True", int: "3", float: "0.25", str: "some", tuple: "(0.5, 0.25)"}[type(value)]
+    config_lib.override(config, key, text)
+    assert dict(leaves(config))[key] == {bool: True, int: 3, float: 0.25, str: "some", tuple: (0.5, 0.25)}[type(value)]
+    if not isinstance(value, str):
+        with pytest.raises(UserError, match=f"--config.{key}=what: expected {type(value).__name__}"):
+            config_lib.override(config, key, "what")
+
+
+def test_open_groups_take_new_keys():
+    config = make_tiny_config()
+    config_lib.override(config, "model.zero_init", "false")
+    config_lib.override(config, "wrap.ema.decay", "0.9")
+    config_lib.override(config, "optim.nesterov", "True")
+    config_lib.override(config, "evals.more.data", "digits:train")
+    build.check(config)
+    assert config.model.zero_init is False
+    assert config.wrap.ema.decay == 0.9
+    assert config.evals.more.data == "digits:train"
+
+
+def test_int_where_a_float_is_meant():
+    config = make_tiny_config()
+    config_lib.override(config, "optim.lr", "1")
+    assert config.optim.lr == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.update(batch_size=0), "batch_size is 0: it must be at least 1"),
+        (lambda c: c.update(epochs=3.0), "one of them"),
+        (lambda c: c.update(steps=0), "one of them"),
+        (lambda c: c.update(accumulate=5), "divisible by accumulate=5"),
+        (lambda c: c.update(dtype="float16"), "dtype is .float16.: did you mean .bfloat16."),
+        (lambda c: c.optim.update(lr=-1.0), "optim.lr is -1.0"),
+        (lambda c: c.optim.update(warmup=5.0), "share of all steps"),
+        (lambda c: c.optim.update(schedule="cosin"), "did you mean 'cosine'"),
+        (lambda c: c.data.update(train=""), "data.train is ''"),
+        (lambda c: c.data.update(transforms=("flip",)), "expected a pair"),
+        (lambda c: c.data.update(transforms=(("shfit", {}),)), "did you mean 'shift'"),
+        (lambda c: c.data.update(mean=(0.5,)), "mean and std need 3"),
+        (lambda c: c.data.update(size=9), "does not fit into a resize to 8"),
+        (lambda c: c.data.update(filter="bicubc"), "did you mean 'bicubic'"),
+        (lambda c: c.evals.test.update(data=""), "evals.test.data"),
+        (lambda c: c.evals.test.update(metric="topp"), "did you mean 'topk'"),
+        (lambda c: c.evals.test.update(every=3), 'unknown key "evals.test.every"'),
+        (lambda c: c.checkpoint.update(best="tset/top1"), "did you mean 'test'"),
+        (lambda c: c.wrap.update(emma=dict(decay=0.9)), "did you mean 'ema'"),
+        (lambda c: c.wrap.update(ema=dict(decai=0.9)), 'did you mean "wrap.ema.decay"'),
+        (lambda c: c.mesh.update(data=0), "mesh.data is 0"),
+        (lambda c: c.mesh.update(fsdp=-1), "at most one -1"),
+        (lambda c: c.task.update(name="classify"), "did you mean 'classification'"),
+    ],
+)  # fmt: skip
+def test_impossible_values(change, words):
+    config = make_tiny_config()
+    change(config)
+    with pytest.raises(UserError, match=words):
+        build.check(config)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("config.optim.lr = 'fast'", "optim.lr is .fast.: expected float"), ("config.optim = 3", "optim"), ("1/0", "line 5: ZeroDivisionError"),
+     ("config.lr = 1", 'unknown key "lr"'), ("config = 3", "must set `config`"), ("def", "SyntaxError")],
+)  # fmt: skip
+def test_errors_in_the_file(tmp_path, line, words):
+    with pytest.raises(UserError, match=words):
+        config_lib.load(write(tmp_path, line))
+
+
+def test_file_and_overrides(tmp_path):
+    config = config_lib.load(write(tmp_path, "config.optim.lr = 0.5"), {"optim.lr": "0.25", "model.width": "8"})
+    assert config.optim.lr == 0.25
+    assert config.model.width == 8
+
+
+def test_json_round_trip():
+    config = make_tiny_config()
+    config.wrap = dict(mixup=dict(alpha=0.2), ema=dict(decay=0.9), cutmix=dict(alpha=1.0))
+    again = config_lib.from_json(config_lib.to_json(config))
+    assert again.to_dict() == config.to_dict()
+    assert list(again.wrap) == ["mixup", "ema", "cutmix"]  # the order they are applied in
+    assert not config_lib.differences(config, again)
+
+
+def test_differences_name_what_makes_another_run():
+    one, two = make_tiny_config(), make_tiny_config()
+    two.steps, two.log.every_steps, two.evals.test.every_steps, two.data.threads = 99, 1, 3, 4
+    assert config_lib.differences(one, two) == []
+    two.optim.lr, two.model.norm = 0.5, "none"
+    assert config_lib.differences(one, two) == ["model.norm: '(absent)' -> 'none'", "optim.lr: 0.05 -> 0.5"]
+
+
+def test_defaults_are_fresh_each_time():
+    config_lib.default().optim.lr = 5.0
+    assert config_lib.default().optim.lr == 0.1

@@ -1,0 +1,89 @@
+"""The layer table: a module imports only from layers above it."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent / "jaxvision"
+# From the top: what a line names may import from the lines above it (and from its own package).
+LAYERS = [
+    "errors", "ops", "losses", "data.contract", "models", "data", "task", "metrics", "tasks", "config", "sharding",
+    "optim", "log", "weights", "checkpoint", "build", "step", "evals", "loop", "cli", "COMMANDS",
+]  # fmt: skip
+# Above, in LAYERS, `models` and `data` stand side by side: neither may import the other but for the contract.
+SEPARATE = {("models", "data"), ("data", "models"), ("data", "ops"), ("data", "losses"), ("models", "losses")}
+
+
+def layer(module: str) -> str:
+    name = module.removeprefix("jaxvision.")
+    for known in ("data.contract", *LAYERS):
+        if name == known or name.startswith(known + "."):
+            return known
+    return "COMMANDS"
+
+
+def imports(file: pathlib.Path):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "jaxvision":
+                yield from (f"jaxvision.{a.name}" for a in node.names)
+            else:
+                yield node.module
+
+
+FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_only_from_above(file):
+    module = "jaxvision." + ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    mine = layer(module)
+    for name in imports(file):
+        if name == "jaxvision" or not name.startswith("jaxvision."):
+            continue
+        theirs = layer(name)
+        if theirs == mine and mine != "COMMANDS":
+            continue
+        assert LAYERS.index(theirs) < LAYERS.index(mine), f"{module} imports {name}: {mine} is above {theirs}"
+        assert (mine, theirs) not in SEPARATE, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "data").rglob("*.py")), ids=lambda p: p.name)
+def test_data_imports_no_jax(file):
+    assert not {n.split(".")[0] for n in imports(file)} & {"jax", "flax", "optax", "orbax"}
+
+
+def test_layer_table_knows_every_module():
+    known = {layer("jaxvision." + ".".join(f.relative_to(ROOT).with_suffix("").parts)) for f in FILES}
+    assert set(LAYERS) <= known | {"COMMANDS"}
+
+
+def fresh(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_is_lazy():
+    loaded = fresh("import sys, jaxvision; print([m for m in ('jax', 'grain', 'numpy', 'flax') if m in sys.modules])")
+    assert loaded.strip() == "[]"
+
+
+def test_everything_imported_loads_neither_tensorflow_nor_torch():
+    modules = [
+        "jaxvision." + ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in FILES
+    ]
+    code = f"import sys, {', '.join(modules)}; print([m for m in ('tensorflow', 'torch') if m in sys.modules])"
+    assert fresh(code).strip() == "[]"
+
+
+def test_lazy_names():
+    import jaxvision
+
+    for name in jaxvision.__all__:
+        assert getattr(jaxvision, name).__name__ == f"jaxvision.{name}"
+    with pytest.raises(AttributeError, match="modles"):
+        jaxvision.modles  # noqa: B018
