@@ -61,7 +61,9 @@ def _factories(config: Config) -> tuple[Callable, Callable, list[Callable]]:
         config_lib.factory(jaxvision.models, config.model, "model"),
         config_lib.factory(jaxvision.tasks, config.task, "task", jaxvision.tasks.TASKS),
         [
-            config_lib.factory(jaxvision.tasks, {"name": name, **arguments}, f"wrap.{name}", jaxvision.tasks.WRAPPERS, ())
+            config_lib.factory(
+                jaxvision.tasks, {"name": name, **arguments}, f"wrap.{name}", jaxvision.tasks.WRAPPERS, ()
+            )
             for name, arguments in config.wrap.items()
         ],
     )
@@ -138,7 +140,9 @@ def find(source: str, which: str = "last") -> Source:
     if not path.exists():
         raise UserError(f"{source!r} does not exist: name a workdir that train printed, or a checkpoint folder in it")
     if not (path / "checkpoints").exists():
-        raise UserError(f"no checkpoints in {path}: it is no workdir of jaxvision.train, or nothing was saved there yet")
+        raise UserError(
+            f"no checkpoints in {path}: it is no workdir of jaxvision.train, or nothing was saved there yet"
+        )
     chosen = checkpoint.choose(path / "checkpoints", which)
     return Source(chosen, path, checkpoint.about(chosen))
 

@@ -88,7 +88,7 @@ def flaw(path: epath.Path) -> str:
 
 def newest(folder: epath.Path) -> Found:
     """The newest whole checkpoint, checked file by file."""
-    broken = []
+    broken: list[tuple[epath.Path, str]] = []
     for step in reversed(steps(folder)):
         reason = flaw(folder / str(step))
         if not reason:
@@ -208,7 +208,9 @@ def _remove(path: epath.Path) -> None:
 
 def _unwritable(path: epath.Path, error: BaseException) -> BaseException:
     text = str(error)
-    if isinstance(error, OSError) or any(w in text for w in ("No space", "RESOURCE_EXHAUSTED", "ermission", "Read-only")):
+    if isinstance(error, OSError) or any(
+        w in text for w in ("No space", "RESOURCE_EXHAUSTED", "ermission", "Read-only")
+    ):
         return UserError(
             f"cannot write a checkpoint to {path}: {text.splitlines()[0]}. Checkpoints that were whole before are "
             "untouched; make room or choose another --workdir, then run the same command"

@@ -96,5 +96,5 @@ def quiet_libraries() -> None:
     os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
     import logging
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs at ERROR it also raises
     logging.getLogger("jax").setLevel(logging.ERROR)

@@ -126,7 +126,10 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> Config:
     except UserError:
         raise
     except Exception as error:
-        line = next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(file)), "?")
+        line = next(
+            (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(file)),
+            "?",
+        )
         raise UserError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise UserError(f"{path} must set `config`, starting from jaxvision.config.default()")
@@ -190,13 +193,28 @@ def check(config: Config) -> None:
     c = config
     _need(c.batch_size >= 1, "batch_size", c.batch_size, "at least 1")
     _need(c.accumulate >= 1, "accumulate", c.accumulate, "at least 1")
-    _need(c.batch_size % c.accumulate == 0, "batch_size", c.batch_size, f"divisible by accumulate={c.accumulate}")
-    _need(c.epochs >= 0 and c.steps >= 0, "epochs" if c.epochs < 0 else "steps", min(c.epochs, c.steps), "positive")
+    _need(
+        c.batch_size % c.accumulate == 0,
+        "batch_size",
+        c.batch_size,
+        f"divisible by accumulate={c.accumulate}",
+    )
+    _need(
+        c.epochs >= 0 and c.steps >= 0,
+        "epochs" if c.epochs < 0 else "steps",
+        min(c.epochs, c.steps),
+        "positive",
+    )
     if bool(c.epochs) == bool(c.steps):
         raise UserError(f"give the length of the run as epochs or as steps, one of them: got {c.epochs=}, {c.steps=}")
     _need(c.seed >= 0, "seed", c.seed, "at least 0")
     _choice(c.dtype, ("auto", "float32", "bfloat16"), "dtype")
-    _need(bool(c.data.train), "data.train", c.data.train, "a source URI, such as digits:train or folder:/pets/train")
+    _need(
+        bool(c.data.train),
+        "data.train",
+        c.data.train,
+        "a source URI, such as digits:train or folder:/pets/train",
+    )
     _need(c.data.size >= 1, "data.size", c.data.size, "at least 1")
     _need(c.data.threads >= 1, "data.threads", c.data.threads, "at least 1")
     _need(c.data.prefetch >= 1, "data.prefetch", c.data.prefetch, "at least 1")
@@ -246,7 +264,9 @@ def _check_keys(node: Config, like: Config, prefix: str) -> None:
                 raise UserError(f"{group}.{key} is {value!r}: expected dict(...)")
     for key in like:
         if key not in node:
-            raise UserError(f'missing key "{prefix}{key}": start from jaxvision.config.default() and change values in place')
+            raise UserError(
+                f'missing key "{prefix}{key}": start from jaxvision.config.default() and change values in place'
+            )
 
 
 def _need(good: bool, key: str, value: Any, wanted: str) -> None:
@@ -260,7 +280,11 @@ def _choice(value: str, valid: tuple[str, ...], what: str) -> None:
 
 
 def factory(
-    namespace: Any, spec: Mapping[str, Any], where: str, names: tuple[str, ...] = (), also: tuple[str, ...] = ("name",)
+    namespace: Any,
+    spec: Mapping[str, Any],
+    where: str,
+    names: tuple[str, ...] = (),
+    also: tuple[str, ...] = ("name",),
 ) -> Callable[..., Any]:
     """What spec["name"] names in `namespace`, its other keys checked against the signature and bound.
 
@@ -269,10 +293,10 @@ def factory(
     that the caller reads itself, for the error message.
     """
     arguments = {k: v.to_dict() if isinstance(v, Config) else v for k, v in spec.items()}
-    name = arguments.pop("name", None)
+    name = str(arguments.pop("name", None))
     valid = tuple(names or namespace.__all__)
     if name not in valid:
-        raise UserError(f"{where}: unknown name {name!r}: {nearest(str(name), valid)}")
+        raise UserError(f"{where}: unknown name {name!r}: {nearest(name, valid)}")
     make = getattr(namespace, name)
     parameters = inspect.signature(make).parameters.values()
     # a function's positional parameters are the program's to give; a flax module has two fields of flax's own
@@ -281,7 +305,9 @@ def factory(
     for key in arguments:
         if key not in takes or key == "classes":
             keys = [f"{where}.{k}" for k in (*also, *takes) if k != "classes"]
-            raise UserError(f'unknown key "{where}.{key}" for {name}: {nearest(f"{where}.{key}", keys)}'.replace("'", '"'))
+            raise UserError(
+                f'unknown key "{where}.{key}" for {name}: {nearest(f"{where}.{key}", keys)}'.replace("'", '"')
+            )
 
     def build(*args: Any, **provided: Any) -> Any:
         extra = {k: v for k, v in provided.items() if k in takes and k not in arguments}

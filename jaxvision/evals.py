@@ -28,10 +28,10 @@ Update = Callable[[PyTree, PyTree, Batch], tuple[PyTree, PyTree]]
 
 
 class Evaluation(NamedTuple):
-    """metrics: name -> value; count: samples seen; digest: SHA-256 over their sorted ids."""
+    """metrics: name -> value; samples: how many were seen, each once; digest: SHA-256 over their sorted ids."""
 
     metrics: dict[str, float]
-    count: int
+    samples: int
     digest: str
 
 
@@ -78,7 +78,9 @@ def run(
     if not len(ids):
         raise UserError("nothing to evaluate: the source gave no sample")
     if len(np.unique(ids)) != len(ids):
-        raise UserError(f"evaluation saw {len(ids) - len(np.unique(ids))} samples twice: ids must be unique in a source")
+        raise UserError(
+            f"evaluation saw {len(ids) - len(np.unique(ids))} samples twice: ids must be unique in a source"
+        )
     values: dict[str, float] = {}
     for name, metric in metrics.items():
         tree = rows[name] if metric.gather else sums[name]
@@ -128,7 +130,7 @@ def source_batches(
     """A source in order as global device batches; `batch_size` is rounded up to what the devices divide."""
     split = sharding.batch_sharding(mesh)
     size = padded_size(batch_size, mesh)
-    rows = sharding.local_rows(split, size)
+    rows = sharding.local_rows(split, size).tolist()
     host = eval_batches(source, contract, batch_size=size, rows=rows, threads=threads, prefetch=prefetch)
     for batch in host:
         yield sharding.put_batch(batch, split, size)
@@ -149,7 +151,7 @@ def write_certificate(
     path = workdir / "eval" / f"{name}.json"
     content = {
         "metrics": evaluation.metrics,
-        "count": evaluation.count,
+        "count": evaluation.samples,
         "digest_of_sample_ids": evaluation.digest,
         "data": data,
         "checkpoint": checkpoint,

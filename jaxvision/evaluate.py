@@ -57,8 +57,8 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             classes=trained.classes,
         )
         values = "  ".join(f"{k} {v:.4f}" for k, v in result.metrics.items())
-        say(f"{name} ({uri}): {values}  ({result.count} samples)\ncertificate {path}")
-        results[name] = {**result.metrics, "count": result.count, "digest": result.digest}
+        say(f"{name} ({uri}): {values}  ({result.samples} samples)\ncertificate {path}")
+        results[name] = {**result.metrics, "count": result.samples, "digest": result.digest}
     return {"checkpoint": str(trained.source.checkpoint), "step": trained.step, "evals": results}
 
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -21,7 +21,7 @@ from jaxvision import build, checkpoint, evals, optim, sharding, weights
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import pipeline, transforms
-from jaxvision.data.sources import open_source
+from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, plain, write_whole
 from jaxvision.step import TrainState, init_state, make_step
@@ -30,15 +30,23 @@ from jaxvision.task import Batch
 IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host's work, few enough to notice NaN at once
 
 
-def fit(config: Config, workdir: str | epath.Path, *, say: Say = print, clock: Clock | None = None) -> TrainState:
+def fit(
+    config: Config,
+    workdir: str | epath.Path,
+    *,
+    say: Say = print,
+    clock: Clock | None = None,
+    resume: str = "",
+) -> TrainState:
     """Trains as `config` says, in `workdir`; goes on from its last whole checkpoint if there is one.
 
     Writes everything that the workdir holds. Raises UserError (bad config, data, workdir), Diverged (a loss or
     a parameter is no longer finite; the last good checkpoint stays) or Interrupted (SIGTERM or Ctrl-C, after
-    saving at the step that was reached).
+    saving at the step that was reached). `resume`: the command that goes on, for people to see.
     """
     with Stop() as stop:
-        run = _Run(config, epath.Path(workdir).expanduser(), say, clock or Clock(), stop)
+        run = Run(config, epath.Path(workdir).expanduser(), say, clock or Clock(), stop)
+        say(f"workdir {run.workdir}" + (f"\nto resume: {resume}" if resume else ""))
         status = "failed"
         try:
             run.train()
@@ -57,7 +65,7 @@ def fit(config: Config, workdir: str | epath.Path, *, say: Say = print, clock: C
     return run.state
 
 
-class _Run:
+class Run:
     """One session of a training: everything built and compiled by the constructor, then `train`, then `close`."""
 
     def __init__(self, config: Config, workdir: epath.Path, say: Say, clock: Clock, stop: Stop) -> None:
@@ -71,8 +79,7 @@ class _Run:
         self.split = sharding.batch_sharding(self.mesh)
         _check_divisible(config, self.mesh.size)
 
-        self.source = open_source(config.data.train)
-        self.eval_sources = {name: open_source(entry.data) for name, entry in config.evals.items()}
+        self.source, self.eval_sources = _open_sources(config)
         for name, source in self.eval_sources.items():
             build.check_classes(config.evals[name].data, source.classes, self.source.classes)
         self.contract = build.contract(config)
@@ -100,7 +107,16 @@ class _Run:
         self.landed: list[dict[str, float]] = []
         self.pace = (0.0, self.step)  # seconds spent on training at the last log line, and its step
         self._compile()
-        self.batches = pipeline.train_batches(
+        self.batches = self.reader()
+        broken = [path for path, _ in found.broken]
+        self.writer = checkpoint.Writer(workdir / "checkpoints", config.checkpoint.keep, broken)
+        self.log = Log(workdir, config, step=self.step, total=self.total, say=say, writes=self.leader)
+        clock.begin()
+
+    def reader(self) -> Generator[dict[str, np.ndarray], None, None]:
+        """This host's rows of the batches from this step to the end; closing it ends its threads."""
+        config = self.config
+        return pipeline.train_batches(
             self.source,
             transforms.build(config.data.transforms, self.contract),
             self.contract,
@@ -108,14 +124,10 @@ class _Run:
             seed=config.seed,
             start=self.step,
             stop=self.total,
-            rows=sharding.local_rows(self.split, config.batch_size),
+            rows=sharding.local_rows(self.split, config.batch_size).tolist(),
             threads=config.data.threads,
             prefetch=config.data.prefetch,
         )
-        broken = [path for path, _ in found.broken]
-        self.writer = checkpoint.Writer(workdir / "checkpoints", config.checkpoint.keep, broken)
-        self.log = Log(workdir, config, step=self.step, total=self.total, say=say, writes=self.leader)
-        clock.begin()
 
     def _open_workdir(self) -> checkpoint.Found:
         """Notes the config, or holds it against the one that is there; finds the checkpoint to go on from."""
@@ -230,12 +242,12 @@ class _Run:
         with self.clock("log"):
             values = {k: float(np.mean([v[k] for v in self.landed])) for k in self.landed[0]}
             values["lr"] = float(self.rate(self.step - 1))
-            spent = self._training_seconds()
+            spent = self.training_seconds()
             images = (self.step - self.pace[1]) * self.config.batch_size
             self.log.train(self.step, values, images / max(spent - self.pace[0], 1e-9))
             self.landed, self.pace = [], (spent, self.step)
 
-    def _training_seconds(self) -> float:
+    def training_seconds(self) -> float:
         """Everything since the start but start-up, compiling and evaluating."""
         wall, parts = self.clock.read()
         return wall - parts["start"] - parts["compile"] - parts["evaluate"]
@@ -303,7 +315,7 @@ class _Run:
                 write_whole(self.workdir / "summary.json", json.dumps(plain(self.summary(status)), indent=1))
 
     def summary(self, status: str) -> dict[str, Any]:
-        seconds = self._training_seconds()
+        seconds = self.training_seconds()
         wall, parts = self.clock.read()
         done = (self.step - self.first) * self.config.batch_size
         memory = jax.local_devices()[0].memory_stats() or {}
@@ -357,6 +369,21 @@ class Stop:
             yield batch
 
 
+def _open_sources(config: Config) -> tuple[Source, dict[str, Source]]:
+    """Training data, and the data of each evaluation. Raises UserError, with a way to try without any data."""
+    try:
+        train = open_source(config.data.train)
+        return train, {name: open_source(entry.data) for name, entry in config.evals.items()}
+    except UserError as error:
+        fake = f"fake:1024x{config.data.size}?classes=1000"
+        flags = [
+            f"'--config.data.train={fake}'",
+            *(f"'--config.evals.{name}.data={fake}'" for name in config.evals),
+        ]
+        flags += ["--config.epochs=0 --config.steps=10 --config.batch_size=16"]
+        raise UserError(f"{error}\nTo try this config without data, add {' '.join(flags)}") from error
+
+
 def _check_divisible(config: Config, devices: int) -> None:
     unit = devices * config.accumulate
     if config.batch_size % unit:
@@ -385,6 +412,7 @@ def _score(config: Config, name: str, metrics: dict[str, float]) -> float | None
         return None
     key = key or next((k for k in metrics if k != "loss"), "loss")
     if key not in metrics:
-        raise UserError(f"checkpoint.best is {config.checkpoint.best!r}: {nearest(f'{name}/{key}', [f'{name}/{k}' for k in metrics])}")
+        raise UserError(
+            f"checkpoint.best is {config.checkpoint.best!r}: {nearest(f'{name}/{key}', [f'{name}/{k}' for k in metrics])}"
+        )
     return -metrics[key] if key == "loss" else metrics[key]
-

@@ -35,7 +35,13 @@ def lamb(decay: optax.GradientTransformation, *, b1: float = 0.9, b2: float = 0.
     return optax.chain(optax.scale_by_adam(b1, b2, eps), decay, optax.scale_by_trust_ratio())
 
 
-def lars(decay: optax.GradientTransformation, *, momentum: float = 0.9, nesterov: bool = False, trust: float = 0.001):
+def lars(
+    decay: optax.GradientTransformation,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    trust: float = 0.001,
+):
     """You et al. 2017, https://arxiv.org/abs/1708.03888; biases and norms take plain steps, as is usual."""
     scaled = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), decayed)
     return optax.chain(decay, scaled, optax.trace(momentum, nesterov))

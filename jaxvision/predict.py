@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from jaxvision import cli
+from jaxvision.data.sources import EXTENSIONS
 from jaxvision.errors import UserError
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def predict(argv: list[str]) -> dict[str, Any]:
@@ -36,7 +35,8 @@ def predict(argv: list[str]) -> dict[str, Any]:
     import numpy as np
 
     from jaxvision import build
-    from jaxvision.data import decode, transforms
+    from jaxvision.data import transforms
+    from jaxvision.data.decode import decode
 
     trained = build.load(arguments.source, arguments.checkpoint)
     preprocess = transforms.preprocess(trained.contract)
@@ -47,15 +47,14 @@ def predict(argv: list[str]) -> dict[str, Any]:
     def scores(params: Any, extra: Any, images: jax.Array) -> jax.Array:
         return jax.nn.softmax(trained.task.predict(params, extra, {"image": images})["logits"])
 
-    rng = np.random.default_rng(0)
     width = max(len(str(f)) for f in files)
     rows, failed = [], []
     for start in range(0, len(files), size):
         batch, good = [], []
         for file in files[start : start + size]:
             try:
-                pixels = decode.decode(file.read_bytes(), trained.contract.channels, str(file))
-                batch.append(preprocess(pixels, rng))
+                pixels = decode(file.read_bytes(), trained.contract.channels, str(file))
+                batch.append(preprocess(pixels))
                 good.append(file)
             except (UserError, OSError) as error:
                 failed.append(str(error))

@@ -42,9 +42,8 @@ def train(argv: list[str]) -> dict[str, Any]:
     words = ["python", "-m", "jaxvision.train", "--config", arguments.config, "--workdir", workdir]
     words += [f"--config.{k}={v}" for k, v in overrides.items()]
     resume = shlex.join(words)
-    say(f"workdir {workdir}\nto resume: {resume}")
     try:
-        loop.fit(config, workdir, say=say, clock=Clock(cli.STARTED))
+        loop.fit(config, workdir, say=say, clock=Clock(cli.STARTED), resume=resume)
     except Interrupted as error:
         raise Interrupted(f"{error} in {workdir}. To resume: {resume}") from error
     return report(workdir, say)
@@ -79,7 +78,10 @@ def report(workdir: str, say: Any) -> dict[str, Any]:
         f"evaluate: python -m jaxvision.evaluate --from {shlex.quote(workdir)}\n"
         f"predict:  python -m jaxvision.predict --from {shlex.quote(workdir)} IMAGE_OR_FOLDER..."
     )
-    return {"workdir": workdir, **{k: summary[k] for k in ("status", "step", "wall_s", "examples_per_s", "evals")}}
+    return {
+        "workdir": workdir,
+        **{k: summary[k] for k in ("status", "step", "wall_s", "examples_per_s", "evals")},
+    }
 
 
 if __name__ == "__main__":

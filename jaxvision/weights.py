@@ -48,10 +48,16 @@ def plan(fresh: dict[str, PyTree], loaded: dict[str, PyTree], head: set[str], sa
         for n in body & have.keys()
         if tuple(have[n].shape) != tuple(want[n].shape)
     )
-    problems = [("missing in the source", missing), ("of no use here", left_over), ("of another shape", wrong)]
+    problems = [
+        ("missing in the source", missing),
+        ("of no use here", left_over),
+        ("of another shape", wrong),
+    ]
     if any(names for _, names in problems):
         text = "; ".join(f"{what}: {_some(names)}" for what, names in problems if names)
-        raise UserError(f"init: these weights are of another network: {text}. Use the model that they were trained with")
+        raise UserError(
+            f"init: these weights are of another network: {text}. Use the model that they were trained with"
+        )
     given = traverse_util.unflatten_dict({n: have[n] for n in sorted(body)}, sep="/")
     return Plan(given, sorted(body), sorted(new_head), sorted(new_head & have.keys()))
 

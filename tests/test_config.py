@@ -12,7 +12,9 @@ from tests.conftest import make_tiny_config
 
 def leaves(node, prefix=""):
     for key, value in node.items():
-        yield from leaves(value, f"{prefix}{key}.") if isinstance(value, config_lib.Config) else [(prefix + key, value)]
+        yield from (
+            leaves(value, f"{prefix}{key}.") if isinstance(value, config_lib.Config) else [(prefix + key, value)]
+        )
 
 
 KEYS = dict(leaves(config_lib.default()))

@@ -43,7 +43,7 @@ def test_360_samples_in_batches_of_64(devices):
     rows = ROWS._replace(finish=lambda r: (seen.append(r), {"rows": float(len(r["index"]))})[1])
     batches = evals.source_batches(open_source("digits:test"), CONTRACT, mesh, 64)
     result = evals.run(task, state, {"topk": metrics.topk(classes=10), "rows": rows}, batches)
-    assert result.count == 360 == result.metrics["rows"]
+    assert result.samples == 360 == result.metrics["rows"]
     np.testing.assert_array_equal(seen[0]["index"], np.arange(0, 1797, 5))
     results = reference()
     assert result.digest == results[0].digest
@@ -64,11 +64,12 @@ def reference():
 
 
 # A task whose prediction is the image's first pixel: cheap enough for many sizes.
-PIXEL = Task(
-    init=lambda *a: ({}, {}), loss=lambda *a: None, predict=lambda p, e, b: {"pixel": b["image"][:, 0, 0, 0]}
-)
+PIXEL = Task(init=lambda *a: ({}, {}), loss=lambda *a: None, predict=lambda p, e, b: {"pixel": b["image"][:, 0, 0, 0]})
 SUM = Metric(
-    update=lambda p, b: {"sum": jnp.sum(jnp.where(b["mask"], p["pixel"], 0).astype(jnp.int32)), "n": jnp.sum(b["mask"])},
+    update=lambda p, b: {
+        "sum": jnp.sum(jnp.where(b["mask"], p["pixel"], 0).astype(jnp.int32)),
+        "n": jnp.sum(b["mask"]),
+    },
     finish=lambda s: {"sum": float(s["sum"]), "n": float(s["n"])},
 )
 
@@ -80,7 +81,7 @@ def test_any_size_batch_and_devices(count, batch, devices):
     mesh = sharding.make_mesh(devices=jax.devices()[:devices])
     batches = evals.source_batches(source, CONTRACT, mesh, batch)
     result = evals.run(PIXEL, TrainState(0, {}, {}, ()), {"sum": SUM}, batches)
-    assert result.count == count == result.metrics["n"]
+    assert result.samples == count == result.metrics["n"]
     assert result.metrics["sum"] == sum(int(source[i]["image"][0, 0, 0]) for i in range(count))
 
 
@@ -102,6 +103,7 @@ def test_bank_rows_come_first():
         return {"knn": float(np.mean(bank["y"][nearest] == mine["y"]))}
 
     mesh = sharding.make_mesh(devices=jax.devices()[:2])
+
     def source():
         return evals.source_batches(open_source("fake:20x8"), CONTRACT, mesh, 6)
 

@@ -10,7 +10,10 @@ from jaxvision import config as config_lib
 from jaxvision import optim
 from jaxvision.errors import UserError
 
-PARAMS = {"layer1": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full((3,), 2.0)}, "fc": {"kernel": jnp.ones((3, 2))}}
+PARAMS = {
+    "layer1": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full((3,), 2.0)},
+    "fc": {"kernel": jnp.ones((3, 2))},
+}
 
 
 def settings(**changes):
@@ -74,7 +77,10 @@ def test_groups_multiply_and_freeze_exactly():
     got, plain = run(config), run(settings(name="adamw", lr=0.01, weight_decay=0.1))
     np.testing.assert_array_equal(got["layer1"]["bias"], PARAMS["layer1"]["bias"])  # bit-equal
     np.testing.assert_array_equal(got["layer1"]["kernel"], plain["layer1"]["kernel"])
-    one, ten = run(config, 1)["fc"]["kernel"], run(settings(name="adamw", lr=0.1, weight_decay=0.1), 1)["fc"]["kernel"]
+    one, ten = (
+        run(config, 1)["fc"]["kernel"],
+        run(settings(name="adamw", lr=0.1, weight_decay=0.1), 1)["fc"]["kernel"],
+    )
     np.testing.assert_allclose(one, ten, rtol=1e-6)
 
 

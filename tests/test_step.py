@@ -82,7 +82,10 @@ def recorder():
     def loss(params, extra, batch, *, key, step):
         value = params["w"] * jnp.mean(batch["x"])
         noise = jax.random.uniform(key)
-        extra = {"seen": jnp.roll(extra["seen"], -1).at[-1].set(batch["x"][0]), "noise": extra["noise"] + noise}
+        extra = {
+            "seen": jnp.roll(extra["seen"], -1).at[-1].set(batch["x"][0]),
+            "noise": extra["noise"] + noise,
+        }
         return value, (extra, {"noise": noise})
 
     def init(key, batch, given):
@@ -135,7 +138,10 @@ def test_donated_state_is_not_kept():
 
 def test_fsdp_shards_the_largest_divisible_dimension():
     mesh = sharding.make_mesh(data=2, fsdp=4, devices=jax.devices()[:8])
-    tree = {"kernel": jax.ShapeDtypeStruct((3, 3, 8, 16), jnp.float32), "bias": jax.ShapeDtypeStruct((6,), jnp.float32)}
+    tree = {
+        "kernel": jax.ShapeDtypeStruct((3, 3, 8, 16), jnp.float32),
+        "bias": jax.ShapeDtypeStruct((6,), jnp.float32),
+    }
     found = sharding.state_shardings(mesh, tree)
     assert found["kernel"].spec == jax.sharding.PartitionSpec(None, None, None, "fsdp")
     assert found["bias"].spec == jax.sharding.PartitionSpec()

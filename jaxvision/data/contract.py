@@ -36,15 +36,11 @@ class InputContract:
                 "make data.resize at least data.size"
             )
         if self.filter not in ("bilinear", "bicubic"):
-            raise UserError(
-                f"unknown resize filter {self.filter!r}: {nearest(self.filter, ('bilinear', 'bicubic'))}"
-            )
+            raise UserError(f"unknown resize filter {self.filter!r}: {nearest(self.filter, ('bilinear', 'bicubic'))}")
         if self.channels not in (1, 3):
             raise UserError(f"data.channels is {self.channels}: images have 1 or 3")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise UserError(
-                f"mean and std need {self.channels} values, one a channel; got {self.mean} and {self.std}"
-            )
+            raise UserError(f"mean and std need {self.channels} values, one a channel; got {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise UserError(f"std must be positive, got {self.std}")
 

@@ -9,7 +9,7 @@ hosts and threads sees the same global batches.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 
@@ -87,7 +87,7 @@ def train_batches(
     rows: Sequence[int] | None = None,
     threads: int = 2,
     prefetch: int = 4,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of steps start .. stop - 1, the same for any `threads`.
 
     Args:
@@ -134,7 +134,7 @@ def eval_batches(
     rows: Sequence[int] | None = None,
     threads: int = 2,
     prefetch: int = 4,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Every sample once, in the source's order, through `preprocess(contract)`.
 
     As `train_batches`, but the last global batch is filled up to `batch_size` with rows of zeros, label 0,
@@ -216,7 +216,7 @@ def _wrong_shape(image: np.ndarray, contract: InputContract, where: str) -> str:
 
 def _ahead(
     load: Callable[[int], Batch], start: int, stop: int, threads: int, prefetch: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """load(start) .. load(stop - 1), in order, by threads that work ahead.
 
     One element of grain is a whole batch, so its cost an element (tens of microseconds) is paid once a batch.

@@ -277,11 +277,18 @@ def _tfds_builder(tfds: Any, uri: str, name: str, data_dir: str | None) -> Any:
     if "array_record" not in prepared:
         have = f"prepared only as {', '.join(prepared)}" if prepared else "not prepared"
         place = f", data_dir={data_dir!r}" if data_dir else ""
+        by_hand = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
         raise UserError(
             f"{uri} is {have} in {folder}. Prepare it once with\n"
             f'  python -c "import tensorflow_datasets as t; t.builder({name!r}{place}, '
             "file_format='array_record').download_and_prepare()\"\n"
-            "(data sets made of pixels, not of image files, such as mnist, need TensorFlow for this step)"
+            + (
+                f"It cannot be downloaded freely: {by_hand} (manual_dir is downloads/manual in {folder})\n"
+                if by_hand
+                else ""
+            )
+            + "Preparing imagenet2012, and sets made of pixels such as mnist, needs TensorFlow (pip install "
+            "tensorflow-cpu, in any environment); reading them does not"
         )
     return builder
 

@@ -201,9 +201,7 @@ def build(specs: Sequence[tuple[str, Any]], contract: InputContract) -> list[Tra
         known = list(inspect.signature(factory).parameters)
         for argument in arguments:
             if argument not in known:
-                raise UserError(
-                    f'unknown argument "{argument}" of transform "{name}": {nearest(argument, known)}'
-                )
+                raise UserError(f'unknown argument "{argument}" of transform "{name}": {nearest(argument, known)}')
         if "size" in known:
             arguments.setdefault("size", contract.size)
         try:

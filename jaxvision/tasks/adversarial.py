@@ -87,7 +87,9 @@ def check_attack(epsilon: float, steps: int, step_size: float | None) -> None:
     if not 0.0 < epsilon <= 255.0:
         raise ValueError(f"epsilon is in 255ths of the pixel range and must be in (0, 255], got {epsilon}")
     if epsilon < 0.25:
-        raise ValueError(f"epsilon is in 255ths of the pixel range: {epsilon:g} looks like a share of 0..1, give {255 * epsilon:g}")
+        raise ValueError(
+            f"epsilon is in 255ths of the pixel range: {epsilon:g} looks like a share of 0..1, give {255 * epsilon:g}"
+        )
     if steps < 1:
         raise ValueError(f"an attack needs at least one step, got {steps}")
     if step_size is not None and step_size <= 0:

@@ -30,15 +30,16 @@ def network(model: nn.Module, contract: InputContract) -> Network:
         return variables.pop("params"), variables
 
     def train(params: PyTree, extra: PyTree, image: jax.Array, key: jax.Array) -> tuple[dict, PyTree]:
-        return model.apply(
+        outputs, new = model.apply(
             {"params": params, **extra},
             normalise(image, contract),
             train=True,
             mutable=list(extra),
             rngs={"dropout": key},
         )
+        return outputs, new
 
-    def apply(params: PyTree, extra: PyTree, image: jax.Array) -> dict[str, jax.Array]:
+    def apply(params: PyTree, extra: PyTree, image: jax.Array) -> Any:
         return model.apply({"params": params, **extra}, normalise(image, contract), train=False)
 
     return Network(init, train, apply)

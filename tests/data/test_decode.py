@@ -57,9 +57,7 @@ def test_grey_palette_cmyk_and_one_bit():
     assert red[0] > 240
     assert red[1] < 15
     assert red[2] < 15
-    assert (
-        decode(encoded(Image.new("1", (3, 2), 1), "PNG"), 3, "").tolist() == np.full((2, 3, 3), 255).tolist()
-    )
+    assert decode(encoded(Image.new("1", (3, 2), 1), "PNG"), 3, "").tolist() == np.full((2, 3, 3), 255).tolist()
 
 
 def test_alpha_is_dropped_not_composited():

@@ -30,9 +30,7 @@ DIGITS = open_source("digits:train")
 FAKE = open_source("fake:37x8")
 
 
-def batches(
-    source=FAKE, specs=SPECS, contract=CONTRACT, *, batch_size=10, seed=5, start=0, stop=6, **options
-):
+def batches(source=FAKE, specs=SPECS, contract=CONTRACT, *, batch_size=10, seed=5, start=0, stop=6, **options):
     return list(
         train_batches(
             source,
@@ -61,9 +59,7 @@ def same(first, second):
 
 def independent_order(seed, epoch, length):
     """The law of the order, written again: the samples in the order of raw Philox words."""
-    bits = np.random.Philox(
-        key=np.array([seed, epoch], np.uint64), counter=np.array([0, 0, 0, 2**64 - 1], np.uint64)
-    )
+    bits = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=np.array([0, 0, 0, 2**64 - 1], np.uint64))
     words = [int(w) for w in bits.random_raw(length)]
     return sorted(range(length), key=lambda i: words[i])
 
@@ -100,9 +96,7 @@ def test_each_epoch_is_a_permutation(seed, epoch, length):
 
 
 def test_each_sample_once_an_epoch_and_epochs_differ():
-    index = np.concatenate(
-        [b["index"] for b in batches(DIGITS, (), batch_size=479, stop=6)]
-    )  # 3 batches an epoch
+    index = np.concatenate([b["index"] for b in batches(DIGITS, (), batch_size=479, stop=6)])  # 3 batches an epoch
     first, second = index[:1437], index[1437:]
     assert len(set(first)) == 1437
     assert set(first) == set(second)
@@ -169,13 +163,9 @@ def test_starting_late_is_immediate():
     assert time.perf_counter() - begin < 5  # the import of grain included; a walk there would take years
 
 
-@pytest.mark.parametrize(
-    "options", [{"threads": 0}, {"threads": 4}, {"threads": 4, "prefetch": 1}, {"prefetch": 9}]
-)
+@pytest.mark.parametrize("options", [{"threads": 0}, {"threads": 4}, {"threads": 4, "prefetch": 1}, {"prefetch": 9}])
 def test_threads_do_not_matter(options):
-    same(
-        batches(DIGITS, batch_size=64, stop=12, threads=1), batches(DIGITS, batch_size=64, stop=12, **options)
-    )
+    same(batches(DIGITS, batch_size=64, stop=12, threads=1), batches(DIGITS, batch_size=64, stop=12, **options))
 
 
 def test_every_batch_has_its_own_memory():
@@ -304,9 +294,7 @@ def test_threads_end(end):
 
     before = set(readers())
     size = "fake:40x9" if end == "error" else "fake:40x8"
-    iterator = train_batches(
-        open_source(size), [], CONTRACT, batch_size=4, seed=0, start=0, stop=10**9, threads=3
-    )
+    iterator = train_batches(open_source(size), [], CONTRACT, batch_size=4, seed=0, start=0, stop=10**9, threads=3)
     if end == "error":
         # The error, kept with its frames, must not keep the threads.
         with pytest.raises(UserError) as kept:

@@ -79,9 +79,7 @@ def test_preprocess_is_antialiased_resize_then_crop(filter):
 
 
 def test_random_resized_crop_law():
-    boxes = np.array(
-        [transforms.crop_box(200, 200, (0.08, 1.0), (3 / 4, 4 / 3), rng(s)) for s in range(4000)]
-    )
+    boxes = np.array([transforms.crop_box(200, 200, (0.08, 1.0), (3 / 4, 4 / 3), rng(s)) for s in range(4000)])
     top, left, h, w = boxes.T
     assert (top >= 0).all()
     assert (left >= 0).all()

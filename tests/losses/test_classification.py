@@ -31,7 +31,9 @@ def test_equals_the_formula(seed, smoothing):
     targets = np.eye(7)[labels] * (1 - smoothing) + smoothing / 7
     got = softmax_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing=smoothing)
     np.testing.assert_allclose(got, reference(logits, targets), rtol=1e-5, atol=1e-5)
-    soft = softmax_cross_entropy(jnp.asarray(logits), jnp.asarray(np.eye(7, dtype=np.float32)[labels]), smoothing=smoothing)
+    soft = softmax_cross_entropy(
+        jnp.asarray(logits), jnp.asarray(np.eye(7, dtype=np.float32)[labels]), smoothing=smoothing
+    )
     np.testing.assert_allclose(got, soft, rtol=1e-6)
 
 
@@ -44,4 +46,6 @@ def test_bfloat16_logits_are_computed_in_float32():
 def test_huge_logits_stay_finite():
     loss = softmax_cross_entropy(jnp.array([[1e30, -1e30]]), jnp.array([0]))
     assert loss[0] == 0
-    assert jnp.all(jnp.isfinite(jax.grad(lambda x: softmax_cross_entropy(x, jnp.array([0])).sum())(jnp.array([[1e4, -1e4]]))))
+    assert jnp.all(
+        jnp.isfinite(jax.grad(lambda x: softmax_cross_entropy(x, jnp.array([0])).sum())(jnp.array([[1e4, -1e4]])))
+    )

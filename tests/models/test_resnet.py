@@ -55,9 +55,7 @@ def test_stages(name, top):
 
 def test_small_stem_keeps_the_resolution():
     model = models.resnet18(classes=10, stem="small", width=8)
-    out = jax.eval_shape(
-        lambda v, x: model.apply(v, x, train=False), init(model, 16), jnp.zeros((1, 16, 16, 3))
-    )
+    out = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), init(model, 16), jnp.zeros((1, 16, 16, 3)))
     assert out["c2"].shape == (1, 16, 16, 8)
     assert out["c5"].shape == (1, 2, 2, 64)
 
@@ -73,8 +71,9 @@ def test_strided_convolution_pads_as_torch():
     params["layer2_0"]["conv1"]["kernel"] = kernel
     params["layer2_0"]["conv1"]["bias"] = np.zeros(8, np.float32)
     x = np.arange(64, dtype=np.float32).reshape(1, 8, 8, 1).repeat(4, -1)
-    from jaxvision.models.resnet import Block, _no_norm
     from flax import linen as nn
+
+    from jaxvision.models.resnet import Block, _no_norm
 
     def conv(c, k, s, name):
         return nn.Conv(c, (k, k), (s, s), padding=((k // 2, k // 2),) * 2, name=name)
@@ -97,7 +96,10 @@ def test_every_parameter_gets_a_gradient(bottleneck):
     @jax.grad
     def gradient(params):
         out, _ = model.apply(
-            {"params": params, "batch_stats": variables["batch_stats"]}, image, train=True, mutable=["batch_stats"]
+            {"params": params, "batch_stats": variables["batch_stats"]},
+            image,
+            train=True,
+            mutable=["batch_stats"],
         )
         return jnp.sum(out["logits"] * jnp.arange(12.0).reshape(4, 3))
 

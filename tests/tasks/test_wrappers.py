@@ -7,11 +7,11 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.tasks.test_contract import CLASSES, batch, classification, ready
 
 from jaxvision import tasks
 from jaxvision.step import init_state, make_step
 from jaxvision.tasks.adversarial import attack
+from tests.tasks.test_contract import CLASSES, batch, classification, ready
 
 
 def test_ema_is_the_average_of_the_formula():
@@ -75,9 +75,14 @@ def test_mixup_loss_is_the_mixture_of_two_losses():
     logits = plain.predict(params, extra, mixed)["logits"]
     first = softmax_cross_entropy(logits, jnp.asarray(data["label"]))
     second = softmax_cross_entropy(logits, jnp.asarray(data["label"][::-1]))
-    np.testing.assert_allclose(softmax_cross_entropy(logits, mixed["label"]), own * first + (1 - own) * second, rtol=1e-4)
     np.testing.assert_allclose(
-        mixed["image"], own * data["image"].astype(np.float32) + (1 - own) * data["image"][::-1], rtol=1e-4, atol=1e-2
+        softmax_cross_entropy(logits, mixed["label"]), own * first + (1 - own) * second, rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        mixed["image"],
+        own * data["image"].astype(np.float32) + (1 - own) * data["image"][::-1],
+        rtol=1e-4,
+        atol=1e-2,
     )
     assert mixup_images  # the operation itself is tested in tests/ops
 
@@ -112,7 +117,9 @@ def test_attack_raises_the_loss_more_than_noise(steps):
     def loss(images):
         from jaxvision.losses import softmax_cross_entropy
 
-        return float(softmax_cross_entropy(task.predict(params, extra, {"image": images})["logits"], data["label"]).mean())
+        return float(
+            softmax_cross_entropy(task.predict(params, extra, {"image": images})["logits"], data["label"]).mean()
+        )
 
     adversarial = loss(attacked(data, epsilon=8.0, steps=steps))
     noise = np.clip(data["image"] + np.random.default_rng(0).choice([-8.0, 8.0], data["image"].shape), 0, 255)

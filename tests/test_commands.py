@@ -1,0 +1,85 @@
+"""train, then evaluate and predict, as the README tells."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxvision.data.sources import open_source
+
+
+@pytest.fixture(scope="module")
+def workdir(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "tiny.py").write_text(
+        "from tests.conftest import make_tiny_config\nconfig = make_tiny_config()\nconfig.steps = 60\n"
+        "config.wrap = dict(ema=dict(decay=0.9))\nconfig.log.every_steps = 30\n"
+    )
+    done = command("jaxvision.train", "--config", folder / "tiny.py", "--workdir", folder / "w")
+    assert done.returncode == 0, done.stderr
+    return folder / "w", json.loads(done.stdout.splitlines()[-1])
+
+
+def test_evaluate_gives_what_training_gave(command, workdir):
+    path, trained = workdir
+    done = command("jaxvision.evaluate", "--from", path, devices=3)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["step"] == 60
+    assert result["evals"]["test"]["count"] == 360
+    assert result["evals"]["test"]["top1"] == trained["evals"]["test"]["top1"]
+    assert result["evals"]["test"]["loss"] == pytest.approx(trained["evals"]["test"]["loss"], abs=1e-5)
+    certificate = json.loads((path / "eval" / "test.json").read_text())
+    assert certificate["digest_of_sample_ids"] == result["evals"]["test"]["digest"]
+    assert certificate["contract"]["size"] == 8
+
+
+def test_evaluate_best_and_other_data(command, workdir):
+    path, _ = workdir
+    done = command("jaxvision.evaluate", "--from", path, "--checkpoint", "best", "--data", "digits:train", "--json")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["evals"]["test"]["count"] == 1437
+    assert (path / "eval" / "test-other.json").exists()
+    done = command("jaxvision.evaluate", "--from", path, "--data", "fake:10x8")
+    assert done.returncode == 2
+    assert "are not those of the training data" in done.stderr
+    done = command("jaxvision.evaluate", "--from", path, "--checkpoint", "7")
+    assert done.returncode == 2
+    assert "there are best, last" in done.stderr
+
+
+def test_predict_names_images_and_folders(command, workdir, tmp_path):
+    path, _ = workdir
+    source = open_source("digits:test")
+    labels = []
+    for i in range(40):
+        Image.fromarray(source[i]["image"]).save(tmp_path / f"{i:02}.png")
+        labels.append(source.classes[source[i]["label"]])
+    done = command("jaxvision.predict", "--from", path, "--top", "2", tmp_path)
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert len(lines) == 40
+    predictions = json.loads(last)["predictions"]
+    assert [p["image"] for p in predictions] == sorted(str(f) for f in tmp_path.glob("*.png"))
+    assert all(len(p["predictions"]) == 2 for p in predictions)
+    found = [p["predictions"][0]["class"] for p in predictions]
+    assert np.mean([a == b for a, b in zip(found, labels, strict=True)]) > 0.6
+    assert lines[0].split()[1] == found[0]
+    single = command("jaxvision.predict", "--from", path, "--json", tmp_path / "03.png")
+    (line,) = single.stdout.splitlines()
+    assert json.loads(line)["predictions"][0]["predictions"][0]["class"] == found[3]
+
+
+def test_predict_reports_bad_files_and_reads_the_others(command, workdir, tmp_path):
+    path, _ = workdir
+    Image.fromarray(open_source("digits:test")[0]["image"]).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    done = command("jaxvision.predict", "--from", path, tmp_path)
+    assert done.returncode == 2
+    assert "good.png" in done.stdout
+    assert "bad.png" in done.stderr
+    done = command("jaxvision.predict", "--from", path, tmp_path / "absent.png")
+    assert done.returncode == 2
+    assert "absent.png" in done.stderr

@@ -1,0 +1,402 @@
+"""fit(): kills, signals, resumes, failures, and where the time goes. Commands run as a user starts them."""
+
+import functools
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from jaxvision import checkpoint, loop
+from jaxvision.errors import Diverged, UserError
+from tests.conftest import ROOT, make_tiny_config
+
+CONFIG = """
+from tests.conftest import make_tiny_config
+config = make_tiny_config()
+config.wrap = dict(mixup=dict(alpha=0.2), ema=dict(decay=0.9))
+"""
+
+
+def quiet(text):
+    pass
+
+
+def final_state(workdir, step=12):
+    path = epath.Path(workdir) / "checkpoints" / str(step)
+    assert checkpoint.flaw(path) == ""
+    return checkpoint.read(path, ("step", "params", "extra", "opt_state"))
+
+
+def assert_bit_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def summary(workdir):
+    return json.loads((pathlib.Path(workdir) / "summary.json").read_text())
+
+
+def records(workdir, kind):
+    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return [r for r in map(json.loads, lines) if r["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("configs")
+    path = folder / "tiny.py"
+    path.write_text(CONFIG)
+    return folder, str(path)
+
+
+def start(config, workdir, *arguments, **env):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", **env}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxvision.train", "--config", config, "--workdir", str(workdir), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
+    )  # fmt: skip
+
+
+def finish(process, timeout=240):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def undisturbed(files):
+    """The workdir of a run that nobody disturbed, and what it printed."""
+    workdir = files[0] / "undisturbed"
+    code, out, err = finish(start(files[1], workdir))
+    assert code == 0, err
+    return workdir, out
+
+
+def test_a_run_leaves_what_the_contract_names(undisturbed):
+    workdir, out = undisturbed
+    assert {
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "curves.png",
+        "checkpoints",
+        "eval",
+        "tensorboard",
+    } <= {p.name for p in workdir.iterdir()}
+    last = json.loads(out.splitlines()[-1])
+    assert last["status"] == "done"
+    assert last["step"] == 12
+    assert set(last["evals"]["test"]) == {"top1", "top5", "loss"}
+    for word in ("to resume:", "jaxvision.evaluate --from", "jaxvision.predict --from", "images/s", "left"):
+        assert word in out
+    certificate = json.loads((workdir / "eval" / "test.json").read_text())
+    assert certificate["count"] == 360
+    assert certificate["checkpoint"] == "checkpoints/12"
+    assert (workdir / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert [r["step"] for r in records(workdir, "train")] == [4, 8, 12]
+    assert [r["step"] for r in records(workdir, "eval:test")] == [6, 12]
+    about = checkpoint.about(epath.Path(workdir) / "checkpoints" / "12")
+    assert about["contract"]["size"] == 8
+    assert about["classes"] == list("0123456789")
+    assert not [p for p in workdir.rglob("*tmp*")]
+
+
+def test_tensorboard_events_hold_the_metrics(undisturbed):
+    from tensorboardX.proto.event_pb2 import Event
+
+    (file,) = (undisturbed[0] / "tensorboard").glob("events*")
+    data, tags = file.read_bytes(), set()
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        tags |= {v.tag for v in event.summary.value}
+        data = data[12 + length + 4 :]
+    assert {"train/loss", "train/lr", "eval/test/top1"} <= tags
+
+
+def test_sigkill_at_5_random_moments_ends_bit_equal(files, undisturbed):
+    workdir = files[0] / "killed"
+    rng = random.Random(0)
+    kills = 0
+    while kills < 5:
+        process = start(files[1], workdir)
+        # from the middle of start-up to the end of the run, saves included
+        time.sleep(rng.uniform(3.0, 9.0))
+        if process.poll() is not None:  # it got to the end: nothing left to kill
+            break
+        process.kill()
+        finish(process)
+        kills += 1
+    code, _, err = finish(start(files[1], workdir))
+    assert code == 0, err
+    assert kills >= 1
+    assert_bit_equal(final_state(workdir), final_state(undisturbed[0]))
+    assert [r["step"] for r in records(workdir, "train")] == [4, 8, 12]
+    assert records(workdir, "eval:test") == records(undisturbed[0], "eval:test")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_exits_75_and_resumes_bit_equal(files, undisturbed, number):
+    workdir = files[0] / f"signal{number}"
+    process = start(files[1], workdir, "--config.log.every_steps=1")
+    for line in process.stdout:
+        if line.startswith("step  3/"):
+            process.send_signal(number)
+            break
+    code, out, err = finish(process)
+    assert code == 75, err
+    assert "To resume: python -m jaxvision.train" in err
+    assert "Traceback" not in err
+    assert summary(workdir)["status"] == "interrupted"
+    reached = summary(workdir)["step"]
+    assert 3 <= reached < 12
+    assert checkpoint.newest(epath.Path(workdir) / "checkpoints").path.name == str(reached)
+    code, out, err = finish(start(files[1], workdir))
+    assert code == 0, err
+    assert f"resuming at step {reached}" in out
+    assert_bit_equal(final_state(workdir), final_state(undisturbed[0]))
+
+
+def fit(workdir, **changes):
+    config = make_tiny_config()
+    for key, value in changes.items():
+        node = config
+        *parents, last = key.split("__")
+        for part in parents:
+            node = node[part]
+        node[last] = value
+    said = []
+    state = loop.fit(config, workdir, say=said.append)
+    return state, "\n".join(said)
+
+
+@functools.cache
+def plain_run():
+    import tempfile
+
+    workdir = tempfile.mkdtemp()
+    return workdir, fit(workdir)[0]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "half-written"])
+def test_a_broken_last_checkpoint_is_reported_and_the_run_ends_bit_equal(tmp_path, damage):
+    _, want = plain_run()
+    fit(tmp_path, steps=8)
+    last = epath.Path(tmp_path) / "checkpoints" / "8"
+    file = max(checkpoint._files(last / "state").values(), key=lambda f: f.stat().length)
+    data = bytearray(file.read_bytes())
+    if damage == "half-written":
+        (last / "digests.json").unlink()
+    elif damage == "cut":
+        file.write_bytes(bytes(data[: len(data) // 2]))
+    else:
+        data[100] ^= 4
+        file.write_bytes(bytes(data))
+    state, said = fit(tmp_path, optim__schedule="cosine", steps=8)
+    assert f"warning: checkpoint {last} is not used" in said
+    assert "resuming at step 4" in said
+    assert int(state.step) == 8
+    assert checkpoint.newest(epath.Path(tmp_path) / "checkpoints") == (last, [])
+    del want
+
+
+def test_longer_run_of_the_same_config_extends(tmp_path):
+    constant = dict(optim__schedule="constant")
+    fit(tmp_path / "a", steps=4, **constant)
+    state, said = fit(tmp_path / "a", steps=12, **constant)
+    assert "resuming at step 4" in said
+    whole, _ = fit(tmp_path / "b", **constant)
+    assert_bit_equal(jax.device_get(state), jax.device_get(whole))
+
+
+def test_a_finished_run_started_again_does_nothing(tmp_path):
+    state, _ = fit(tmp_path, steps=4)
+    again, said = fit(tmp_path, steps=4)
+    assert_bit_equal(jax.device_get(state), jax.device_get(again))
+    assert summary(tmp_path)["status"] == "done"
+    assert "top1" in summary(tmp_path)["evals"]["test"]
+
+
+def test_another_config_is_refused_with_the_differences(tmp_path):
+    fit(tmp_path, steps=4)
+    with pytest.raises(UserError, match=r"another config:\n  optim.lr: 0.05 -> 0.1\n"):
+        fit(tmp_path, optim__lr=0.1)
+    with pytest.raises(UserError, match="is at step 4, past the 2"):
+        fit(tmp_path, steps=2)
+
+
+def test_divergence_exits_3_and_keeps_the_last_good_checkpoint(tmp_path, files):
+    code, _, err = finish(start(files[1], tmp_path, "--config.optim.lr=1e30", "--config.optim.warmup=0.7",
+                                "--config.checkpoint.every_steps=1"))  # fmt: skip
+    assert code == 3, err
+    assert "diverged at step" in err
+    assert "Traceback" not in err
+    assert summary(tmp_path)["status"] == "diverged"
+    for step in checkpoint.steps(epath.Path(tmp_path) / "checkpoints"):
+        path = epath.Path(tmp_path) / "checkpoints" / str(step)
+        assert checkpoint.flaw(path) == ""
+        for leaf in jax.tree.leaves(checkpoint.read(path, ("params",))):
+            assert np.all(np.isfinite(leaf))
+
+
+def test_divergence_names_the_checkpoint(tmp_path):
+    fit(tmp_path, steps=4)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"lr": 0.05', '"lr": 1e+38'))
+    with pytest.raises(Diverged, match=r"Last good checkpoint: .*checkpoints/4"):
+        fit(tmp_path, optim__lr=1e38)
+
+
+def test_init_from_another_workdir(tmp_path):
+    fit(tmp_path / "pretrained", wrap=dict(ema=dict(decay=0.5)), steps=4)
+    # same classes: the head crosses too; the averaged weights are what the source predicts with
+    state, said = fit(tmp_path / "same", init=str(tmp_path / "pretrained"), steps=1, optim__lr=0.0)
+    source = checkpoint.read(epath.Path(tmp_path) / "pretrained" / "checkpoints" / "4", ("extra",))
+    assert_bit_equal(jax.device_get(state.params), source["extra"]["ema"]["params"])
+    assert "reinitialised" not in said
+    # other classes: the head starts afresh, and that is said
+    state, said = fit(
+        tmp_path / "other", init=str(tmp_path / "pretrained"), steps=1, optim__lr=0.0,
+        data__train="fake:64x8?classes=7", evals=dict(),
+    )  # fmt: skip
+    assert state.params["model"]["fc"]["kernel"].shape[1] == 7
+    np.testing.assert_array_equal(
+        state.params["model"]["conv1"]["kernel"], source["extra"]["ema"]["params"]["model"]["conv1"]["kernel"]
+    )
+    assert "reinitialised   params/model/fc/bias" in said
+    assert "dropped         params/model/fc/kernel" in said
+    # another network, other pixels: refused by name
+    with pytest.raises(UserError, match=r"of another shape: .*bn1.*\[8\] there, \[16\] here"):
+        fit(tmp_path / "wide", init=str(tmp_path / "pretrained"), steps=1, model__width=16)
+    with pytest.raises(UserError, match=r"set config.data.mean = \(0.485"):
+        fit(tmp_path / "pixels", init=str(tmp_path / "pretrained"), steps=1, data__mean=(0.5, 0.5, 0.5))
+    with pytest.raises(UserError, match="does not exist"):
+        fit(tmp_path / "absent", init=str(tmp_path / "nothing"), steps=1)
+
+
+def test_same_names_in_another_order_replace_the_head(tmp_path):
+    """Ten classes on both sides do not mean the same ten."""
+    fit(tmp_path / "pretrained", steps=1)
+    _, said = fit(
+        tmp_path / "other",
+        init=str(tmp_path / "pretrained"),
+        steps=1,
+        data__train="fake:64x8?classes=10",
+        evals=dict(),
+    )
+    from jaxvision.data.sources import open_source
+
+    assert open_source("fake:64x8?classes=10").classes != open_source("digits:train").classes
+    assert "reinitialised   params/model/fc/bias" in said
+
+
+def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
+    from jaxvision.data import sources
+
+    plain, _ = fit(tmp_path / "plain"), None
+    before = summary(tmp_path / "plain")
+    read, slow = sources.Digits.__getitem__, []
+
+    def sleepy(self, i):
+        if i % 16 == 0 and self.uri == "digits:train":
+            slow.append(i)
+            time.sleep(0.2)
+        return read(self, i)
+
+    save = checkpoint.Writer.save
+
+    def slow_save(self, *arguments):
+        time.sleep(0.2)
+        return save(self, *arguments)
+
+    monkeypatch.setattr(sources.Digits, "__getitem__", sleepy)
+    monkeypatch.setattr(checkpoint.Writer, "save", slow_save)
+    fit(tmp_path / "slow", data__threads=1, data__prefetch=1)
+    after = summary(tmp_path / "slow")
+    for s in (before, after):
+        parts = {k: v for k, v in s["time"].items() if k != "other"}
+        assert sum(s["time"].values()) == pytest.approx(s["wall_s"], rel=0.001)
+        assert sum(parts.values()) >= 0.98 * s["wall_s"]
+    assert len(slow) >= 24
+    # one reader: what it slept, less what the steps and saves hid
+    hidden = (
+        after["time"]["step"] + after["time"]["checkpoint"] + after["time"]["evaluate"] + after["time"]["log"] + 1.0
+    )
+    assert after["time"]["data"] - before["time"]["data"] > 0.2 * len(slow) - hidden
+    assert after["time"]["data"] > 0.5 * 0.2 * len(slow)
+    assert after["time"]["checkpoint"] - before["time"]["checkpoint"] == pytest.approx(0.6, abs=0.3)
+    del plain
+
+
+def test_a_bad_file_costs_no_steps(tmp_path, monkeypatch):
+    from PIL import Image
+
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(40):
+            Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "set" / name / f"{i}.png")
+    bad = tmp_path / "set" / "b" / "7.png"
+    bad.write_bytes(b"no image")
+    with pytest.raises(UserError, match="b/7.png"):
+        fit(tmp_path / "w", data__train=f"folder:{tmp_path}/set", evals=dict(), batch_size=8, steps=50,
+            checkpoint__every_steps=0)  # fmt: skip
+    reached = summary(tmp_path / "w")
+    assert reached["status"] == "failed"
+    assert checkpoint.steps(epath.Path(tmp_path) / "w" / "checkpoints") == [reached["step"]]
+
+
+def test_evaluation_data_with_other_classes_is_refused(tmp_path):
+    with pytest.raises(UserError, match="classes of fake:64x8.classes=10 are not those of the training"):
+        fit(tmp_path, evals=dict(test=dict(data="fake:64x8?classes=10")))
+
+
+def test_read_only_workdir(files, tmp_path):
+    """A disk that refuses: one paragraph, exit 2. (root may write anywhere, so /proc stands in for it.)"""
+    code, _, err = finish(start(files[1], "/proc/jaxvision"))
+    assert code == 2
+    assert "/proc/jaxvision" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a full disk needs root")
+def test_full_disk(files, tmp_path):
+    disk = tmp_path / "small"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this machine's root may not mount")
+    try:
+        code, _, err = finish(start(files[1], disk / "w"))
+        assert code == 2, err
+        assert "cannot write" in err or "No space left" in err
+        assert "Traceback" not in err
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_wandb_offline(tmp_path):
+    fit(tmp_path, steps=4, log__wandb="some-project")
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+
+
+def test_bfloat16_and_accumulation(tmp_path):
+    state, said = fit(tmp_path, steps=4, dtype="bfloat16", accumulate=2)
+    assert "bfloat16" in said
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype("float32")}
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_fsdp_state_is_split(tmp_path):
+    state, _ = fit(tmp_path, steps=4, mesh__fsdp=4)
+    kernel = state.params["model"]["layer1_0"]["conv1"]["kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // 4
+    moment = [x for x in jax.tree.leaves(state.opt_state) if x.shape == kernel.shape]
+    assert all(x.addressable_shards[0].data.size == kernel.size // 4 for x in moment)
