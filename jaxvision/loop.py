@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import math
 import resource
-import signal
 import sys
-import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from types import FrameType
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -25,6 +22,7 @@ from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, plain, write_whole
 from jaxvision.step import TrainState, init_state, make_step
+from jaxvision.stop import Stop
 from jaxvision.task import Batch
 
 IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host's work, few enough to notice NaN at once
@@ -336,39 +334,6 @@ class Run:
         }
 
 
-class Stop:
-    """SIGTERM and Ctrl-C ask once, politely; a second Ctrl-C ends at once, as Python does."""
-
-    def __init__(self) -> None:
-        self.asked = ""
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = signal.Signals(number).name
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def check(self) -> None:
-        """Raises Interrupted if someone asked."""
-        if self.asked:
-            raise Interrupted(f"{self.asked}: saved")
-
-    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            self.check()
-            yield batch
-
-
 def _open_sources(config: Config) -> tuple[Source, dict[str, Source]]:
     """Training data, and the data of each evaluation. Raises UserError, with a way to try without any data."""
     try:
@@ -412,7 +377,6 @@ def _score(config: Config, name: str, metrics: dict[str, float]) -> float | None
         return None
     key = key or next((k for k in metrics if k != "loss"), "loss")
     if key not in metrics:
-        raise UserError(
-            f"checkpoint.best is {config.checkpoint.best!r}: {nearest(f'{name}/{key}', [f'{name}/{k}' for k in metrics])}"
-        )
+        known = [f"{name}/{k}" for k in metrics]
+        raise UserError(f"checkpoint.best is {config.checkpoint.best!r}: {nearest(config.checkpoint.best, known)}")
     return -metrics[key] if key == "loss" else metrics[key]

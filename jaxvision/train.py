@@ -19,7 +19,7 @@ def train(argv: list[str]) -> dict[str, Any]:
         [
             "python -m jaxvision.train --config configs/digits.py",
             "python -m jaxvision.train --config configs/digits.py --workdir runs/a --config.optim.lr=0.05",
-            "python -m jaxvision.train --config configs/resnet50.py --config.data.train=fake:2000x224 --config.steps=20",
+            "python -m jaxvision.train --config configs/digits.py --config.epochs=0 --config.steps=20 --config.seed=1",
         ],
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="a config file, see configs/")

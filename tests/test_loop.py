@@ -301,7 +301,7 @@ def test_same_names_in_another_order_replace_the_head(tmp_path):
 def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
     from jaxvision.data import sources
 
-    plain, _ = fit(tmp_path / "plain"), None
+    fit(tmp_path / "plain")
     before = summary(tmp_path / "plain")
     read, slow = sources.Digits.__getitem__, []
 
@@ -333,7 +333,6 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
     assert after["time"]["data"] - before["time"]["data"] > 0.2 * len(slow) - hidden
     assert after["time"]["data"] > 0.5 * 0.2 * len(slow)
     assert after["time"]["checkpoint"] - before["time"]["checkpoint"] == pytest.approx(0.6, abs=0.3)
-    del plain
 
 
 def test_a_bad_file_costs_no_steps(tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ def test_impossible_attacks_are_refused(options, words):
 
 def test_attack_leaves_statistics_alone():
     """The inner gradients are in evaluation mode: the statistics move once, by the attacked batch."""
-    task, params, extra, _ = ready("adversarial")
+    _, params, extra, _ = ready("adversarial")
     plain = ready("classification")[0]
     seen = []
 
