@@ -14,6 +14,7 @@ import tempfile
 import time
 
 import jax
+from etils import epath
 
 from jaxvision import config as config_lib
 from jaxvision import evals, loop, sharding
@@ -24,9 +25,9 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 def digits():
-    """configs/digits.py as shipped, for five epochs a turn; it saves once an epoch."""
+    """configs/digits.py as shipped, for ten epochs a turn."""
     config = config_lib.load(str(CONFIGS / "digits.py"))
-    config.epochs = 5.0
+    config.epochs = 10.0
     config.evals = {}
     return config
 
@@ -45,7 +46,7 @@ def fake():
 def turn(config, workdir):
     """Images/s of the bare step and of the loop."""
     with loop.Stop() as stop:
-        run = loop.Run(config, workdir, lambda text: None, Clock(), stop)
+        run = loop.Run(config, epath.Path(workdir), lambda text: None, Clock(), stop)
         batch = sharding.put_batch(next(run.reader()), run.split, config.batch_size)
         state, _ = run.compiled(jax.tree.map(lambda x: x.copy(), run.state), batch)
         jax.block_until_ready(state)

@@ -8,6 +8,7 @@ import resource
 import sys
 from collections import deque
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -94,6 +95,8 @@ class Run:
         self.saved_at = self.step if found.path is not None else -1
         if self.step > self.total:
             raise UserError(f"{workdir} is at step {self.step}, past the {self.total} that this config asks for")
+        if self.leader:
+            write_whole(workdir / "config.json", config_lib.to_json(config))
         device = jax.devices()[0].device_kind
         say(
             f"{config.model.name}: {weights.count(params):,} parameters, {len(self.source.classes)} classes | "
@@ -104,8 +107,12 @@ class Run:
         self.flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self.landed: list[dict[str, float]] = []
         self.pace = (0.0, self.step)  # seconds spent on training at the last log line, and its step
-        self._compile()
         self.batches = self.reader()
+        with ThreadPoolExecutor(1) as pool:  # the reader starts up while XLA compiles
+            first = pool.submit(next, self.batches, None)
+            self._compile()
+            with clock("data"):
+                self.first_batch = first.result()
         broken = [path for path, _ in found.broken]
         self.writer = checkpoint.Writer(workdir / "checkpoints", config.checkpoint.keep, broken)
         self.log = Log(workdir, config, step=self.step, total=self.total, say=say, writes=self.leader)
@@ -128,7 +135,7 @@ class Run:
         )
 
     def _open_workdir(self) -> checkpoint.Found:
-        """Notes the config, or holds it against the one that is there; finds the checkpoint to go on from."""
+        """Holds the config against the one that is there; finds the checkpoint to go on from."""
         path = self.workdir / "config.json"
         if path.exists():
             before = config_lib.from_json(path.read_text())
@@ -145,8 +152,6 @@ class Run:
             self.say(f"warning: checkpoint {broken} is not used, {reason}")
         if found.broken and found.path is None:
             self.say("warning: no whole checkpoint is left: starting from the beginning")
-        if self.leader:
-            write_whole(path, config_lib.to_json(self.config))
         return found
 
     def _initial(self, found: checkpoint.Found) -> TrainState:
@@ -181,6 +186,8 @@ class Run:
             batch = build.abstract_batch(config, self.mesh, config.batch_size)
             jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
             self.compiled = jitted.lower(self.state, batch).compile()
+            self.rate = jax.jit(self.rate)
+            self.rate(0)
             batch = build.abstract_batch(config, self.mesh, evals.padded_size(config.batch_size, self.mesh))
             self.updates = {
                 name: evals.compile_update(self.task, {name: metric}, self.state, batch)
@@ -210,7 +217,8 @@ class Run:
 
     def _next_batch(self) -> dict[str, np.ndarray]:
         try:
-            return next(self.batches)
+            first, self.first_batch = self.first_batch, None
+            return first or next(self.batches)
         except UserError:
             self.save()  # a bad file must not cost the steps since the last checkpoint
             raise

@@ -67,6 +67,8 @@ def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
 
 def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding, batch_size: int) -> dict[str, jax.Array]:
     """This host's rows as part of global arrays [batch_size, ...]."""
+    if jax.process_count() == 1:  # all rows are here: one call, a third of the time
+        return jax.device_put(batch, sharding)
     return {
         name: jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
         for name, rows in batch.items()
