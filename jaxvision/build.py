@@ -114,7 +114,8 @@ def abstract_init(task_: Task, config: Config) -> tuple[PyTree, PyTree]:
 def check_classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...]) -> None:
     """Raises UserError unless a source to evaluate on has the classes of the training, in their order."""
     if tuple(theirs) != tuple(mine):
-        detail = f"only there: {sorted(set(theirs) - set(mine))[:5]}; only in training: {sorted(set(mine) - set(theirs))[:5]}"
+        detail = f"only there: {sorted(set(theirs) - set(mine))[:5]}; "
+        detail += f"only in training: {sorted(set(mine) - set(theirs))[:5]}"
         if set(theirs) == set(mine):
             detail = "the same names in another order"
         raise UserError(f"the classes of {uri} are not those of the training data: {detail}")

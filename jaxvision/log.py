@@ -244,7 +244,9 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
     figure = Figure(figsize=(4.2 * len(order), 3.4), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(order), squeeze=False)[0], order, strict=True):
         for kind, (xs, ys) in panels[key].items():
-            axes.plot(xs, ys, label=kind, color=f"C{kinds.index(kind)}", linewidth=1.4, marker="." if len(xs) < 40 else None)
+            axes.plot(
+                xs, ys, label=kind, color=f"C{kinds.index(kind)}", linewidth=1.4, marker="." if len(xs) < 40 else None
+            )
         axes.set(title=key, xlabel="step")
         if key == "loss" and all(y > 0 for _, ys in panels[key].values() for y in ys):
             axes.set_yscale("log")

@@ -61,7 +61,8 @@ def test_help_loads_no_jax(command):
     [
         ([], "--config"),
         (["--config", "configs/digts.py"], "did you mean 'configs/digits.py'?"),
-        (["--config", "configs/digits.py", "--config.optim.lrr=1"], 'unknown key "optim.lrr": did you mean "optim.lr"?'),
+        (["--config", "configs/digits.py", "--config.optim.lrr=1"],
+         'unknown key "optim.lrr" for sgd: did you mean "optim.lr"?'),
         (["--config", "configs/digits.py", "--config.optmi.lr=1"], 'unknown key "optmi": did you mean "optim"?'),
         (["--config", "configs/digits.py", "--config.batch_size=many"], "expected int"),
         (["--config", "configs/digits.py", "--config.batch_size=1.5"], "expected int"),

@@ -114,7 +114,8 @@ def test_impossible_values(change, words):
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [("config.optim.lr = 'fast'", "optim.lr is .fast.: expected float"), ("config.optim = 3", "optim"), ("1/0", "line 5: ZeroDivisionError"),
+    [("config.optim.lr = 'fast'", "optim.lr is .fast.: expected float"), ("config.optim = 3", "optim"),
+     ("1/0", "line 5: ZeroDivisionError"), ("config.batchsize = 1", 'did you mean "batch_size"'),
      ("config.lr = 1", 'unknown key "lr"'), ("config = 3", "must set `config`"), ("def", "SyntaxError")],
 )  # fmt: skip
 def test_errors_in_the_file(tmp_path, line, words):

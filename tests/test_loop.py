@@ -106,7 +106,7 @@ def test_a_run_leaves_what_the_contract_names(undisturbed):
     about = checkpoint.about(epath.Path(workdir) / "checkpoints" / "12")
     assert about["contract"]["size"] == 8
     assert about["classes"] == list("0123456789")
-    assert not [p for p in workdir.rglob("*tmp*")]
+    assert not list(workdir.rglob("*tmp*"))
 
 
 def test_tensorboard_events_hold_the_metrics(undisturbed):
@@ -219,7 +219,7 @@ def test_longer_run_of_the_same_config_extends(tmp_path):
 
 def test_a_finished_run_started_again_does_nothing(tmp_path):
     state, _ = fit(tmp_path, steps=4)
-    again, said = fit(tmp_path, steps=4)
+    again, _ = fit(tmp_path, steps=4)
     assert_bit_equal(jax.device_get(state), jax.device_get(again))
     assert summary(tmp_path)["status"] == "done"
     assert "top1" in summary(tmp_path)["evals"]["test"]
@@ -344,7 +344,7 @@ def test_a_bad_file_costs_no_steps(tmp_path, monkeypatch):
             Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "set" / name / f"{i}.png")
     bad = tmp_path / "set" / "b" / "7.png"
     bad.write_bytes(b"no image")
-    with pytest.raises(UserError, match="b/7.png"):
+    with pytest.raises(UserError, match=r"b/7\.png"):
         fit(tmp_path / "w", data__train=f"folder:{tmp_path}/set", evals=dict(), batch_size=8, steps=50,
             checkpoint__every_steps=0)  # fmt: skip
     reached = summary(tmp_path / "w")
@@ -353,7 +353,7 @@ def test_a_bad_file_costs_no_steps(tmp_path, monkeypatch):
 
 
 def test_evaluation_data_with_other_classes_is_refused(tmp_path):
-    with pytest.raises(UserError, match="classes of fake:64x8.classes=10 are not those of the training"):
+    with pytest.raises(UserError, match=r"classes of fake:64x8\?classes=10 are not those of the training"):
         fit(tmp_path, evals=dict(test=dict(data="fake:64x8?classes=10")))
 
 
