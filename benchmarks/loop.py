@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 
 import jax
 from etils import epath
@@ -19,6 +20,7 @@ from etils import epath
 from jaxvision import config as config_lib
 from jaxvision import evals, loop, sharding
 from jaxvision.log import Clock
+from jaxvision.stop import Stop
 
 TURNS = 5
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -45,8 +47,8 @@ def fake():
 
 def turn(config, workdir):
     """Images/s of the bare step and of the loop."""
-    with loop.Stop() as stop:
-        run = loop.Run(config, epath.Path(workdir), lambda text: None, Clock(), stop)
+    with Stop() as stop, ExitStack() as held:
+        run = loop.Run(config, epath.Path(workdir), lambda text: None, Clock(), stop, held)
         batch = sharding.put_batch(next(run.reader()), run.split, config.batch_size)
         state, _ = run.compiled(jax.tree.map(lambda x: x.copy(), run.state), batch)
         jax.block_until_ready(state)

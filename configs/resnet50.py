@@ -9,8 +9,8 @@ Hardware: 16 GB of accelerator memory hold 128 images a chip in bfloat16; eight 
 
 Data: tfds:imagenet2012, prepared once; without it the command says how. To try the config without any data:
 
-    python -m jaxvision.train --config configs/resnet50.py --config.data.train=fake:2048x224?classes=1000 \
-        --config.evals.val.data=fake:256x224?classes=1000 --config.epochs=0 --config.steps=20 --config.batch_size=32
+    python -m jaxvision.train --config configs/resnet50.py '--config.data.train=fake:2048x224?classes=1000' \
+        '--config.evals.val.data=fake:256x224?classes=1000' --config.epochs=0 --config.steps=20 --config.batch_size=32
 
 Source: Goyal et al. 2017, https://arxiv.org/abs/1706.02677 (lr 0.1 for 256 images, linear in the batch, 5 epochs of
 warm-up, last scale of a block zero); cosine and label smoothing from He et al. 2018, https://arxiv.org/abs/1812.01187.
@@ -34,4 +34,4 @@ config.task = dict(name="classification", label_smoothing=0.1)
 config.optim.update(
     name="sgd", lr=0.4, momentum=0.9, nesterov=True, weight_decay=1e-4, schedule="cosine", warmup=5 / 90
 )
-config.evals = dict(val=dict(metric="topk", data="tfds:imagenet2012/validation", every_epochs=5))
+config.evals = dict(val=dict(metric="topk", data="tfds:imagenet2012/validation", every_epochs=5.0))

@@ -107,8 +107,12 @@ def zeros(config: Config) -> Batch:
 
 
 def abstract_init(task_: Task, config: Config) -> tuple[PyTree, PyTree]:
-    """Abstract (params, extra): shapes without computing anything."""
-    return jax.eval_shape(lambda k, b: task_.init(k, b, None), jax.random.key(0), example(config))
+    """Abstract (params, extra): shapes without computing anything. UserError where the model refuses its options."""
+    try:
+        return jax.eval_shape(lambda k, b: task_.init(k, b, None), jax.random.key(0), example(config))
+    except (TypeError, ValueError) as error:
+        options = ", ".join(f"{k}={v!r}" for k, v in config.model.items())
+        raise UserError(f"model {options} at {config.data.size} px: {error}") from error
 
 
 def check_classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...]) -> None:
@@ -129,10 +133,14 @@ class Source(NamedTuple):
     about: dict[str, Any]
 
 
-def find(source: str, which: str = "last") -> Source:
+def find(source: str, which: str = "") -> Source:
     """FROM, a workdir or a checkpoint folder in one, to a checkpoint that was checked. Raises UserError."""
     path = epath.Path(source).expanduser()
     if (path / "about.json").exists():
+        if which:
+            raise UserError(
+                f"{source!r} is one checkpoint already: leave out --checkpoint {which}, or name its workdir"
+            )
         reason = checkpoint.flaw(path)
         if reason:
             raise UserError(f"checkpoint {path} is broken: {reason}")
@@ -144,7 +152,7 @@ def find(source: str, which: str = "last") -> Source:
         raise UserError(
             f"no checkpoints in {path}: it is no workdir of jaxvision.train, or nothing was saved there yet"
         )
-    chosen = checkpoint.choose(path / "checkpoints", which)
+    chosen = checkpoint.choose(path / "checkpoints", which or "last")
     return Source(chosen, path, checkpoint.about(chosen))
 
 
@@ -179,7 +187,7 @@ class Trained(NamedTuple):
     source: Source
 
 
-def load(source: str, which: str = "last") -> Trained:
+def load(source: str, which: str = "") -> Trained:
     """What evaluate and predict start from. Raises UserError."""
     found = find(source, which)
     if found.workdir is None:

@@ -155,7 +155,7 @@ class Writer:
                 path.mkdir(parents=True)
                 (path / "about.json").write_text(json.dumps(plain({"step": step, **description}), indent=1))
             # Orbax wants plain containers; the leaves' names are those of the dataclass
-            tree = serialization.to_state_dict(state)
+            tree: PyTree = serialization.to_state_dict(state)
             if jax.process_count() == 1:
                 # A copy, since the next step donates the state's buffers. Handing over numpy leaves all of
                 # Orbax's work to the thread: with device arrays its call alone takes half a millisecond a leaf.

@@ -71,8 +71,12 @@ def main(command: Callable[[list[str]], dict[str, Any]], argv: list[str] | None 
         if "--debug" in argv:
             traceback.print_exc()
         code = getattr(error, "exit_code", 2)
+        if getattr(error, "result", None) is not None:
+            print(json.dumps(error.result), flush=True)  # type: ignore[union-attr]
         prefix = "" if code == 75 else "error: "
         print(f"{prefix}{error}", file=sys.stderr, flush=True)
+        if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
+            os._exit(code)  # exit handlers of libraries would write to the same disk again, and print tracebacks
     except KeyboardInterrupt:
         print("interrupted, nothing saved since the last checkpoint", file=sys.stderr, flush=True)
         code = 130

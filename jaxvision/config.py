@@ -25,7 +25,7 @@ from jaxvision.errors import UserError, nearest
 OPEN = ("model", "task", "wrap", "evals", "optim")
 # What may differ when a workdir is run again; anything else would make it another run.
 MAY_CHANGE = ("epochs", "steps", "evals", "log", "checkpoint", "mesh", "data.threads", "data.prefetch")
-EVAL = dict(metric="topk", data="", every_epochs=1, every_steps=0)
+EVAL = dict(metric="topk", data="", every_epochs=1.0, every_steps=0)
 SCHEDULES = ("constant", "cosine", "linear", "step")
 
 
@@ -57,6 +57,12 @@ class Config(dict[str, Any]):
     def to_dict(self) -> dict[str, Any]:
         """A deep copy of plain dicts."""
         return {k: v.to_dict() if isinstance(v, Config) else v for k, v in self.items()}
+
+
+def eval_options(entry: Config) -> dict[str, Any]:
+    """An entry of `evals` with its defaults: once an epoch, unless it counts steps."""
+    defaults = {**EVAL, "every_epochs": 0.0} if entry.get("every_steps") else EVAL
+    return {**defaults, **entry}
 
 
 def default() -> Config:
@@ -133,6 +139,7 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> Config:
         raise UserError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise UserError(f"{path} must set `config`, starting from jaxvision.config.default()")
+    config = Config(config.to_dict())  # groups that the file set as plain dicts become Configs
     for key, text in (overrides or {}).items():
         override(config, key, text)
     check(config)
@@ -156,10 +163,12 @@ def override(config: Config, key: str, text: str) -> None:
     if last in node and isinstance(node[last], Config):
         raise UserError(f"{key!r} is a group of keys: set one of {', '.join(f'{key}.{k}' for k in node[last])}")
     value = _read(text)
-    if last in node and isinstance(node[last], str):
+    like = EVAL.get(last) if len(parents) == 2 and parents[0] == "evals" else None
+    like = node.get(last) if like is None else like
+    if isinstance(like, str):
         value = text
-    if last in node and not _fits(value, node[last]):
-        raise UserError(f"--config.{key}={text}: expected {type(node[last]).__name__}, like {node[last]!r}")
+    if like is not None and not _fits(value, like):
+        raise UserError(f"--config.{key}={text}: expected {type(like).__name__}, like {like!r}")
     node[last] = value
 
 
@@ -207,7 +216,9 @@ def check(config: Config) -> None:
     )
     if bool(c.epochs) == bool(c.steps):
         raise UserError(f"give the length of the run as epochs or as steps, one of them: got {c.epochs=}, {c.steps=}")
-    _need(c.seed >= 0, "seed", c.seed, "at least 0")
+    _need(0 <= c.seed < 2**32, "seed", c.seed, "in 0..2**32 - 1")
+    for key in ("mean", "std"):
+        _numbers(c.data[key], f"data.{key}")
     _choice(c.dtype, ("auto", "float32", "bfloat16"), "dtype")
     _need(
         bool(c.data.train),
@@ -228,17 +239,26 @@ def check(config: Config) -> None:
     _need(o.clip >= 0, "optim.clip", o.clip, "at least 0 (0 is none)")
     _need(0 <= o.warmup < 1, "optim.warmup", o.warmup, "a share of all steps, in [0, 1)")
     _need(0 <= o.final <= 1, "optim.final", o.final, "a share of lr, in [0, 1]")
+    _numbers(o.milestones, "optim.milestones")
     for m in o.milestones:
         _need(0 < m < 1, "optim.milestones", o.milestones, "shares of all steps, in (0, 1)")
     for group in o.groups:
-        if not (isinstance(group, tuple) and len(group) == 2 and isinstance(group[0], str)):
+        if not (isinstance(group, tuple) and len(group) == 2 and isinstance(group[0], str) and _fits(group[1], 1.0)):
             raise UserError(f'optim.groups holds {group!r}: expected pairs like ("fc", 10.0)')
     _need(c.checkpoint.keep >= 1, "checkpoint.keep", c.checkpoint.keep, "at least 1")
     _need(c.log.every_steps >= 1, "log.every_steps", c.log.every_steps, "at least 1")
     for name, entry in c.evals.items():
         _need(bool(entry.get("data")), f"evals.{name}.data", entry.get("data", ""), "a source URI")
+        for key, like in EVAL.items():
+            if not _fits(entry.get(key, like), like):
+                raise UserError(f"evals.{name}.{key} is {entry[key]!r}: expected {type(like).__name__}, like {like!r}")
         for key in ("every_epochs", "every_steps"):
             _need(entry.get(key, 0) >= 0, f"evals.{name}.{key}", entry.get(key), "at least 0")
+    order = list(c.wrap)
+    if "ema" in order and "adversarial" in order[order.index("ema") :]:
+        raise UserError(
+            "wrap: put adversarial before ema: an attack must see the weights that learn, not their average"
+        )
     if c.checkpoint.best:
         _choice(c.checkpoint.best.partition("/")[0], tuple(c.evals), "the eval in checkpoint.best")
     for axis, size in c.mesh.items():
@@ -272,6 +292,11 @@ def _check_keys(node: Config, like: Config, prefix: str) -> None:
 def _need(good: bool, key: str, value: Any, wanted: str) -> None:
     if not good:
         raise UserError(f"{key} is {value!r}: it must be {wanted}")
+
+
+def _numbers(values: tuple, key: str) -> None:
+    if not all(_fits(v, 1.0) for v in values):
+        raise UserError(f"{key} is {values!r}: expected numbers")
 
 
 def _choice(value: str, valid: tuple[str, ...], what: str) -> None:

@@ -5,9 +5,13 @@ Everything else that is raised is a defect of ours and keeps its traceback.
 
 
 class UserError(Exception):
-    """A wrong config, argument, data set or machine: says what, where, and the next step. Exit code 2."""
+    """A wrong config, argument, data set or machine: says what, where, and the next step. Exit code 2.
+
+    `result`: what was done all the same, for the command's last line of JSON.
+    """
 
     exit_code = 2
+    result: "dict[str, object] | None" = None
 
 
 class Diverged(UserError):

@@ -142,7 +142,6 @@ def write_certificate(
     evaluation: Evaluation,
     *,
     data: str,
-    checkpoint: str,
     step: int,
     contract: InputContract,
     classes: tuple[str, ...],
@@ -154,8 +153,7 @@ def write_certificate(
         "count": evaluation.samples,
         "digest_of_sample_ids": evaluation.digest,
         "data": data,
-        "checkpoint": checkpoint,
-        "step": step,
+        "step": step,  # the weights are those of checkpoints/STEP, where it was saved
         "contract": contract.to_dict(),
         "classes": list(classes),
         "versions": versions(),

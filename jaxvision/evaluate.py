@@ -18,7 +18,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         ],
     )
     parser.add_argument("--from", dest="source", required=True, metavar="FROM", help="a workdir or a checkpoint in one")
-    parser.add_argument("--checkpoint", default="last", metavar="C", help="best, last (default) or a step")
+    parser.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
     parser.add_argument("--data", metavar="URI", help="another source, with the metric of the first evaluation")
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: that of the training")
     arguments, _ = parser.parse(argv)
@@ -42,7 +42,11 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         source = open_source(uri)
         build.check_classes(uri, source.classes, trained.classes)
         batches = evals.source_batches(
-            source, trained.contract, trained.mesh, arguments.batch_size or trained.config.batch_size
+            source,
+            trained.contract,
+            trained.mesh,
+            arguments.batch_size or trained.config.batch_size,
+            trained.config.data.threads,
         )
         result = evals.run(trained.task, trained, {name: metrics[name]}, batches)
         assert trained.source.workdir is not None  # build.load saw its config.json
@@ -51,7 +55,6 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             name if uri == trained.config.evals[name].data else f"{name}-other",
             result,
             data=uri,
-            checkpoint=str(trained.source.checkpoint),
             step=trained.step,
             contract=trained.contract,
             classes=trained.classes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
+
+from jaxvision.errors import UserError
 
 Say = Callable[[str], None]
 PARTS = ("start", "compile", "data", "step", "evaluate", "checkpoint", "log", "other")
@@ -79,6 +82,26 @@ def read_records(workdir: epath.Path) -> list[dict[str, Any]]:
         with contextlib.suppress(json.JSONDecodeError):
             records.append(json.loads(line))
     return records
+
+
+@contextlib.contextmanager
+def lock(workdir: epath.Path) -> Iterator[None]:
+    """One training in a workdir at a time: two would write over each other. Raises UserError.
+
+    Only on a local disk (a bucket has no locks). A killed process leaves none behind.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    if "://" in str(workdir):
+        yield
+        return
+    import fcntl
+
+    with open(str(workdir / ".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is training in {workdir}: stop it, or name another --workdir") from error
+        yield
 
 
 class Log:
@@ -209,15 +232,18 @@ class Log:
 
 
 def _start_wandb(workdir: epath.Path, config: Any) -> Any:
-    from jaxvision.errors import UserError
-
     try:
         import wandb
     except ImportError as error:
         raise UserError('log.wandb is set, but wandb is not installed: pip install "jaxvision[wandb]"') from error
-    # the same run id each time, so that a resumed run goes on in the same place
+    # the same id each time, so that a resumed run goes on in the same place; not that of another folder's run
+    digest = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:8]
     return wandb.init(
-        project=config.log.wandb, dir=str(workdir), id=workdir.name, resume="allow", config=config.to_dict()
+        project=config.log.wandb,
+        dir=str(workdir),
+        id=f"{workdir.name}-{digest}",
+        resume="allow",
+        config=config.to_dict(),
     )
 
 

@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from jaxvision.config import Config
 from jaxvision.data import pipeline, transforms
 from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
-from jaxvision.log import Clock, Log, Say, plain, write_whole
+from jaxvision.log import Clock, Log, Say, lock, plain, write_whole
 from jaxvision.step import TrainState, init_state, make_step
 from jaxvision.stop import Stop
 from jaxvision.task import Batch
@@ -43,17 +44,18 @@ def fit(
     a parameter is no longer finite; the last good checkpoint stays) or Interrupted (SIGTERM or Ctrl-C, after
     saving at the step that was reached). `resume`: the command that goes on, for people to see.
     """
-    with Stop() as stop:
-        run = Run(config, epath.Path(workdir).expanduser(), say, clock or Clock(), stop)
+    with Stop() as stop, ExitStack() as held:
+        run = Run(config, epath.Path(workdir).expanduser(), say, clock or Clock(), stop, held)
         say(f"workdir {run.workdir}" + (f"\nto resume: {resume}" if resume else ""))
         status = "failed"
         try:
-            run.train()
-            status = "done"
-        except Interrupted:
-            status = "interrupted"
-            run.save()
-            raise
+            try:
+                run.train()
+                status = "done"
+            except Interrupted:
+                run.save()
+                status = "interrupted"
+                raise
         except Diverged as error:
             status = "diverged"
             good = checkpoint.newest(run.workdir / "checkpoints").path
@@ -65,9 +67,14 @@ def fit(
 
 
 class Run:
-    """One session of a training: everything built and compiled by the constructor, then `train`, then `close`."""
+    """One session of a training: everything built and compiled by the constructor, then `train`, then `close`.
 
-    def __init__(self, config: Config, workdir: epath.Path, say: Say, clock: Clock, stop: Stop) -> None:
+    What must be let go of at the end even if the constructor fails goes into `held`.
+    """
+
+    def __init__(
+        self, config: Config, workdir: epath.Path, say: Say, clock: Clock, stop: Stop, held: ExitStack
+    ) -> None:
         build.check(config)
         self.config = config = build.resolve(config)
         self.workdir, self.say, self.clock, self.stop = workdir, say, clock, stop
@@ -89,6 +96,8 @@ class Run:
         params, _ = build.abstract_init(self.task, config)
         self.tx, self.rate = optim.make(config.optim, self.total, params)
 
+        if self.leader:
+            held.enter_context(lock(workdir))
         found = self._open_workdir()
         self.state = self._initial(found)
         self.first = self.step = int(self.state.step)
@@ -137,7 +146,7 @@ class Run:
     def _open_workdir(self) -> checkpoint.Found:
         """Holds the config against the one that is there; finds the checkpoint to go on from."""
         path = self.workdir / "config.json"
-        if path.exists():
+        if path.exists() and checkpoint.steps(self.workdir / "checkpoints"):
             before = config_lib.from_json(path.read_text())
             changed = config_lib.differences(before, self.config)
             if changed:
@@ -261,7 +270,7 @@ class Run:
     def evaluate(self) -> None:
         """Each evaluation that is due at this step and was not done by an earlier session."""
         for name, entry in self.config.evals.items():
-            options = {**config_lib.EVAL, **entry}
+            options = config_lib.eval_options(entry)
             if not self.due(options["every_steps"], options["every_epochs"]):
                 continue
             before = self.log.evaluated(self.step, name)
@@ -279,11 +288,10 @@ class Run:
             with self.clock("log"):
                 self.results[name] = result.metrics
                 self.log.evaluation(self.step, name, result.metrics)
-                where = f"checkpoints/{self.step}"
                 if self.leader:
                     evals.write_certificate(
-                        self.workdir, name, result, data=entry.data, checkpoint=where, step=self.step,
-                        contract=self.contract, classes=self.source.classes,
+                        self.workdir, name, result, data=entry.data, step=self.step, contract=self.contract,
+                        classes=self.source.classes,
                     )  # fmt: skip
             score = _score(self.config, name, result.metrics)
             if score is not None:

@@ -21,7 +21,7 @@ def predict(argv: list[str]) -> dict[str, Any]:
         ],
     )
     parser.add_argument("--from", dest="source", required=True, metavar="FROM", help="a workdir or a checkpoint in one")
-    parser.add_argument("--checkpoint", default="last", metavar="C", help="best, last (default) or a step")
+    parser.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
     parser.add_argument("--top", type=int, default=1, metavar="K", help="classes shown for each image")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time")
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
@@ -67,9 +67,12 @@ def predict(argv: list[str]) -> dict[str, Any]:
             named = [{"class": trained.classes[i], "probability": round(float(row[i]), 6)} for i in order]
             rows.append({"image": str(file), "predictions": named})
             say(f"{file!s:<{width}}  " + "  ".join(f"{n['class']} {n['probability']:.4f}" for n in named))
+    result: dict[str, object] = {"checkpoint": str(trained.source.checkpoint), "predictions": rows, "failed": failed}
     if failed:
-        raise UserError(f"{len(failed)} of {len(files)} images could not be read: " + "; ".join(failed[:5]))
-    return {"checkpoint": str(trained.source.checkpoint), "predictions": rows}
+        refusal = UserError(f"{len(failed)} of {len(files)} images could not be read: " + "; ".join(failed[:5]))
+        refusal.result = result
+        raise refusal
+    return result
 
 
 def find_images(names: list[str]) -> Iterator[pathlib.Path]:

@@ -66,7 +66,7 @@ def test_help_loads_no_jax(command):
         (["--config", "configs/digits.py", "--config.optmi.lr=1"], 'unknown key "optmi": did you mean "optim"?'),
         (["--config", "configs/digits.py", "--config.batch_size=many"], "expected int"),
         (["--config", "configs/digits.py", "--config.batch_size=1.5"], "expected int"),
-        (["--config", "configs/digits.py", "--config.model.widht=8"], 'did you mean "width"?'),
+        (["--config", "configs/digits.py", "--config.model.widht=8"], 'did you mean "model.width"?'),
         (["--config", "configs/digits.py", "--config.model.name=resnet51"], "did you mean 'resnet50'?"),
         (["--config", "configs/digits.py", "--config.data=digits:train"], "is a group of keys"),
         (["--config", "configs/digits.py", "--config.seed"], "needs a value"),

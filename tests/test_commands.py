@@ -13,8 +13,9 @@ from jaxvision.data.sources import open_source
 def workdir(command, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     (folder / "tiny.py").write_text(
-        "from tests.conftest import make_tiny_config\nconfig = make_tiny_config()\nconfig.steps = 60\n"
-        "config.wrap = dict(ema=dict(decay=0.9))\nconfig.log.every_steps = 30\n"
+        "from tests.conftest import make_tiny_config\nconfig = make_tiny_config()\nconfig.steps = 150\n"
+        "config.optim.lr = 0.2\n"
+        "config.wrap = dict(ema=dict(decay=0.9))\nconfig.log.every_steps = 50\n"
     )
     done = command("jaxvision.train", "--config", folder / "tiny.py", "--workdir", folder / "w")
     assert done.returncode == 0, done.stderr
@@ -26,7 +27,7 @@ def test_evaluate_gives_what_training_gave(command, workdir):
     done = command("jaxvision.evaluate", "--from", path, devices=3)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["step"] == 60
+    assert result["step"] == 150
     assert result["evals"]["test"]["count"] == 360
     assert result["evals"]["test"]["top1"] == trained["evals"]["test"]["top1"]
     assert result["evals"]["test"]["loss"] == pytest.approx(trained["evals"]["test"]["loss"], abs=1e-5)
@@ -80,6 +81,9 @@ def test_predict_reports_bad_files_and_reads_the_others(command, workdir, tmp_pa
     assert done.returncode == 2
     assert "good.png" in done.stdout
     assert "bad.png" in done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert len(last["predictions"]) == 1
+    assert "bad.png" in last["failed"][0]
     done = command("jaxvision.predict", "--from", path, tmp_path / "absent.png")
     assert done.returncode == 2
     assert "absent.png" in done.stderr

@@ -100,6 +100,11 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.checkpoint.update(best="tset/top1"), "did you mean 'test'"),
         (lambda c: c.wrap.update(emma=dict(decay=0.9)), "did you mean 'ema'"),
         (lambda c: c.wrap.update(ema=dict(decai=0.9)), 'did you mean "wrap.ema.decay"'),
+        (lambda c: c.wrap.update(ema={}, adversarial={}), "put adversarial before ema"),
+        (lambda c: c.update(seed=2**32), "seed is 4294967296"),
+        (lambda c: c.evals.test.update(every_epochs="abc"), "evals.test.every_epochs is 'abc': expected float"),
+        (lambda c: c.optim.update(milestones=("x",)), "expected numbers"),
+        (lambda c: c.optim.update(groups=(("fc", "x"),)), "expected pairs"),
         (lambda c: c.mesh.update(data=0), "mesh.data is 0"),
         (lambda c: c.mesh.update(fsdp=-1), "at most one -1"),
         (lambda c: c.task.update(name="classify"), "did you mean 'classification'"),
@@ -144,6 +149,19 @@ def test_differences_name_what_makes_another_run():
     assert config_lib.differences(one, two) == []
     two.optim.lr, two.model.norm = 0.5, "none"
     assert config_lib.differences(one, two) == ["model.norm: '(absent)' -> 'none'", "optim.lr: 0.05 -> 0.5"]
+
+
+def test_evals_count_epochs_or_steps():
+    assert config_lib.eval_options(config_lib.Config(data="x"))["every_epochs"] == 1.0
+    assert config_lib.eval_options(config_lib.Config(data="x", every_steps=5))["every_epochs"] == 0.0
+    assert config_lib.eval_options(config_lib.Config(every_steps=5, every_epochs=2.0))["every_epochs"] == 2.0
+
+
+def test_a_model_that_refuses_its_options_is_a_user_error():
+    config = make_tiny_config()
+    config.model.stem = "tiny"
+    with pytest.raises(UserError, match=r"model name='resnet18'.*stem 'tiny' must be"):
+        build.abstract_init(build.task(config, 10), config)
 
 
 def test_defaults_are_fresh_each_time():

@@ -117,7 +117,7 @@ def test_certificate(tmp_path):
 
     result = evals.Evaluation({"top1": 0.5}, 3, "ab")
     path = evals.write_certificate(
-        epath.Path(tmp_path), "test", result, data="digits:test", checkpoint="checkpoints/7", step=7,
+        epath.Path(tmp_path), "test", result, data="digits:test", step=7,
         contract=CONTRACT, classes=("a", "b"),
     )  # fmt: skip
     content = json.loads(path.read_text())

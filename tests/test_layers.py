@@ -30,6 +30,7 @@ def imports(file: pathlib.Path):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{file}: relative import"
             if node.module == "jaxvision":
                 yield from (f"jaxvision.{a.name}" for a in node.names)
             else:

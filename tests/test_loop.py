@@ -17,6 +17,7 @@ from etils import epath
 
 from jaxvision import checkpoint, loop
 from jaxvision.errors import Diverged, UserError
+from jaxvision.log import lock
 from tests.conftest import ROOT, make_tiny_config
 
 CONFIG = """
@@ -99,7 +100,7 @@ def test_a_run_leaves_what_the_contract_names(undisturbed):
         assert word in out
     certificate = json.loads((workdir / "eval" / "test.json").read_text())
     assert certificate["count"] == 360
-    assert certificate["checkpoint"] == "checkpoints/12"
+    assert certificate["step"] == 12
     assert (workdir / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert [r["step"] for r in records(workdir, "train")] == [4, 8, 12]
     assert [r["step"] for r in records(workdir, "eval:test")] == [6, 12]
@@ -122,25 +123,29 @@ def test_tensorboard_events_hold_the_metrics(undisturbed):
     assert {"train/loss", "train/lr", "eval/test/top1"} <= tags
 
 
-def test_sigkill_at_5_random_moments_ends_bit_equal(files, undisturbed):
+def test_sigkill_at_5_random_moments_ends_bit_equal(files):
+    """Kills between and in steps, evaluations and saves: the run saves every third step, in the background."""
+    more = ("--config.steps=60", "--config.checkpoint.every_steps=3", "--config.log.every_steps=2")
+    code, _, err = finish(start(files[1], files[0] / "whole", *more))
+    assert code == 0, err
     workdir = files[0] / "killed"
     rng = random.Random(0)
-    kills = 0
-    while kills < 5:
-        process = start(files[1], workdir)
-        # from the middle of start-up to the end of the run, saves included
-        time.sleep(rng.uniform(3.0, 9.0))
-        if process.poll() is not None:  # it got to the end: nothing left to kill
-            break
+    for kill in range(5):
+        process = start(files[1], workdir, *more)
+        lines = [rng.uniform(1.0, 3.0)] if kill == 2 else []  # one of them while it starts up
+        for line in process.stdout if not lines else ():
+            lines += [line] if line.startswith("step") else []
+            if len(lines) == rng.randint(1, 4) or len(lines) == 4:
+                break
+        time.sleep(lines[0] if kill == 2 else rng.uniform(0, 0.08))
+        assert process.poll() is None, "the run ended before the kill"
         process.kill()
         finish(process)
-        kills += 1
-    code, _, err = finish(start(files[1], workdir))
+    code, _, err = finish(start(files[1], workdir, *more))
     assert code == 0, err
-    assert kills >= 1
-    assert_bit_equal(final_state(workdir), final_state(undisturbed[0]))
-    assert [r["step"] for r in records(workdir, "train")] == [4, 8, 12]
-    assert records(workdir, "eval:test") == records(undisturbed[0], "eval:test")
+    assert_bit_equal(final_state(workdir, 60), final_state(files[0] / "whole", 60))
+    assert [r["step"] for r in records(workdir, "train")] == list(range(2, 61, 2))
+    assert records(workdir, "eval:test") == records(files[0] / "whole", "eval:test")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -206,6 +211,28 @@ def test_a_broken_last_checkpoint_is_reported_and_the_run_ends_bit_equal(tmp_pat
     assert int(state.step) == 8
     assert checkpoint.newest(epath.Path(tmp_path) / "checkpoints") == (last, [])
     del want
+
+
+def test_goes_on_with_another_number_of_devices(files):
+    workdir = files[0] / "elastic"
+    assert finish(start(files[1], workdir, "--config.steps=4"))[0] == 0
+    code, out, err = finish(start(files[1], workdir, XLA_FLAGS="--xla_force_host_platform_device_count=8"))
+    assert code == 0, err
+    assert "resuming at step 4" in out
+    assert "on 8 x cpu" in out
+
+
+def test_two_trainings_in_one_workdir_are_refused(tmp_path):
+    with lock(epath.Path(tmp_path)), pytest.raises(UserError, match="another process is training in"):
+        fit(tmp_path, steps=1)
+    fit(tmp_path, steps=1)
+
+
+def test_a_mended_config_runs_in_the_same_workdir(tmp_path):
+    """What failed before its first checkpoint left nothing worth guarding."""
+    with pytest.raises(UserError, match="add"):
+        fit(tmp_path, data__size=16, data__resize=16, steps=1)
+    fit(tmp_path, steps=1)
 
 
 def test_longer_run_of_the_same_config_extends(tmp_path):
@@ -369,7 +396,7 @@ def test_read_only_workdir(files, tmp_path):
 def test_full_disk(files, tmp_path):
     disk = tmp_path / "small"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("this machine's root may not mount")
     try:

@@ -287,8 +287,8 @@ def _tfds_builder(tfds: Any, uri: str, name: str, data_dir: str | None) -> Any:
                 if by_hand
                 else ""
             )
-            + "Preparing imagenet2012, and sets made of pixels such as mnist, needs TensorFlow (pip install "
-            "tensorflow-cpu, in any environment); reading them does not"
+            + "Preparing most data sets needs TensorFlow (pip install tensorflow-cpu, in any environment); "
+            "reading them does not"
         )
     return builder
 
