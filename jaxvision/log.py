@@ -148,7 +148,8 @@ class Log:
         self._last = values
         self._write({"step": step, "kind": "train", **values, "images_per_s": round(images_per_s, 1)})
         if self._bar is not None:
-            shown = {"loss": f"{values['loss']:.4f}", "img/s": f"{images_per_s:.0f}", **self._shown_best()}
+            shown = {"loss": f"{values['loss']:.4f}", "images/s": f"{images_per_s:.0f}"}
+            shown |= {f"best {k}": v for k, v in self._shown_best().items()}
             self._bar.set_postfix(shown, refresh=False)
         elif self.writes:
             best = "".join(f" | best {k} {v}" for k, v in self._shown_best().items())

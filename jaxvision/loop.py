@@ -46,7 +46,8 @@ def fit(
     """
     with Stop() as stop, ExitStack() as held:
         run = Run(config, epath.Path(workdir).expanduser(), say, clock or Clock(), stop, held)
-        say(f"workdir {run.workdir}" + (f"\nto resume: {resume}" if resume else ""))
+        run.log.tell(f"workdir {run.workdir}" + (f"\nto resume: {resume}" if resume else ""))
+        run.write_summary("running")  # what a SIGKILL leaves
         status = "failed"
         try:
             try:
@@ -325,8 +326,11 @@ class Run:
         finally:
             with self.clock("log"):
                 self.log.close()
-            if self.leader:
-                write_whole(self.workdir / "summary.json", json.dumps(plain(self.summary(status)), indent=1))
+            self.write_summary(status)
+
+    def write_summary(self, status: str) -> None:
+        if self.leader:
+            write_whole(self.workdir / "summary.json", json.dumps(plain(self.summary(status)), indent=1))
 
     def summary(self, status: str) -> dict[str, Any]:
         seconds = self.training_seconds()

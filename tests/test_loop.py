@@ -1,5 +1,6 @@
 """fit(): kills, signals, resumes, failures, and where the time goes. Commands run as a user starts them."""
 
+import contextlib
 import functools
 import json
 import os
@@ -108,6 +109,31 @@ def test_a_run_leaves_what_the_contract_names(undisturbed):
     assert about["contract"]["size"] == 8
     assert about["classes"] == list("0123456789")
     assert not list(workdir.rglob("*tmp*"))
+
+
+def test_live_display_on_a_terminal(files, tmp_path):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxvision.train", "--config", files[1], "--workdir", str(tmp_path), "--config.steps=8"],
+        stdout=terminal, stderr=terminal, cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"},
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other side closed
+        while part := os.read(screen, 4096):
+            shown += part
+    os.close(screen)
+    text = shown.decode()
+    assert process.wait() == 0, text
+    for words in ("8/8 [", "loss=", "images/s=", "best test/top1=", "workdir "):
+        assert words in text, text
 
 
 def test_tensorboard_events_hold_the_metrics(undisturbed):
