@@ -33,6 +33,13 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--json", action="store_true", help="print nothing but the last line of JSON")
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
+    def add_from(self) -> None:
+        """The flags that name a trained network."""
+        self.add_argument(
+            "--from", dest="source", required=True, metavar="FROM", help="a workdir, or a checkpoint folder in one"
+        )
+        self.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
+
     def parse(self, argv: Sequence[str], prefix: str = "") -> tuple[argparse.Namespace, dict[str, str]]:
         """Flags, and what was given as `--PREFIX.KEY=VALUE` or `--PREFIX.KEY VALUE`. Raises UserError."""
         overrides, rest = {}, []

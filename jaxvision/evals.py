@@ -165,6 +165,7 @@ def write_certificate(
 def versions() -> dict[str, str]:
     import flax
     import optax
+    import PIL
 
     return {
         "jaxvision": jaxvision.__version__,
@@ -172,6 +173,7 @@ def versions() -> dict[str, str]:
         "flax": flax.__version__,
         "optax": optax.__version__,
         "numpy": np.__version__,
+        "pillow": PIL.__version__,
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
         "devices": str(jax.device_count()),

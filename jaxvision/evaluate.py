@@ -17,8 +17,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             "python -m jaxvision.evaluate --from runs/a --checkpoint best --data folder:/pets/val",
         ],
     )
-    parser.add_argument("--from", dest="source", required=True, metavar="FROM", help="a workdir or a checkpoint in one")
-    parser.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
+    parser.add_from()
     parser.add_argument("--data", metavar="URI", help="another source, with the metric of the first evaluation")
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: that of the training")
     arguments, _ = parser.parse(argv)

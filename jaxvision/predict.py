@@ -20,8 +20,7 @@ def predict(argv: list[str]) -> dict[str, Any]:
             "python -m jaxvision.predict --from runs/a --checkpoint best --top 3 --json /my/photos",
         ],
     )
-    parser.add_argument("--from", dest="source", required=True, metavar="FROM", help="a workdir or a checkpoint in one")
-    parser.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
+    parser.add_from()
     parser.add_argument("--top", type=int, default=1, metavar="K", help="classes shown for each image")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time")
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
