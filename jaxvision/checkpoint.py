@@ -59,6 +59,11 @@ def _files(path: epath.Path) -> dict[str, epath.Path]:
     return found
 
 
+def _arrays(path: epath.Path) -> epath.Path:
+    """Orbax's folder, absolute: it refuses a relative one."""
+    return (path / "state").resolve()
+
+
 def _digest(path: epath.Path) -> str:
     with path.open("rb") as file:
         if hasattr(file, "fileno"):
@@ -161,7 +166,7 @@ class Writer:
                 # Orbax's work to the thread: with device arrays its call alone takes half a millisecond a leaf.
                 tree = jax.tree.map(np.array, tree)
             else:
-                self._orbax.save(path / "state", args=ocp.args.PyTreeSave(tree))
+                self._orbax.save(_arrays(path), args=ocp.args.PyTreeSave(tree))
                 tree = None
         except OSError as error:
             raise _unwritable(path, error) from error
@@ -177,7 +182,7 @@ class Writer:
     def _finish(self, path: epath.Path, tree: PyTree) -> None:
         try:
             if tree is not None:
-                self._orbax.save(path / "state", args=ocp.args.PyTreeSave(tree))
+                self._orbax.save(_arrays(path), args=ocp.args.PyTreeSave(tree))
             self._orbax.wait_until_finished()
             if self._writes:
                 digests = {name: _digest(file) for name, file in sorted(_files(path).items())}
@@ -244,7 +249,7 @@ def restore(path: epath.Path, abstract: PyTree) -> PyTree:
         raise UserError(f"checkpoint {path} is of another network or optimiser: {'; '.join(wrong[:4])}")
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
         tree = orbax.restore(
-            path / "state",
+            _arrays(path),
             args=ocp.args.PyTreeRestore(
                 item=target,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -261,7 +266,7 @@ def read(path: epath.Path, parts: tuple[str, ...]) -> dict[str, PyTree]:
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
         return orbax.restore(
-            path / "state",
+            _arrays(path),
             args=ocp.args.PyTreeRestore(item=target, restore_args=arguments, partial_restore=True),
         )
 
@@ -270,6 +275,6 @@ def read(path: epath.Path, parts: tuple[str, ...]) -> dict[str, PyTree]:
 def _shapes(path: epath.Path) -> dict[str, jax.ShapeDtypeStruct]:
     """Name -> shape and dtype of every array that was saved."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
-        tree = orbax.metadata(path / "state").item_metadata.tree
+        tree = orbax.metadata(_arrays(path)).item_metadata.tree
     flat = traverse_util.flatten_dict(tree, sep="/")
     return {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in flat.items() if hasattr(v, "shape")}

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxvision.data.sources import open_source
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,10 @@ def workdir(command, tmp_path_factory):
         "config.optim.lr = 0.2\n"
         "config.wrap = dict(ema=dict(decay=0.9))\nconfig.log.every_steps = 50\n"
     )
-    done = command("jaxvision.train", "--config", folder / "tiny.py", "--workdir", folder / "w")
+    # a relative workdir, as people give it and as the default is
+    done = command(
+        "jaxvision.train", "--config", folder / "tiny.py", "--workdir", "w", cwd=folder, PYTHONPATH=str(ROOT)
+    )
     assert done.returncode == 0, done.stderr
     return folder / "w", json.loads(done.stdout.splitlines()[-1])
 
@@ -34,6 +38,22 @@ def test_evaluate_gives_what_training_gave(command, workdir):
     certificate = json.loads((path / "eval" / "test.json").read_text())
     assert certificate["digest_of_sample_ids"] == result["evals"]["test"]["digest"]
     assert certificate["contract"]["size"] == 8
+
+
+def test_without_a_workdir_and_from_a_relative_one(command, workdir, tmp_path):
+    path, _ = workdir
+    done = command("jaxvision.train", "--config", path.parent / "tiny.py", "--config.steps=2", "--json", cwd=tmp_path,
+                   PYTHONPATH=str(ROOT))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)["workdir"]
+    assert made.startswith("runs/tiny-")
+    for source in (made, f"{made}/checkpoints/2"):
+        done = command("jaxvision.evaluate", "--from", source, "--json", cwd=tmp_path, PYTHONPATH=str(ROOT))
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["step"] == 2
+    start = command("jaxvision.train", "--config", path.parent / "tiny.py", "--config.steps=4", "--workdir", made,
+                    cwd=tmp_path, PYTHONPATH=str(ROOT))  # fmt: skip
+    assert "resuming at step 2" in start.stdout, start.stderr
 
 
 def test_evaluate_best_and_other_data(command, workdir):
