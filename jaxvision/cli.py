@@ -109,3 +109,11 @@ def quiet_libraries() -> None:
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs at ERROR it also raises
     logging.getLogger("jax").setLevel(logging.ERROR)
+    sys.unraisablehook = _unraisable
+
+
+def _unraisable(unraisable: Any) -> None:
+    """Python's own, but for one: when a save failed (full disk), writes of TensorStore that were still under way
+    report to Orbax's event loop, which is closed by then, and print that beside the error that matters."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)

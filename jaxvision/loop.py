@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
+import grain  # noqa: F401  here, in the main thread: it replaces builtins.__import__ while it loads, see Run
 import jax
 import numpy as np
 from etils import epath
@@ -118,7 +119,9 @@ class Run:
         self.landed: list[dict[str, float]] = []
         self.pace = (0.0, self.step)  # seconds spent on training at the last log line, and its step
         self.batches = self.reader()
-        with ThreadPoolExecutor(1) as pool:  # the reader starts up while XLA compiles
+        # The reader starts up while XLA compiles. It must not import grain then: grain loads with lazy imports
+        # switched on for the whole process, and what jax imports in this thread meanwhile comes out broken.
+        with ThreadPoolExecutor(1) as pool:
             first = pool.submit(next, self.batches, None)
             self._compile()
             with clock("data"):
