@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxvision.data import InputContract, build, preprocess, transforms
+from jaxvision.data.transforms import geometry
 from jaxvision.errors import UserError
 
 
@@ -79,7 +80,7 @@ def test_preprocess_is_antialiased_resize_then_crop(filter):
 
 
 def test_random_resized_crop_law():
-    boxes = np.array([transforms.crop_box(200, 200, (0.08, 1.0), (3 / 4, 4 / 3), rng(s)) for s in range(4000)])
+    boxes = np.array([geometry.crop_box(200, 200, (0.08, 1.0), (3 / 4, 4 / 3), rng(s)) for s in range(4000)])
     top, left, h, w = boxes.T
     assert (top >= 0).all()
     assert (left >= 0).all()
@@ -100,7 +101,7 @@ def test_random_resized_crop_law():
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 10**6))
 @settings(max_examples=60, deadline=None)
 def test_random_resized_crop_fits_any_image(height, width, seed):
-    top, left, h, w = transforms.crop_box(height, width, (0.08, 1.0), (3 / 4, 4 / 3), rng(seed))
+    top, left, h, w = geometry.crop_box(height, width, (0.08, 1.0), (3 / 4, 4 / 3), rng(seed))
     assert h >= 1
     assert w >= 1
     assert 0 <= top <= height - h
@@ -112,7 +113,7 @@ def test_random_resized_crop_fits_any_image(height, width, seed):
 def test_random_resized_crop_sees_only_its_box():
     """As torchvision, which cuts first: the filter must not mix in what surrounds the box."""
     for seed in range(20):
-        top, left, h, w = transforms.crop_box(64, 64, (0.1, 0.5), (1.0, 1.0), rng(seed))
+        top, left, h, w = geometry.crop_box(64, 64, (0.1, 0.5), (1.0, 1.0), rng(seed))
         image = np.full((64, 64, 3), 255, np.uint8)
         image[top : top + h, left : left + w] = 40
         assert (transforms.random_resized_crop(8, (0.1, 0.5), (1.0, 1.0))(image, rng(seed)) == 40).all()

@@ -1,0 +1,88 @@
+"""What several sources share: the protocol, queries in URIs, image files in folders."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxvision.errors import UserError, nearest
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+# "class": one class a sample; "tags": any number of classes, as 0 and 1; "values": numbers, to be regressed
+KINDS = ("class", "tags", "values")
+
+
+class Source(Protocol):
+    """Samples by number. `source[i]` must be safe to call from several threads, and a source must pickle."""
+
+    uri: str
+    kind: str  # of the labels, see KINDS
+    classes: tuple[str, ...]  # what "tags" and "values" count along their last axis has its names here too
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """{"image": uint8 [H, W, C] or encoded bytes, "label": labels[i], "index": int}; IndexError outside."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All labels, in order, without reading images: int32 [N] (class) or float32 [N, K] (tags, values)."""
+
+    def where(self, i: int) -> str:
+        """The place of sample i, for people: a path where there is one."""
+
+
+def parse_query(uri: str, rest: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    """("path", {"key": "value"}) of path?key=value&key=value, taken literally (no %-escapes)."""
+    path, _, tail = rest.partition("?")
+    query = {}
+    for item in tail.split("&") if tail else []:
+        key, equals, value = item.partition("=")
+        if key not in known:
+            raise UserError(f"unknown key {key!r} in {uri!r}: {nearest(key, known)}")
+        if not equals or not value:
+            raise UserError(f"{uri!r}: {key} has no value, wanted {key}=...")
+        query[key] = value
+    return path, query
+
+
+def subfolders(path: str) -> list[str]:
+    with os.scandir(path) as entries:
+        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+
+
+def images(folder: str, below: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    """Paths of the images in folder/below, relative to folder. `seen` stops circles of symbolic links."""
+    here = os.path.join(folder, below)
+    try:
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    yield from images(folder, os.path.join(below, entry.name), seen)
+                elif entry.name.lower().endswith(EXTENSIONS):
+                    yield os.path.join(below, entry.name)
+    except OSError as error:
+        raise UserError(f"cannot list {here}: {error.strerror}") from error
+
+
+def sibling(path: str) -> str:
+    """The tail of an error about an absent folder: what is beside it."""
+    parent, name = os.path.split(os.path.abspath(path))
+    if os.path.exists(path) or not os.path.isdir(parent):
+        return ""
+    near = difflib.get_close_matches(name, subfolders(parent), n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {os.path.join(parent, near[0])}?"
+    return f"; {parent} exists, see what it holds"

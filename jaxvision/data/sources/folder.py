@@ -1,0 +1,82 @@
+"""folder: images in one folder a class."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from jaxvision.data.sources.common import EXTENSIONS, images, sibling, subfolders
+from jaxvision.errors import UserError, nearest
+
+
+class Folder:
+    """Images in one folder a class: ROOT/CLASS/.../IMAGE. Hidden names (a leading dot) are left out.
+
+    Classes are the folders' names, sorted, or the lines of ROOT/classes.txt, which must name them all.
+    Samples are ordered by class, then by path. The listing takes the bytes of the names and 12 more a file.
+    """
+
+    kind = "class"
+
+    def __init__(self, path: str) -> None:
+        self.uri = f"folder:{path}"
+        self.root = os.path.expanduser(path)
+        self.classes = _classes(self.root)
+        names: list[bytes] = []
+        counts = []
+        for name in self.classes:
+            folder = os.path.join(self.root, name)
+            found = sorted(os.fsencode(n) for n in images(folder, "", set()))
+            if not found:
+                raise UserError(
+                    f"class folder {folder} holds no image ({' '.join(e[1:] for e in EXTENSIONS)}): "
+                    "add images or remove the folder"
+                )
+            names += found
+            counts.append(len(found))
+        self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        self._ends = np.cumsum([0, *map(len, names)])  # name i is bytes ends[i] to ends[i + 1]
+        self._names = b"".join(names)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        i = range(len(self))[i]
+        path = self.where(i)
+        try:
+            with open(path, "rb") as file:
+                return {"image": file.read(), "label": int(self.labels[i]), "index": i}
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+    def where(self, i: int) -> str:
+        i = range(len(self))[i]
+        name = os.fsdecode(self._names[self._ends[i] : self._ends[i + 1]])
+        return os.path.join(self.root, self.classes[self.labels[i]], name)
+
+
+def _classes(root: str) -> tuple[str, ...]:
+    """The class names of an image folder, in order."""
+    try:
+        found = subfolders(root)
+    except OSError as error:
+        raise UserError(f"cannot open the image folder {root}: {error.strerror}{sibling(root)}") from error
+    if not found:
+        raise UserError(f"{root} holds no class folders: put the images into {root}/CLASS/")
+    listing = os.path.join(root, "classes.txt")
+    if not os.path.exists(listing):
+        return tuple(found)
+    with open(listing, encoding="utf-8", errors="surrogateescape") as file:
+        wanted = [line for line in file.read().splitlines() if line.strip()]
+    for name in wanted:
+        if name not in found:
+            raise UserError(f"{listing} names {name!r}, which is no folder of {root}: {nearest(name, found)}")
+        if wanted.count(name) > 1:
+            raise UserError(f"{listing} names {name!r} twice: remove one of the lines")
+    for name in found:
+        if name not in wanted:
+            raise UserError(f"{listing} lacks {name!r}, a folder of {root}: add the line or move it away")
+    return tuple(wanted)
