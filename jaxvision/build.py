@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
+from jaxvision.data.pipeline import Skips
 from jaxvision.errors import UserError
 from jaxvision.task import Batch, Metric, PyTree, Task
 
@@ -88,6 +90,19 @@ def _metric_factory(name: str, entry: Config) -> Callable:
     spec = {k: v for k, v in entry.items() if k not in config_lib.EVAL}
     spec["name"] = entry.get("metric", config_lib.EVAL["metric"])
     return config_lib.factory(jaxvision.metrics, spec, f"evals.{name}", also=tuple(config_lib.EVAL))
+
+
+def reading(config: Config) -> dict[str, int]:
+    """How the data is read, on this machine."""
+    data = config.data
+    return {"threads": data.threads or min(16, len(os.sched_getaffinity(0))), "processes": data.processes}
+
+
+def skips(config: Config, seen: dict[int, str] | None = None) -> Skips | None:
+    """A new count of unreadable images, going on from those `seen`; None where the first one ends the run."""
+    if config.data.on_error == "stop":
+        return None
+    return Skips(config.data.skip_at_most, seen)
 
 
 def example(config: Config, rows: int = 2) -> Batch:

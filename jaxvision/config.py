@@ -24,7 +24,19 @@ from jaxvision.errors import UserError, nearest
 # Parts that take keys beyond their defaults: names the user chooses, or arguments of what `name` names.
 OPEN = ("model", "task", "wrap", "evals", "optim")
 # What may differ when a workdir is run again; anything else would make it another run.
-MAY_CHANGE = ("epochs", "steps", "evals", "log", "checkpoint", "mesh", "data.threads", "data.prefetch")
+MAY_CHANGE = (
+    "epochs",
+    "steps",
+    "evals",
+    "log",
+    "checkpoint",
+    "mesh",
+    "data.threads",
+    "data.processes",
+    "data.prefetch",
+    "data.on_error",
+    "data.skip_at_most",
+)
 EVAL = dict(metric="topk", data="", every_epochs=1.0, every_steps=0)
 SCHEDULES = ("constant", "cosine", "linear", "step")
 
@@ -86,7 +98,13 @@ def default() -> Config:
             mean=(0.485, 0.456, 0.406),  # of pixels in 0..1, one a channel
             std=(0.229, 0.224, 0.225),
             transforms=(),  # training: (("random_resized_crop", {}), ("flip", {})), see jaxvision.data.transforms
-            threads=2,  # reader threads; a batch is made by one
+            sampling="uniform",  # each sample once an epoch; "balanced": each class as often; "weighted"
+            weights=(),  # weighted: (("rare class", 5.0), ...), classes not named count 1
+            repeats=1,  # times that a sample comes in a row, each with its own augmentation
+            on_error="stop",  # at an unreadable image; or "skip": another comes instead, all are listed
+            skip_at_most=0.01,  # skip: share of the samples above which the run stops all the same
+            threads=0,  # readers, each making whole batches; 0: one a core, at most 16
+            processes=0,  # so many processes instead of threads (docs/data.md says when)
             prefetch=4,  # batches kept ready
         )
     )
@@ -227,7 +245,15 @@ def check(config: Config) -> None:
         "a source URI, such as digits:train or folder:/pets/train",
     )
     _need(c.data.size >= 1, "data.size", c.data.size, "at least 1")
-    _need(c.data.threads >= 1, "data.threads", c.data.threads, "at least 1")
+    _need(c.data.threads >= 0, "data.threads", c.data.threads, "at least 0 (one a core)")
+    _need(c.data.processes >= 0, "data.processes", c.data.processes, "at least 0")
+    _need(c.data.repeats >= 1, "data.repeats", c.data.repeats, "at least 1")
+    _need(0 < c.data.skip_at_most <= 1, "data.skip_at_most", c.data.skip_at_most, "a share, in (0, 1]")
+    _choice(c.data.on_error, ("stop", "skip"), "data.on_error")
+    _choice(c.data.sampling, ("uniform", "balanced", "weighted"), "data.sampling")
+    for pair in c.data.weights:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and _fits(pair[1], 1.0)):
+            raise UserError(f'data.weights holds {pair!r}: expected pairs like ("rare class", 5.0)')
     _need(c.data.prefetch >= 1, "data.prefetch", c.data.prefetch, "at least 1")
     for i, entry in enumerate(c.data.transforms):
         if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)):

@@ -14,6 +14,10 @@ class UserError(Exception):
     result: "dict[str, object] | None" = None
 
 
+class Unreadable(UserError):
+    """One sample cannot be read or decoded; `data.on_error="skip"` goes on without it."""
+
+
 class Diverged(UserError):
     """Training left the finite numbers. Exit code 3."""
 

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 import jaxvision
 from jaxvision import sharding
 from jaxvision.data.contract import InputContract
-from jaxvision.data.pipeline import eval_batches
+from jaxvision.data.pipeline import Skips, eval_batches
 from jaxvision.errors import UserError
 from jaxvision.log import plain, write_whole
 from jaxvision.task import Batch, Metric, PyTree, Task
@@ -125,13 +125,16 @@ def _collect(update: Update, state: Any, batches: Iterable[Batch]) -> tuple[PyTr
 
 
 def source_batches(
-    source: Any, contract: InputContract, mesh: Mesh, batch_size: int, threads: int = 2, prefetch: int = 4
+    source: Any, contract: InputContract, mesh: Mesh, batch_size: int, **options: Any
 ) -> Iterator[Batch]:
-    """A source in order as global device batches; `batch_size` is rounded up to what the devices divide."""
+    """A source in order as global device batches; `batch_size` is rounded up to what the devices divide.
+
+    `options` are those of `eval_batches`: threads, processes, prefetch, skips.
+    """
     split = sharding.batch_sharding(mesh)
     size = padded_size(batch_size, mesh)
     rows = sharding.local_rows(split, size).tolist()
-    host = eval_batches(source, contract, batch_size=size, rows=rows, threads=threads, prefetch=prefetch)
+    host = eval_batches(source, contract, batch_size=size, rows=rows, **options)
     for batch in host:
         yield sharding.put_batch(batch, split, size)
 
@@ -145,6 +148,7 @@ def write_certificate(
     step: int,
     contract: InputContract,
     classes: tuple[str, ...],
+    skips: Skips | None = None,
 ) -> epath.Path:
     """eval/NAME.json: what was measured, on which samples, through which pixels, with what."""
     path = workdir / "eval" / f"{name}.json"
@@ -157,12 +161,14 @@ def write_certificate(
         "contract": contract.to_dict(),
         "classes": list(classes),
         "versions": versions(),
+        "skipped": skips.rows() if skips else [],  # unreadable, in none of the figures above
     }
     write_whole(path, json.dumps(plain(content), indent=1))
     return path
 
 
 def versions() -> dict[str, str]:
+    import cv2
     import flax
     import optax
     import PIL
@@ -174,6 +180,7 @@ def versions() -> dict[str, str]:
         "optax": optax.__version__,
         "numpy": np.__version__,
         "pillow": PIL.__version__,
+        "opencv": cv2.__version__,
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
         "devices": str(jax.device_count()),

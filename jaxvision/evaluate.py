@@ -40,12 +40,14 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     for name, uri in jobs.items():
         source = open_source(uri)
         build.check_classes(uri, source.classes, trained.classes)
+        skips = build.skips(trained.config)
         batches = evals.source_batches(
             source,
             trained.contract,
             trained.mesh,
             arguments.batch_size or trained.config.batch_size,
-            trained.config.data.threads,
+            skips=skips,
+            **build.reading(trained.config),
         )
         result = evals.run(trained.task, trained, {name: metrics[name]}, batches)
         assert trained.source.workdir is not None  # build.load saw its config.json
@@ -57,9 +59,12 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             step=trained.step,
             contract=trained.contract,
             classes=trained.classes,
+            skips=skips,
         )
         values = "  ".join(f"{k} {v:.4f}" for k, v in result.metrics.items())
         say(f"{name} ({uri}): {values}  ({result.samples} samples)\ncertificate {path}")
+        if skips and skips.seen:
+            say(f"warning: {len(skips.seen)} unreadable images are left out, the certificate lists them")
         results[name] = {**result.metrics, "count": result.samples, "digest": result.digest}
     return {"checkpoint": str(trained.source.checkpoint), "step": trained.step, "evals": results}
 

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-import grain  # noqa: F401  here, in the main thread: it replaces builtins.__import__ while it loads, see Run
 import jax
 import numpy as np
 from etils import epath
@@ -21,6 +20,7 @@ from jaxvision import build, checkpoint, evals, optim, sharding, weights
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import pipeline, transforms
+from jaxvision.data.order import Order, class_weights
 from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, lock, plain, write_whole
@@ -90,10 +90,18 @@ class Run:
         self.source, self.eval_sources = _open_sources(config)
         for name, source in self.eval_sources.items():
             build.check_classes(config.evals[name].data, source.classes, self.source.classes)
+        if self.source.kind != "class":
+            raise UserError(f"task {config.task.name} learns classes, and {self.source.uri} has {self.source.kind}")
         self.contract = build.contract(config)
         self.epoch = len(self.source) / config.batch_size  # in steps
         self.total = config.steps or max(1, round(config.epochs * self.epoch))
         self.task = build.task(config, len(self.source.classes))
+        self.order = Order(
+            config.seed,
+            len(self.source),
+            class_weights(self.source, config.data.sampling, dict(config.data.weights)),
+            config.data.repeats,
+        )
         self.metrics = build.metrics(config, len(self.source.classes))
         params, _ = build.abstract_init(self.task, config)
         self.tx, self.rate = optim.make(config.optim, self.total, params)
@@ -118,9 +126,9 @@ class Run:
         self.flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self.landed: list[dict[str, float]] = []
         self.pace = (0.0, self.step)  # seconds spent on training at the last log line, and its step
+        self.skips = build.skips(config, _skipped(workdir) if found.path is not None else None)
         self.batches = self.reader()
-        # The reader starts up while XLA compiles. It must not import grain then: grain loads with lazy imports
-        # switched on for the whole process, and what jax imports in this thread meanwhile comes out broken.
+        # The reader starts up while XLA compiles.
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(next, self.batches, None)
             self._compile()
@@ -143,8 +151,10 @@ class Run:
             start=self.step,
             stop=self.total,
             rows=sharding.local_rows(self.split, config.batch_size).tolist(),
-            threads=config.data.threads,
+            order=self.order,
+            skips=self.skips,
             prefetch=config.data.prefetch,
+            **build.reading(config),
         )
 
     def _open_workdir(self) -> checkpoint.Found:
@@ -232,8 +242,8 @@ class Run:
         try:
             first, self.first_batch = self.first_batch, None
             return first or next(self.batches)
-        except UserError:
-            self.save()  # a bad file must not cost the steps since the last checkpoint
+        except (UserError, RuntimeError):
+            self.save()  # a bad file, or a dead worker, must not cost the steps since the last checkpoint
             raise
 
     def due(self, every_steps: int, every_epochs: float) -> bool:
@@ -283,8 +293,11 @@ class Run:
                 continue
             self.land()
             with self.clock("evaluate"):
-                source, threads = self.eval_sources[name], self.config.data.threads
-                batches = evals.source_batches(source, self.contract, self.mesh, self.config.batch_size, threads)
+                skips = build.skips(self.config)
+                batches = evals.source_batches(
+                    self.eval_sources[name], self.contract, self.mesh, self.config.batch_size, skips=skips,
+                    **build.reading(self.config),
+                )  # fmt: skip
                 result = evals.run(
                     self.task, self.state, {name: self.metrics[name]}, self.stop.watch(batches),
                     update=self.updates[name],
@@ -295,8 +308,10 @@ class Run:
                 if self.leader:
                     evals.write_certificate(
                         self.workdir, name, result, data=entry.data, step=self.step, contract=self.contract,
-                        classes=self.source.classes,
+                        classes=self.source.classes, skips=skips,
                     )  # fmt: skip
+            if skips and skips.seen:
+                self.log.tell(f"warning: {name} leaves out {len(skips.seen)} unreadable images, see eval/{name}.json")
             score = _score(self.config, name, result.metrics)
             if score is not None:
                 self.writer.score(self.step, score)
@@ -350,6 +365,7 @@ class Run:
             "time": {k: round(v, 3) for k, v in parts.items()},
             "evals": self.results,
             "best": self.log.best(),
+            "skipped": self.skips.rows() if self.skips else [],
             "devices": self.mesh.size,
             "versions": evals.versions(),
             "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -370,6 +386,13 @@ def _open_sources(config: Config) -> tuple[Source, dict[str, Source]]:
         ]
         flags += ["--config.epochs=0 --config.steps=10 --config.batch_size=16"]
         raise UserError(f"{error}\nTo try this config without data, add {' '.join(flags)}") from error
+
+
+def _skipped(workdir: epath.Path) -> dict[int, str]:
+    """What earlier sessions skipped."""
+    path = workdir / "summary.json"
+    rows = json.loads(path.read_text()).get("skipped", []) if path.exists() else []
+    return {row["sample"]: row["reason"] for row in rows}
 
 
 def _check_divisible(config: Config, devices: int) -> None:

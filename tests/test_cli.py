@@ -34,6 +34,7 @@ def test_unknown_flag_exits_2_with_the_nearest(command, module):
         "jaxvision.train": ["--config", "configs/digits.py"],
         "jaxvision.evaluate": ["--from", "x"],
         "jaxvision.predict": ["--from", "x", "image.png"],
+        "jaxvision.pack": ["--from", "x", "--out", "y"],
     }[module]
     done = command(module, *required, "--jsn")
     assert done.returncode == 2

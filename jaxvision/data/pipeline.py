@@ -1,78 +1,67 @@
-"""Order, randomness, batches, padding: all a function of (seed, step), so nothing about them is saved.
+"""Batches: read, decoded, transformed by threads or processes that work ahead, in an order that none of them changes.
 
-Row i of global batch `step` is sample n = step * batch_size + i of the endless sequence
-permutation(seed, 0), permutation(seed, 1), ...; a host loads the rows it owns. A transform's random generator
-depends on (seed, n, position of the transform) alone. So a run resumes at any step at once, and any number of
-hosts and threads sees the same global batches.
+What a batch holds is a function of (seed, step), see order.py; so a run resumes at any step at once, and any number
+of hosts, threads and processes sees the same global batches.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvision.data import workers
 from jaxvision.data.contract import InputContract
-from jaxvision.data.decode import decode
+from jaxvision.data.decode import decode, open_image
+from jaxvision.data.order import Generators, Order
 from jaxvision.data.sources import Source
 from jaxvision.data.transforms import Transform, preprocess
-from jaxvision.errors import UserError
+from jaxvision.errors import Unreadable, UserError
 
 Batch = dict[str, np.ndarray]
 
-_ORDER = 2**64 - 1  # the position whose stream orders the epoch: no transform has it
+_ATTEMPTS = 100  # replacements in a row before it is the data set that is bad, not an image
 
 
-# --------------------------------------------------------------------------- order and randomness
+class Skip(NamedTuple):
+    """An image that could not be read: the sample that should have come, its place in the source, the reason."""
+
+    n: int
+    place: int
+    reason: str
 
 
-def _philox(seed: int, n: int, position: int) -> np.random.Philox:
-    """Streams that never overlap: the key is (seed, n), the position is the counter's highest word."""
-    key = np.array((seed % 2**64, n), np.uint64)
-    return np.random.Philox(key=key, counter=np.array((0, 0, 0, position), np.uint64))
+class Skips:
+    """Unreadable images are replaced instead of ending the run, up to a share of the source.
 
-
-@functools.lru_cache(maxsize=3)
-def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
-    """The order of an epoch: int64 [length], read-only.
-
-    It sorts raw Philox words, which numpy promises to keep from version to version (NEP 19), unlike the
-    methods of `Generator`, `permutation` among them.
+    `seen` holds those of the batches that were delivered: place in the source -> reason.
     """
-    words = _philox(seed, epoch, _ORDER).random_raw(length)
-    order = np.argsort(words, kind="stable").astype(np.int64, copy=False)
-    order.flags.writeable = False
-    return order
 
+    def __init__(self, share: float, seen: dict[int, str] | None = None) -> None:
+        if not 0 < share <= 1:
+            raise UserError(f"data.skip_at_most is {share}: it is a share of the samples, above 0 and at most 1")
+        self.share = share
+        self.seen = dict(seen or {})
 
-def sample_index(seed: int, n: int, length: int) -> int:
-    """Which of the source's `length` samples is the n-th that training sees."""
-    epoch, place = divmod(n, length)
-    return int(permutation(seed, epoch, length)[place])
+    def rows(self) -> list[dict[str, Any]]:
+        """For a report."""
+        return [{"sample": place, "reason": reason} for place, reason in sorted(self.seen.items())]
 
-
-def generator(seed: int, n: int, position: int) -> np.random.Generator:
-    """The generator of the transform at `position` for the n-th sample that training sees."""
-    return np.random.Generator(_philox(seed, n, position))
-
-
-class _Generators:
-    """What `generator` gives, at a tenth of its price: one generator, whose state is moved."""
-
-    def __init__(self) -> None:
-        self._bits = _philox(0, 0, 0)
-        self._state = self._bits.state
-        self._rng = np.random.Generator(self._bits)
-
-    def at(self, seed: int, n: int, position: int) -> np.random.Generator:
-        self._state["state"]["key"][:] = (seed % 2**64, n)
-        self._state["state"]["counter"][3] = position
-        self._bits.state = self._state
-        return self._rng
-
-
-# --------------------------------------------------------------------------- batches
+    def add(self, skips: Iterable[Skip], source: Source) -> None:
+        """Raises UserError once there are too many."""
+        self.seen.update((s.place, s.reason) for s in skips)
+        most = int(self.share * len(source))
+        if len(self.seen) > most:
+            listed = "\n  ".join(list(self.seen.values())[:5])
+            raise UserError(
+                f"{len(self.seen)} of the {len(source)} samples of {source.uri} cannot be read, more than the {most} "
+                f"that data.skip_at_most={self.share} allows; repair them or raise it:\n  {listed}"
+            )
 
 
 def train_batches(
@@ -85,45 +74,41 @@ def train_batches(
     start: int,
     stop: int,
     rows: Sequence[int] | None = None,
+    order: Order | None = None,
+    skips: Skips | None = None,
     threads: int = 2,
+    processes: int = 0,
     prefetch: int = 4,
 ) -> Generator[Batch, None, None]:
-    """The batches of steps start .. stop - 1, the same for any `threads`.
+    """The batches of steps start .. stop - 1, the same for any `threads` and `processes`.
 
     Args:
       source: what `open_source` gives.
-      transforms: what `build` gives; after the last an image must be [size, size, channels] of the contract.
+      transforms: what `build` gives; after the last an image must be [size, size, channels] of the contract, or a
+        dict of arrays (views), which become entries of the batch.
       contract: size and channels of the images.
       batch_size: global, over all hosts.
-      seed: orders the samples and seeds the transforms.
+      seed: of the transforms, and of the order if none is given.
       start, stop: steps; starting late costs nothing.
       rows: the rows of the global batch to load, in the order wanted; all by default.
-      threads: readers; 0 loads in the caller's thread.
+      order: which sample is the n-th; each once an epoch by default.
+      skips: replaces unreadable images and counts them; None: the first one raises.
+      threads: readers, each making whole batches; 0 loads in the caller's thread.
+      processes: as many worker processes instead, for machines where threads wait for Python's lock (docs/data.md).
       prefetch: batches loaded ahead.
 
     Yields:
-      {"image": uint8 [R, size, size, C], "label": int32 [R], "index": int64 [R], "mask": bool [R], all True},
-      in memory of their own. Closing the iterator (or dropping it) ends the threads.
+      {"image": uint8 [R, size, size, C], "label": int32 [R] (float32 [R, K] for tags and values), "index": int64 [R],
+      "mask": bool [R], all True}, in memory of their own. Closing the iterator (or dropping it) ends the readers.
 
     Raises:
-      UserError: at once for an empty source or bad rows; from the iterator, at its batch, for an unreadable
-        image, a label outside the classes, an image of another size.
+      UserError: at once for an empty source or bad rows; from the iterator, at its batch, for an unreadable image, a
+        label outside the classes, an image of another size. RuntimeError for a worker process that died.
     """
     chosen = _rows(source, batch_size, rows)
-    length = len(source)
-
-    def load(step: int) -> Batch:
-        generators = _Generators()
-        numbers = [step * batch_size + row for row in chosen]
-
-        def pixels(image: np.ndarray, k: int) -> np.ndarray:
-            for position, transform in enumerate(transforms):
-                image = transform(image, generators.at(seed, numbers[k], position))
-            return image
-
-        return _batch(source, contract, [sample_index(seed, n, length) for n in numbers], pixels)
-
-    return _ahead(load, start, stop, threads, prefetch)
+    order = order or Order(seed, len(source))
+    load = _Train(source, contract, batch_size, chosen, tuple(transforms), seed, order, skips is not None)
+    return _ahead(load, start, stop, skips, threads, processes, prefetch)
 
 
 def eval_batches(
@@ -132,24 +117,19 @@ def eval_batches(
     *,
     batch_size: int,
     rows: Sequence[int] | None = None,
+    skips: Skips | None = None,
     threads: int = 2,
+    processes: int = 0,
     prefetch: int = 4,
 ) -> Generator[Batch, None, None]:
     """Every sample once, in the source's order, through `preprocess(contract)`.
 
     As `train_batches`, but the last global batch is filled up to `batch_size` with rows of zeros, label 0,
-    index -1 and mask False. So every host yields the same number of batches, whatever rows it loads.
+    index -1 and mask False. So every host yields the same number of batches, whatever rows it loads. With `skips` an
+    unreadable image becomes such a row, too.
     """
-    chosen = _rows(source, batch_size, rows)
-    length = len(source)
-    evaluation = preprocess(contract)
-
-    def load(step: int) -> Batch:
-        numbers = [step * batch_size + row for row in chosen]
-        places = [n if n < length else -1 for n in numbers]
-        return _batch(source, contract, places, lambda image, k: evaluation(image))
-
-    return _ahead(load, 0, -(-length // batch_size), threads, prefetch)
+    load = _Evaluate(source, contract, batch_size, _rows(source, batch_size, rows), skips is not None)
+    return _ahead(load, 0, -(-len(source) // batch_size), skips, threads, processes, prefetch)
 
 
 def _rows(source: Source, batch_size: int, rows: Sequence[int] | None) -> list[int]:
@@ -164,44 +144,126 @@ def _rows(source: Source, batch_size: int, rows: Sequence[int] | None) -> list[i
     return chosen
 
 
-def _batch(
-    source: Source,
-    contract: InputContract,
-    places: Sequence[int],
-    pixels: Callable[[np.ndarray, int], np.ndarray],
-) -> Batch:
-    """The samples at `places` of the source (-1: padding), row k through `pixels(image, k)`."""
-    count, shape = len(places), (contract.size, contract.size, contract.channels)
-    # New arrays every time: jax may use their memory in place.
-    batch: Batch = {
-        "image": np.zeros((count, *shape), np.uint8),
-        "label": np.zeros(count, np.int32),
-        "index": np.full(count, -1, np.int64),
-        "mask": np.array([i >= 0 for i in places], bool),
-    }
-    for k, i in enumerate(places):
-        if i < 0:
-            continue
+# --------------------------------------------------------------------------- one batch
+
+
+@dataclasses.dataclass
+class _Load:
+    """A step's batch, and what was skipped for it. Pickles, so that a process can be given one."""
+
+    source: Source
+    contract: InputContract
+    batch_size: int
+    rows: list[int]
+
+
+@dataclasses.dataclass
+class _Train(_Load):
+    transforms: tuple[Transform, ...]
+    seed: int
+    order: Order
+    skip: bool
+
+    def __call__(self, step: int) -> tuple[Batch, list[Skip]]:
+        writer = _Writer(self.source, self.contract, len(self.rows))
+        generators = Generators()
+        for k, row in enumerate(self.rows):
+            self._row(writer, k, step * self.batch_size + row, generators)
+        return writer.batch(), writer.skipped
+
+    def _row(self, writer: _Writer, k: int, n: int, generators: Generators) -> None:
+        i = self.order(n)
+        for attempt in range(_ATTEMPTS):
+            try:
+                return writer.write(k, i, lambda image: self._transformed(image, n, generators), self._opens)
+            except Unreadable as error:
+                if not self.skip:
+                    raise
+                reason = str(error)
+                writer.skipped.append(Skip(n, i, reason))
+                i = self.order.replacement(n, attempt)
+        raise UserError(f"{self.source.uri}: {_ATTEMPTS} images in a row cannot be read, the last: {reason}")
+
+    @functools.cached_property
+    def _opens(self) -> bool:
+        return bool(self.transforms) and getattr(self.transforms[0], "decodes", False)
+
+    def _transformed(self, image: Any, n: int, generators: Generators) -> Any:
+        for position, transform in enumerate(self.transforms):
+            image = transform(image, generators.at(self.seed, n, position))
+        return image
+
+
+@dataclasses.dataclass
+class _Evaluate(_Load):
+    skip: bool
+
+    def __call__(self, step: int) -> tuple[Batch, list[Skip]]:
+        writer = _Writer(self.source, self.contract, len(self.rows))
+        evaluation = preprocess(self.contract)
+        for k, row in enumerate(self.rows):
+            i = step * self.batch_size + row
+            if i >= len(self.source):
+                continue
+            try:
+                writer.write(k, i, evaluation)
+            except Unreadable as error:
+                if not self.skip:
+                    raise
+                writer.skipped.append(Skip(i, i, str(error)))
+        return writer.batch(), writer.skipped
+
+
+class _Writer:
+    """Fills a batch row by row; a row never written is padding."""
+
+    def __init__(self, source: Source, contract: InputContract, count: int) -> None:
+        self.source, self.contract, self.count = source, contract, count
+        self.shape = (contract.size, contract.size, contract.channels)
+        self.images: Batch = {}
+        self.skipped: list[Skip] = []
+        classes = source.kind == "class"
+        self.label = np.zeros(count if classes else (count, len(source.classes)), np.int32 if classes else np.float32)
+        self.index = np.full(count, -1, np.int64)
+
+    def write(self, k: int, i: int, pixels: Callable[[Any], Any], opens: bool = False) -> None:
+        """Row k becomes the source's sample i, its image through `pixels`, which may take it encoded if `opens`."""
+        source, where = self.source, self.source.where(i)
         sample = source[i]
-        label = int(sample["label"])
-        if not 0 <= label < len(source.classes):
+        label = sample["label"]
+        if source.kind == "class" and not 0 <= label < len(source.classes):
             raise UserError(
-                f"{source.where(i)}: label {label} is outside 0..{len(source.classes) - 1}, the "
+                f"{where}: label {label} is outside 0..{len(source.classes) - 1}, the "
                 f"{len(source.classes)} classes of {source.uri}: correct the label or the class list"
             )
-        image = decode(sample["image"], contract.channels, source.where(i))
+        image = (open_image if opens else decode)(sample["image"], self.contract.channels, where)
         try:
-            image = pixels(image, k)
+            image = pixels(image)
+        except Unreadable:
+            raise
         except UserError as error:
-            raise UserError(f"{source.where(i)}: {error}") from None
-        if image.shape != shape:
-            raise UserError(_wrong_shape(image, contract, source.where(i)))
-        batch["image"][k], batch["label"][k], batch["index"][k] = image, label, sample["index"]
-    return batch
+            raise UserError(f"{where}: {error}") from None
+        images = image if isinstance(image, dict) else {"image": image}
+        for name, value in images.items():
+            if name == "image" and value.shape[-3:] != self.shape:
+                raise UserError(_wrong_shape(value, self.contract, where))
+            if name not in self.images:
+                # New arrays every time: jax may use their memory in place. Not zeroed, `batch` does what is needed.
+                self.images[name] = np.empty((self.count, *value.shape), np.uint8)
+            self.images[name][k] = value
+        self.label[k], self.index[k] = label, sample["index"]
+
+    def batch(self) -> Batch:
+        mask = self.index >= 0
+        images = self.images or {"image": np.zeros((self.count, *self.shape), np.uint8)}
+        if not mask.all():
+            for array in images.values():
+                array[~mask] = 0
+        return {**images, "label": self.label, "index": self.index, "mask": mask}
 
 
 def _wrong_shape(image: np.ndarray, contract: InputContract, where: str) -> str:
-    height, width, size = image.shape[0], image.shape[1], contract.size
+    height, width, size = image.shape[-3], image.shape[-2], contract.size
     if min(height, width) == size:
         advice = 'end the transforms with ("center_crop", {})'
     elif height == width:
@@ -209,27 +271,54 @@ def _wrong_shape(image: np.ndarray, contract: InputContract, where: str) -> str:
     else:
         advice = 'add ("random_resized_crop", {}), or ("resize", {}) and ("center_crop", {})'
     return (
-        f"{where}: the transforms leave {width} x {height} pixels and {image.shape[2]} channels, the network "
+        f"{where}: the transforms leave {width} x {height} pixels and {image.shape[-1]} channels, the network "
         f"takes {size} x {size} and {contract.channels}: {advice}"
     )
 
 
+# --------------------------------------------------------------------------- ahead
+
+
 def _ahead(
-    load: Callable[[int], Batch], start: int, stop: int, threads: int, prefetch: int
+    load: Callable[[int], tuple[Batch, list[Skip]]],
+    start: int,
+    stop: int,
+    skips: Skips | None,
+    threads: int,
+    processes: int,
+    prefetch: int,
 ) -> Generator[Batch, None, None]:
-    """load(start) .. load(stop - 1), in order, by threads that work ahead.
+    """load(start) .. load(stop - 1), in order, by readers that work ahead.
 
-    One element of grain is a whole batch, so its cost an element (tens of microseconds) is paid once a batch.
-    An error in a thread comes out of `next` as it was raised, after the batches before it.
+    An error in a reader comes out of `next` as it was raised, after the batches before it.
     """
-    if stop <= start:
-        return
-    import grain  # here: over a second, and imports jax (but starts no backend)
-
-    # With fewer places than threads, some threads would wait for ever.
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
-    batches = iter(grain.MapDataset.range(start, stop).map(load).to_iter_dataset(options))
+    source: Source = load.source  # type: ignore[attr-defined]
+    if processes or threads:
+        results = _read(load, start, stop, threads, processes, max(prefetch, threads, processes))
+    else:
+        results = (load(step) for step in range(start, stop))
     try:
-        yield from batches
+        for batch, skipped in results:
+            if skips is not None:
+                skips.add(skipped, source)
+            yield batch
     finally:
-        batches.close()
+        results.close()
+
+
+def _read(
+    load: Callable[[int], Any], start: int, stop: int, threads: int, processes: int, prefetch: int
+) -> Generator[Any, None, None]:
+    executor: Executor
+    call: Callable[[int], Any]
+    executor, call = workers.processes(load, processes) if processes else workers.threads(load, threads)
+    futures: deque[Future] = deque()
+    try:
+        for step in range(start, stop):
+            futures.append(executor.submit(call, step))
+            if len(futures) == prefetch:
+                yield workers.result(futures.popleft())
+        while futures:
+            yield workers.result(futures.popleft())
+    finally:
+        executor.shutdown(wait=not processes, cancel_futures=True)

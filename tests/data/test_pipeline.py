@@ -160,7 +160,7 @@ def test_resuming_anywhere_equals_the_tail(start):
 def test_starting_late_is_immediate():
     begin = time.perf_counter()
     batches(start=10**12, stop=10**12 + 1)
-    assert time.perf_counter() - begin < 5  # the import of grain included; a walk there would take years
+    assert time.perf_counter() - begin < 5  # a walk there would take years
 
 
 @pytest.mark.parametrize("options", [{"threads": 0}, {"threads": 4}, {"threads": 4, "prefetch": 1}, {"prefetch": 9}])
@@ -290,7 +290,7 @@ def test_bad_arguments_raise_at_once():
 @pytest.mark.parametrize("end", ["close", "drop", "error"])
 def test_threads_end(end):
     def readers():
-        return [t for t in threading.enumerate() if t.name.startswith("grain")]
+        return [t for t in threading.enumerate() if t.name.startswith("reader")]
 
     before = set(readers())
     size = "fake:40x9" if end == "error" else "fake:40x8"

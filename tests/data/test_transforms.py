@@ -24,7 +24,7 @@ def noise(height, width, channels=3, seed=0):
 CONTRACT = InputContract(size=16, resize=20)
 
 
-@pytest.mark.parametrize("name", transforms.__all__)
+@pytest.mark.parametrize("name", [name for name in transforms.__all__ if name != "multi_view"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_contract_of_every_transform(name, channels):
     """uint8 [H, W, C] in and out, the input left as it is, the same result for the same generator."""

@@ -6,18 +6,38 @@ import os
 from collections.abc import Callable
 
 from jaxvision.data.sources.common import EXTENSIONS, Source
+from jaxvision.data.sources.csv import Csv
 from jaxvision.data.sources.digits import Digits
 from jaxvision.data.sources.fake import Fake
 from jaxvision.data.sources.folder import Folder
+from jaxvision.data.sources.records import Records
+from jaxvision.data.sources.subset import Subset
+from jaxvision.data.sources.tar import Tar
 from jaxvision.data.sources.tfds import Tfds
 from jaxvision.errors import UserError, nearest
 
-__all__ = ["EXTENSIONS", "SCHEMES", "Digits", "Fake", "Folder", "Source", "Tfds", "open_source"]
+__all__ = [
+    "EXTENSIONS",
+    "SCHEMES",
+    "Csv",
+    "Digits",
+    "Fake",
+    "Folder",
+    "Records",
+    "Source",
+    "Subset",
+    "Tar",
+    "Tfds",
+    "open_source",
+]
 
 SCHEMES: dict[str, Callable[[str], Source]] = {
     "digits": Digits,
     "folder": Folder,
+    "tar": Tar,
+    "csv": Csv,
     "tfds": Tfds,
+    "records": Records,
     "fake": Fake,
 }
 
@@ -26,7 +46,9 @@ def open_source(uri: str) -> Source:
     """The source that a URI names.
 
     `digits:train|test|all` · `folder:/path` · `tfds:NAME[/CONFIG][:VERSION]/SPLIT[?data_dir=/path]` ·
-    `fake:COUNTxSIZE[?classes=10]`
+    `tar:/path.tar[?labels=FILE][&meta=FILE][&classes=FILE]` ·
+    `csv:/path.csv[?kind=class|tags|values][&root=/path][&classes=FILE]` · `records:/path` ·
+    `fake:COUNTxSIZE[?classes=10]`; of any but tfds: a part, `?split=0:90%[&seed=1]`, see Subset.
 
     Raises:
       UserError: unknown scheme, malformed URI, or data that is not there; says what to do.
@@ -36,4 +58,18 @@ def open_source(uri: str) -> Source:
         if os.path.isdir(os.path.expanduser(uri)):
             raise UserError(f"data source {uri!r} has no scheme: did you mean 'folder:{uri}'?")
         raise UserError(f"unknown data source {uri!r}, wanted SCHEME:...: {nearest(scheme, list(SCHEMES))}")
-    return SCHEMES[scheme](rest)
+    path, part = _part(rest) if scheme != "tfds" else (rest, {})  # TFDS has its own: cifar10/train[:10%]
+    if "seed" in part and "split" not in part:
+        raise UserError(f"{uri!r}: seed goes with split, like split=0:90%&seed=1")
+    source = SCHEMES[scheme](path)
+    return Subset(source, **part) if part else source
+
+
+def _part(rest: str) -> tuple[str, dict[str, str]]:
+    """("path?other=keys", {"split": ..., "seed": ...}) of what follows the scheme."""
+    path, _, tail = rest.partition("?")
+    items = tail.split("&") if tail else []
+    own = [item for item in items if item.partition("=")[0] in ("split", "seed")]
+    others = [item for item in items if item not in own]
+    part = {key: value for key, _, value in (item.partition("=") for item in own)}
+    return path + ("?" + "&".join(others) if others else ""), part

@@ -77,12 +77,34 @@ def images(folder: str, below: str, seen: set[tuple[int, int]]) -> Iterator[str]
         raise UserError(f"cannot list {here}: {error.strerror}") from error
 
 
-def sibling(path: str) -> str:
-    """The tail of an error about an absent folder: what is beside it."""
+def read_lines(path: str) -> list[str]:
+    """The lines of a text file, blank ones too; UserError if it cannot be read. Bytes that are no UTF-8 survive."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            return file.read().splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}{sibling(path, files=True)}") from error
+
+
+def read_classes(path: str) -> tuple[str, ...]:
+    """The class names in a text file, one a line; UserError if it names one twice or none."""
+    names = [line for line in read_lines(path) if line.strip()]
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise UserError(f"{path} names {name!r} twice: remove one of the lines")
+        seen.add(name)
+    if not names:
+        raise UserError(f"{path} names no class: write one name a line")
+    return tuple(names)
+
+
+def sibling(path: str, files: bool = False) -> str:
+    """The tail of an error about an absent folder (or file): what is beside it."""
     parent, name = os.path.split(os.path.abspath(path))
     if os.path.exists(path) or not os.path.isdir(parent):
         return ""
-    near = difflib.get_close_matches(name, subfolders(parent), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, os.listdir(parent) if files else subfolders(parent), n=1, cutoff=0.5)
     if near:
         return f"; did you mean {os.path.join(parent, near[0])}?"
     return f"; {parent} exists, see what it holds"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import EXTENSIONS, images, sibling, subfolders
-from jaxvision.errors import UserError, nearest
+from jaxvision.data.sources.common import EXTENSIONS, images, read_classes, sibling, subfolders
+from jaxvision.errors import Unreadable, UserError, nearest
 
 
 class Folder:
@@ -50,7 +50,7 @@ class Folder:
             with open(path, "rb") as file:
                 return {"image": file.read(), "label": int(self.labels[i]), "index": i}
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
+            raise Unreadable(f"cannot read {path}: {error.strerror}") from error
 
     def where(self, i: int) -> str:
         i = range(len(self))[i]
@@ -69,14 +69,11 @@ def _classes(root: str) -> tuple[str, ...]:
     listing = os.path.join(root, "classes.txt")
     if not os.path.exists(listing):
         return tuple(found)
-    with open(listing, encoding="utf-8", errors="surrogateescape") as file:
-        wanted = [line for line in file.read().splitlines() if line.strip()]
+    wanted = read_classes(listing)
     for name in wanted:
         if name not in found:
             raise UserError(f"{listing} names {name!r}, which is no folder of {root}: {nearest(name, found)}")
-        if wanted.count(name) > 1:
-            raise UserError(f"{listing} names {name!r} twice: remove one of the lines")
     for name in found:
         if name not in wanted:
             raise UserError(f"{listing} lacks {name!r}, a folder of {root}: add the line or move it away")
-    return tuple(wanted)
+    return wanted

@@ -15,19 +15,72 @@ from typing import Any
 import numpy as np
 
 from jaxvision.data.contract import InputContract
+from jaxvision.data.transforms.color import (
+    autocontrast,
+    blur,
+    color_jitter,
+    equalize,
+    grayscale,
+    invert,
+    posterize,
+    sharpness,
+    solarize,
+)  # fmt: skip
+from jaxvision.data.transforms.erasing import erasing
 from jaxvision.data.transforms.geometry import (
     affine,
     center_crop,
     flip,
     pad_and_crop,
+    perspective,
     random_resized_crop,
     resize,
+    rotation,
+    shear,
     shift,
+    vertical_flip,
+    zoom,
 )  # fmt: skip
-from jaxvision.data.transforms.pixels import FILTERS, Transform, center, resized, shorter_side_to
+from jaxvision.data.transforms.pixels import Transform, center, check, check_size, resized, shorter_side_to
+from jaxvision.data.transforms.policies import (
+    aug_mix,
+    auto_augment,
+    rand_augment,
+    rand_augment_timm,
+    trivial_augment,
+)  # fmt: skip
 from jaxvision.errors import UserError, nearest
 
-__all__ = ["affine", "center_crop", "flip", "pad_and_crop", "random_resized_crop", "resize", "shift"]
+__all__ = [
+    "affine",
+    "aug_mix",
+    "auto_augment",
+    "autocontrast",
+    "blur",
+    "center_crop",
+    "color_jitter",
+    "equalize",
+    "erasing",
+    "flip",
+    "grayscale",
+    "invert",
+    "multi_view",
+    "pad_and_crop",
+    "perspective",
+    "posterize",
+    "rand_augment",
+    "rand_augment_timm",
+    "random_resized_crop",
+    "resize",
+    "rotation",
+    "sharpness",
+    "shear",
+    "shift",
+    "solarize",
+    "trivial_augment",
+    "vertical_flip",
+    "zoom",
+]
 
 
 def preprocess(contract: InputContract) -> Callable[[np.ndarray], np.ndarray]:
@@ -36,15 +89,29 @@ def preprocess(contract: InputContract) -> Callable[[np.ndarray], np.ndarray]:
     The shorter side to `contract.resize`, then the centre `contract.size` (torchvision's `Resize` and
     `CenterCrop`, with their rounding), and nothing else.
     """
-    resample = FILTERS[contract.filter]
 
     def apply(image: np.ndarray) -> np.ndarray:
-        return center(resized(image, *shorter_side_to(image, contract.resize), resample), contract.size)
+        return center(resized(image, *shorter_side_to(image, contract.resize), contract.filter), contract.size)
 
     return apply
 
 
-def build(specs: Sequence[tuple[str, Any]], contract: InputContract) -> list[Transform]:
+class Built:
+    """A transform as a config names it. Pickles by name and arguments, so that a worker process can be given one."""
+
+    def __init__(self, name: str, arguments: dict[str, Any]) -> None:
+        self.name, self.arguments = name, arguments
+        self._apply: Any = getattr(sys.modules[__name__], name)(**arguments)
+        self.decodes = getattr(self._apply, "decodes", False)
+
+    def __call__(self, image: Any, rng: np.random.Generator) -> Any:
+        return self._apply(image, rng)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Built, (self.name, self.arguments)
+
+
+def build(specs: Sequence[tuple[str, Any]], contract: InputContract) -> list[Built]:
     """The transforms that `(("flip", {}), ("shift", {"share": 0.1}), ...)` names, in this order.
 
     A factory's `size` is `contract.size` unless it is given.
@@ -52,7 +119,11 @@ def build(specs: Sequence[tuple[str, Any]], contract: InputContract) -> list[Tra
     Raises:
       UserError: unknown transform or argument, with the nearest name; a missing argument; a bad value.
     """
-    transforms = []
+    return _build(specs, contract.size)
+
+
+def _build(specs: Sequence[tuple[str, Any]], size: int) -> list[Built]:
+    transforms: list[Built] = []
     for spec in specs:
         pair = isinstance(spec, tuple | list) and len(spec) == 2
         if not pair or not isinstance(spec[0], str) or not hasattr(spec[1], "keys"):
@@ -66,9 +137,46 @@ def build(specs: Sequence[tuple[str, Any]], contract: InputContract) -> list[Tra
             if argument not in known:
                 raise UserError(f'unknown argument "{argument}" of transform "{name}": {nearest(argument, known)}')
         if "size" in known:
-            arguments.setdefault("size", contract.size)
+            arguments.setdefault("size", size)
         try:
-            transforms.append(factory(**arguments))
+            transforms.append(Built(name, arguments))
         except (UserError, TypeError, IndexError) as error:
             raise UserError(f'transform "{name}" with {arguments}: {error}') from None
     return transforms
+
+
+ONE_VIEW: tuple[tuple[str, dict[str, Any]], ...] = (("random_resized_crop", {}), ("flip", {}))
+
+
+def multi_view(
+    size: int,
+    views: Sequence[Sequence[tuple[str, Any]]] = (ONE_VIEW, ONE_VIEW),
+    local: Sequence[tuple[str, Any]] = (),
+    local_count: int = 0,
+    local_size: int = 96,
+) -> Callable[[np.ndarray, np.random.Generator], dict[str, np.ndarray]]:
+    """Several views of one image, for self-supervision; the last transform of all.
+
+    `views`: a list of transforms for each view of `size` x `size`; they give batch["image"] uint8 [B, V, size, size,
+    C]. `local`: one list for all `local_count` smaller views, which give batch["local"] uint8 [B, L, local_size,
+    local_size, C] (multi-crop, Caron et al. 2020). All draw from one generator, one after the other.
+    """
+    check(len(views) >= 1, "views is empty: at least one is needed")
+    check(bool(local) == (local_count > 0), "local and local_count go together: give both or neither")
+    check_size(local_size)
+    large = [_build(specs, size) for specs in views]
+    small = [_build(local, local_size)] * local_count
+
+    def view(transforms: Sequence[Transform], side: int, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        for transform in transforms:
+            image = transform(image, rng)
+        check(image.shape[:2] == (side, side), f"a view is {image.shape[1]} x {image.shape[0]}, not {side} x {side}")
+        return image
+
+    def apply(image: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        made = {"image": np.stack([view(transforms, size, image, rng) for transforms in large])}
+        if small:
+            made["local"] = np.stack([view(transforms, local_size, image, rng) for transforms in small])
+        return made
+
+    return apply

@@ -8,29 +8,35 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from jaxvision.data.decode import Encoded
+from jaxvision.data.transforms.color import check_colour, check_p, colour_of
 from jaxvision.data.transforms.pixels import (
+    FILTERS,
     Transform,
     center,
     check,
     check_fill,
+    check_filter,
     check_size,
-    filter_of,
+    decodes,
     from_pillow,
+    mirrored,
     moved,
-    resized,
+    quickly_resized,
     shorter_side_to,
     to_pillow,
 )  # fmt: skip
+from jaxvision.errors import nearest
 
 
 def resize(size: int, filter: str = "bilinear") -> Transform:
     """The shorter side to `size` pixels, the longer in proportion (torchvision's `Resize(int)`).
 
-    Antialiased: Pillow's filters widen with the reduction.
+    `filter`: "bilinear" and "bicubic" are antialiased (they widen with the reduction, as Pillow's), "linear" is not.
     """
-    resample = filter_of(filter)
+    check_filter(filter)
     check_size(size)
-    return lambda image, rng: resized(image, *shorter_side_to(image, size), resample)
+    return lambda image, rng: quickly_resized(image, *shorter_side_to(image, size), filter)
 
 
 def center_crop(size: int) -> Transform:
@@ -49,18 +55,23 @@ def random_resized_crop(
 
     `scale` is the share of the image's area, uniform; `ratio` is width / height, uniform in its logarithm.
     After ten boxes that do not fit comes the largest centred one within `ratio`. Szegedy et al. 2015.
+    `filter` as in `resize`. As the first transform it decodes only the box of a JPEG file; a box of at least twice
+    `size` is decoded at half the scale (or a quarter, an eighth), see `Encoded.cut`.
     """
-    resample = filter_of(filter)
+    check_filter(filter)
     check_size(size)
     check(0 < scale[0] <= scale[1], f"scale is {scale}, must be (low, high) with 0 < low <= high")
     check(0 < ratio[0] <= ratio[1], f"ratio is {ratio}, must be (low, high) with 0 < low <= high")
 
-    def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def apply(image: np.ndarray | Encoded, rng: np.random.Generator) -> np.ndarray:
         top, left, height, width = crop_box(image.shape[0], image.shape[1], scale, ratio, rng)
-        # Cut before resizing: Pillow's `box` argument lets the filter see the pixels around the box.
-        return resized(image[top : top + height, left : left + width], size, size, resample)
+        # Cut before resizing: a resizer's own box argument lets the filter see the pixels around the box.
+        if isinstance(image, Encoded):
+            part = image.cut(top, left, height, width, size)
+            return part.copy() if part.shape[:2] == (size, size) else quickly_resized(part, size, size, filter)
+        return quickly_resized(image[top : top + height, left : left + width], size, size, filter)
 
-    return apply
+    return decodes(apply)
 
 
 def crop_box(
@@ -69,11 +80,13 @@ def crop_box(
     """(top, left, height, width) of `random_resized_crop`'s box in an image of height x width pixels."""
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):
-        area = height * width * rng.uniform(scale[0], scale[1])
-        aspect = math.exp(rng.uniform(low, high))
+        # One draw of four numbers, since each draw costs as much as the arithmetic.
+        share, shape, down, right = rng.random(4).tolist()
+        area = height * width * (scale[0] + share * (scale[1] - scale[0]))
+        aspect = math.exp(low + shape * (high - low))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+            return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
     w, h = width, height
     if width / height < ratio[0]:
         h = min(height, max(1, round(width / ratio[0])))
@@ -82,9 +95,92 @@ def crop_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def flip() -> Transform:
-    """Left and right swapped, every second time (torchvision's `RandomHorizontalFlip`)."""
-    return lambda image, rng: image[:, ::-1] if rng.random() < 0.5 else image
+def flip(p: float = 0.5) -> Transform:
+    """Left and right swapped with chance `p` (torchvision's `RandomHorizontalFlip`)."""
+    check_p(p)
+    return lambda image, rng: mirrored(image) if rng.random() < p else image
+
+
+def vertical_flip(p: float = 0.5) -> Transform:
+    """Top and bottom swapped with chance `p` (torchvision's `RandomVerticalFlip`)."""
+    check_p(p)
+    return lambda image, rng: image[::-1] if rng.random() < p else image
+
+
+def rotation(degrees: float = 15.0, filter: str = "bilinear", fill: int | Sequence[int] = 0) -> Transform:
+    """Turned about the centre by up to +-`degrees`, uniform; the size stays, outside is `fill`.
+
+    torchvision's `RandomRotation`, which has no default for `degrees` and takes the nearest pixel unless told
+    otherwise.
+    """
+    check(degrees >= 0, f"degrees is {degrees}, must be at least 0")
+    check_warp_filter(filter)
+    check_colour(fill)
+
+    def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        angle, colour = rng.uniform(-degrees, degrees), colour_of(fill, image.shape[2])
+        return from_pillow(to_pillow(image).rotate(angle, FILTERS[filter], fillcolor=colour))
+
+    return apply
+
+
+def zoom(low: float = 0.8, high: float = 1.2, fill: int = 0) -> Transform:
+    """Enlarged about the centre by a factor uniform in [`low`, `high`]; the size stays, outside is `fill`.
+
+    `affine` with a scale only: torchvision's `RandomAffine(0, scale=(low, high))`.
+    """
+    return affine(scale=(low, high), fill=fill)
+
+
+def shear(degrees: float = 10.0, fill: int = 0) -> Transform:
+    """Sheared horizontally by up to +-`degrees` about the centre; outside is `fill`.
+
+    `affine` with a shear only: torchvision's `RandomAffine(0, shear=degrees)`.
+    """
+    return affine(shear=degrees, fill=fill)
+
+
+def perspective(
+    distortion: float = 0.5, p: float = 0.5, filter: str = "bilinear", fill: int | Sequence[int] = 0
+) -> Transform:
+    """Seen from an angle with chance `p`; outside is `fill` (torchvision's `RandomPerspective`).
+
+    Each corner moves inwards by up to `distortion` of half a side, in whole pixels. An image of one row or one column
+    stays as it is.
+    """
+    check(0 <= distortion <= 1, f"distortion is {distortion}, must be between 0 and 1")
+    check_p(p)
+    check_warp_filter(filter)
+    check_colour(fill)
+
+    def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        height, width, channels = image.shape
+        if rng.random() >= p or min(height, width) < 2:
+            return image
+        down, right = int(distortion * (height // 2)), int(distortion * (width // 2))
+        x, y = rng.integers(right + 1, size=4).tolist(), rng.integers(down + 1, size=4).tolist()
+        x[1:3], y[2:] = (width - 1 - x[1], width - 1 - x[2]), (height - 1 - y[2], height - 1 - y[3])
+        way = way_back(list(zip(x, y)), width, height)
+        turned = to_pillow(image).transform(
+            (width, height), Image.Transform.PERSPECTIVE, way, FILTERS[filter], fillcolor=colour_of(fill, channels)
+        )
+        return from_pillow(turned)
+
+    return apply
+
+
+def way_back(corners: Sequence[Sequence[int]], width: int, height: int) -> list[float]:
+    """Pillow's eight numbers for a perspective that moves the image's corners, clockwise from top left, to these."""
+    old = ((0, 0), (width - 1, 0), (width - 1, height - 1), (0, height - 1))
+    rows = []
+    for (x, y), (u, v) in zip(corners, old):
+        rows += [(x, y, 1, 0, 0, 0, -u * x, -u * y), (0, 0, 0, x, y, 1, -v * x, -v * y)]
+    # Least squares: at a distortion of 1 the corners may meet.
+    return np.linalg.lstsq(np.array(rows, float), np.array(old, float).ravel(), rcond=None)[0].tolist()
+
+
+def check_warp_filter(name: str) -> None:
+    check(name in FILTERS, f'unknown filter "{name}": {nearest(name, list(FILTERS))}')
 
 
 def shift(share: float = 0.1, fill: int = 0) -> Transform:

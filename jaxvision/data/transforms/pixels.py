@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable
+from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -11,6 +15,14 @@ from jaxvision.errors import UserError, nearest
 
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
+
+def decodes(transform: Transform) -> Transform:
+    """Marks a transform that also takes an image that is still `Encoded`; it must come first to get one."""
+    transform.decodes = True  # type: ignore[attr-defined]
+    return transform
+
+
+# Both antialiased. "linear", of four pixels however far the image shrinks, is OpenCV's; evaluation has no use for it.
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -27,10 +39,9 @@ def check_fill(fill: int) -> None:
     check(isinstance(fill, int) and 0 <= fill <= 255, f"fill is {fill!r}, must be a whole number in 0..255")
 
 
-def filter_of(name: str) -> Image.Resampling:
-    if name not in FILTERS:
-        raise UserError(f'unknown filter "{name}": {nearest(name, list(FILTERS))}')
-    return FILTERS[name]
+def check_filter(name: str) -> None:
+    known = (*FILTERS, "linear")
+    check(name in known, f'unknown filter "{name}": {nearest(name, known)}')
 
 
 def to_pillow(array: np.ndarray) -> Image.Image:
@@ -53,10 +64,73 @@ def shorter_side_to(image: np.ndarray, size: int) -> tuple[int, int]:
     return int(size * height / width), size
 
 
-def resized(image: np.ndarray, height: int, width: int, resample: Image.Resampling) -> np.ndarray:
+def resized(image: np.ndarray, height: int, width: int, filter: str) -> np.ndarray:
+    """By a filter of FILTERS, exactly as Pillow does it."""
     if image.shape[:2] == (height, width):
         return image
-    return from_pillow(to_pillow(image).resize((width, height), resample))
+    return from_pillow(to_pillow(image).resize((width, height), FILTERS[filter]))
+
+
+def quickly_resized(image: np.ndarray, height: int, width: int, filter: str) -> np.ndarray:
+    """By a filter of FILTERS, within one level of Pillow's pixels at four times its speed; or by "linear".
+
+    The SIMD code of fast_image_resize, which has wheels for x86-64 only; Pillow does it elsewhere.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    if filter == "linear":
+        result = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        return result if result.ndim == 3 else result[:, :, None]
+    resizer = _resizers.get(filter)
+    return resizer(image, height, width) if resizer else resized(image, height, width, filter)
+
+
+class _Resizers(threading.local):
+    """A thread's resizers; None where the library is missing."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Callable[[np.ndarray, int, int], np.ndarray] | None] = {}
+
+    def get(self, filter: str) -> Callable[[np.ndarray, int, int], np.ndarray] | None:
+        if filter not in self.known:
+            self.known[filter] = _resizer(filter)
+        return self.known[filter]
+
+
+_resizers = _Resizers()
+
+
+def _resizer(filter: str) -> Callable[[np.ndarray, int, int], np.ndarray] | None:
+    library = _library()
+    if library is None:
+        return None
+    kernel = {"bilinear": library.FilterType.bilinear, "bicubic": library.FilterType.catmull_rom}[filter]
+    options = library.ResizeOptions(resize_alg=library.ResizeAlg.convolution(kernel))
+    resizer, pixel = library.Resizer(), {1: library.PixelType.U8, 3: library.PixelType.U8x3}
+
+    def apply(image: np.ndarray, height: int, width: int) -> np.ndarray:
+        channels = image.shape[2]
+        source = library.ImageData(image.shape[1], image.shape[0], pixel[channels], image.tobytes())
+        target = library.ImageData(width, height, pixel[channels])
+        resizer.resize(source, target, options)
+        return np.frombuffer(target.get_buffer(), np.uint8).reshape(height, width, channels)
+
+    return apply
+
+
+@functools.cache
+def _library() -> Any:
+    try:
+        import cykooz_resizer
+    except ImportError:
+        return None
+    return cykooz_resizer
+
+
+def mirrored(image: np.ndarray) -> np.ndarray:
+    """Left and right swapped; forty times faster than numpy's copy of `image[:, ::-1]`."""
+    result = cv2.flip(image, 1)
+    return result if result.ndim == 3 else result[:, :, None]
 
 
 def center(image: np.ndarray, size: int) -> np.ndarray:
@@ -75,6 +149,8 @@ def moved(image: np.ndarray, down: int, right: int, fill: int) -> np.ndarray:
         return image
     height, width = image.shape[:2]
     result = np.full_like(image, fill)
+    if abs(down) >= height or abs(right) >= width:
+        return result
     result[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = image[
         max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)
     ]

@@ -1,0 +1,207 @@
+"""records: what `python -m jaxvision.pack` wrote, a few large files instead of a million small ones."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import io
+import itertools
+import json
+import os
+import struct
+import threading
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxvision.data.sources.common import KINDS, sibling
+from jaxvision.errors import UserError
+
+VERSION = 1
+INFO, PLAN, LABELS = "info.json", "packing.json", "labels.npy"
+FILE, PIXELS = 0, 1  # what a record holds: a file's bytes, or the PNG of an image that the source gave as pixels
+_HEADER = struct.Struct("<3sBiq")
+_MAGIC = b"JVR"
+# Random access: no reading ahead, and the calling thread reads. Several threads may use one reader.
+_READER = "readahead_buffer_size:0,max_parallelism:0"
+
+
+class Records:
+    """A packed data set: FOLDER/info.json, labels.npy and shard-00000-of-00008.array_record, ...
+
+    A shard is an ArrayRecord file of group size 1, uncompressed: reading one sample reads its bytes and no
+    others, and each record has a checksum. A record is a header of 16 bytes, little-endian, then the image:
+
+      bytes 0-2   b"JVR"
+      byte 3      0: the image is an encoded file; 1: it is the PNG of what the source gave as pixels
+      bytes 4-7   int32, the label if the labels are of kind "class", else -1 (labels.npy is what counts)
+      bytes 8-15  int64, the `index` that the sample had in the source
+
+    Samples come as the source gave them: encoded bytes as bytes, pixels as uint8 [H, W, 1 or 3].
+
+    Opening reads info.json and compares the sizes of the files; a shard is opened when first read. Raises
+    UserError for a folder that is not packed to the end, an unknown version, a shard that is absent or of
+    another size, and at a damaged record.
+    """
+
+    def __init__(self, path: str, info: dict[str, Any] | None = None) -> None:
+        """`info`: what info.json will hold, for the check before it is written."""
+        self.uri = f"records:{path}"
+        self.root = os.path.expanduser(path)
+        self._path = path
+        info = _read_info(self.root) if info is None else info
+        try:
+            self.info = info
+            self.kind: str = info["kind"]
+            self.classes: tuple[str, ...] = tuple(info["classes"])
+            self._names = [str(shard["name"]) for shard in info["shards"]]
+            counts = [int(shard["count"]) for shard in info["shards"]]
+            sizes = {LABELS: int(info["labels"]["bytes"])}
+            sizes |= {name: int(shard["bytes"]) for name, shard in zip(self._names, info["shards"])}
+            if self.kind not in KINDS or sum(counts) != info["count"]:
+                raise ValueError(f"{self.kind!r} labels, {info['count']} samples")
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.root}/{INFO} is damaged ({error!r}): pack the data again") from error
+        for name, size in sizes.items():
+            _check_size(os.path.join(self.root, name), size)
+        self._ends = [0, *itertools.accumulate(counts)]  # shard k holds samples ends[k] to ends[k + 1]
+        self.labels = _read_labels(os.path.join(self.root, LABELS), self.kind, len(self))
+        self._readers: list[Any] = [None] * len(counts)
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Records, (self._path,)  # opened again there: neither readers nor maps of files pickle
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        i = range(len(self))[i]
+        shard, k = self._place(i)
+        try:
+            index, image = _unpack(self._reader(shard).read([k])[0])
+        except (RuntimeError, ValueError, OSError, SyntaxError) as error:  # the last of a PNG, says Pillow
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self.where(i)}: damaged ({reason}): copy the file again or pack again") from error
+        label = self.labels[i]
+        return {"image": image, "label": int(label) if self.kind == "class" else np.array(label), "index": index}
+
+    def where(self, i: int) -> str:
+        shard, k = self._place(range(len(self))[i])
+        return f"{os.path.join(self.root, self._names[shard])}, record {k}"
+
+    def _place(self, i: int) -> tuple[int, int]:
+        """The shard that holds sample i, and its number there."""
+        shard = bisect.bisect_right(self._ends, i) - 1
+        return shard, i - self._ends[shard]
+
+    def _reader(self, shard: int) -> Any:
+        reader = self._readers[shard]
+        if reader is None:
+            with self._lock:
+                reader = self._readers[shard]
+                if reader is None:
+                    path = os.path.join(self.root, self._names[shard])
+                    reader = open_shard(path, self._ends[shard + 1] - self._ends[shard])
+                    self._readers[shard] = reader
+        return reader
+
+
+def shard_name(k: int, shards: int) -> str:
+    return f"shard-{k:05}-of-{shards:05}.array_record"
+
+
+def open_shard(path: str, count: int) -> Any:
+    """A reader of an ArrayRecord file. Raises ValueError if it does not hold `count` records."""
+    from array_record.python import array_record_module  # here: compiled, not for every machine
+
+    reader = array_record_module.ArrayRecordReader(path, _READER, file_reader_buffer_size=1 << 15)
+    if not reader.ok() or reader.num_records() != count:
+        raise ValueError(f"{reader.num_records()} records instead of {count}")
+    return reader
+
+
+def record(sample: dict[str, Any], kind: str) -> bytes:
+    """A record of a sample; see `Records`. An image of pixels must be uint8 [H, W] or [H, W, 1 or 3]."""
+    image, content = sample["image"], FILE
+    if isinstance(image, np.ndarray):
+        buffer, content = io.BytesIO(), PIXELS
+        Image.fromarray(image.squeeze(2) if image.shape[2:] == (1,) else image).save(buffer, "PNG")
+        image = buffer.getvalue()
+    label = int(sample["label"]) if kind == "class" else -1
+    return _HEADER.pack(_MAGIC, content, label, int(sample["index"])) + image
+
+
+def _unpack(record: bytes) -> tuple[int, bytes | np.ndarray]:
+    """(index, image) of a record. Raises ValueError or OSError."""
+    if len(record) < _HEADER.size:
+        raise ValueError(f"only {len(record)} bytes")
+    magic, content, _, index = _HEADER.unpack_from(record)
+    if magic != _MAGIC or content not in (FILE, PIXELS):
+        raise ValueError(f"it begins with {record[:4]!r}")
+    image = record[_HEADER.size :]
+    if content == FILE:
+        return index, image
+    with Image.open(io.BytesIO(image)) as opened:
+        pixels = np.asarray(opened)
+    return index, pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def sample_digest(sample: dict[str, Any], kind: str) -> bytes:
+    """What a sample adds to the digest of a data set: its index, its label, the SHA-256 of its image.
+
+    The index is int64, the label int32 (kind "class") or float32 [K], little-endian. Of an encoded image the
+    bytes are hashed, of pixels the shape (3 x int64; [H, W] counts as [H, W, 1]) and then the pixels.
+    """
+    image = sample["image"]
+    if isinstance(image, np.ndarray):
+        shape = image.shape if image.ndim == 3 else (*image.shape, 1)
+        image = np.array(shape, "<i8").tobytes() + image.tobytes()
+    label = np.asarray(sample["label"], "<i4" if kind == "class" else "<f4")
+    return struct.pack("<q", int(sample["index"])) + label.tobytes() + hashlib.sha256(image).digest()
+
+
+def _read_info(root: str) -> dict[str, Any]:
+    path = os.path.join(root, INFO)
+    try:
+        with open(path, encoding="utf-8") as file:
+            info = json.load(file)
+        version = info["version"]
+    except FileNotFoundError as error:
+        if os.path.exists(os.path.join(root, PLAN)):
+            raise UserError(f"{root} is not packed to the end: run the same command of jaxvision.pack again") from error
+        raise UserError(
+            f"{root} is no packed data set, {path} does not exist{sibling(root)}; "
+            "make one: python -m jaxvision.pack --from URI --out FOLDER"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): pack the data again") from error
+    if version != VERSION:
+        raise UserError(f"{path} is of version {version}, this jaxvision reads {VERSION}: update jaxvision")
+    return info
+
+
+def _check_size(path: str, size: int) -> None:
+    try:
+        found = os.path.getsize(path)
+    except OSError as error:
+        raise UserError(f"cannot open {path}, which {INFO} lists: {error.strerror}: copy the folder again") from error
+    if found != size:
+        raise UserError(f"{path} has {found} bytes, {INFO} says {size}: copy it again or pack again")
+
+
+def _read_labels(path: str, kind: str, count: int) -> np.ndarray:
+    """int32 [N] or float32 [N, K], mapped: no memory is taken for what is not read."""
+    wanted, axes = (np.dtype(np.int32), 1) if kind == "class" else (np.dtype(np.float32), 2)
+    try:
+        labels = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}): copy it again or pack again") from error
+    if labels.dtype != wanted or labels.ndim != axes or len(labels) != count:
+        raise UserError(
+            f"{path} holds {labels.dtype}{list(labels.shape)}, wanted {wanted} of {count} samples: pack again"
+        )
+    return labels

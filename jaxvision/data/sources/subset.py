@@ -1,0 +1,60 @@
+"""A part of any source: `?split=0:90%&seed=1`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from jaxvision.data.order import permutation
+from jaxvision.data.sources.common import Source
+from jaxvision.errors import UserError
+
+
+class Subset:
+    """The samples whose place in permutation(seed, 0) lies in `split`, in the source's own order.
+
+    Shuffled first, since most sources are ordered by class. With one seed, 0:90% and 90%:100% share no sample and
+    leave none out. `index` stays that of the whole source.
+    """
+
+    def __init__(self, whole: Source, split: str, seed: str = "0") -> None:
+        self.uri = f"{whole.uri}{'&' if '?' in whole.uri else '?'}split={split}&seed={seed}"
+        if not seed.isdecimal():
+            raise UserError(f"{self.uri!r}: seed must be a whole number, got {seed!r}")
+        start, stop = _bounds(self.uri, split, len(whole))
+        self._whole = whole
+        self._chosen = np.sort(permutation(int(seed), 0, len(whole))[start:stop])
+        if not len(self._chosen):
+            raise UserError(f"{self.uri!r} leaves none of the {len(whole)} samples: widen split={split}")
+        self.kind, self.classes = whole.kind, whole.classes
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._whole.labels[self._chosen]
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self._whole[int(self._chosen[i])]
+
+    def where(self, i: int) -> str:
+        return self._whole.where(int(self._chosen[i]))
+
+
+def _bounds(uri: str, split: str, length: int) -> tuple[int, int]:
+    """(start, stop) of START:STOP, each a number of samples, a percentage (of the length, rounded down) or empty."""
+    match = re.fullmatch(r"(\d*)(%?):(\d*)(%?)", split)
+    if not match or (match[2] and not match[1]) or (match[4] and not match[3]):
+        raise UserError(f"{uri!r}: split must be like 0:90%, 90%:100% or 0:1000, got {split!r}")
+    numbers = []
+    for digits, percent, default in ((match[1], match[2], 0), (match[3], match[4], length)):
+        number = int(digits) if digits else default
+        if percent and number > 100:
+            raise UserError(f"{uri!r}: {number}% is more than all")
+        numbers.append(number * length // 100 if percent else number)
+    if numbers[1] > length or numbers[0] > numbers[1]:
+        raise UserError(f"{uri!r}: split={split} does not lie in the {length} samples")
+    return numbers[0], numbers[1]

@@ -1,0 +1,164 @@
+"""csv: the three kinds of labels, and what it says of a wrong table."""
+
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from jaxvision.data import open_source
+from jaxvision.errors import Unreadable, UserError
+
+
+def table(folder, text, query="", name="table.csv"):
+    """The URI of a csv file with this text."""
+    (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return f"csv:{folder / name}{query}"
+
+
+def test_classes_are_sorted_and_samples_are_not(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/ü, 猫.jpg").write_bytes(b"one")
+    (tmp_path / "b.jpg").write_bytes(b"two")
+    source = open_source(table(tmp_path, '\ufeffFileName, label\r\n"sub/ü, 猫.jpg",dog\r\n\r\nb.jpg, cat \r\n'))
+    assert (source.kind, source.classes, len(source)) == ("class", ("cat", "dog"), 2)
+    assert source.labels.tolist() == [1, 0]
+    assert source.labels.dtype == np.int32
+    assert source[0] == {"image": b"one", "label": 1, "index": 0}
+    assert source[-1] == {"image": b"two", "label": 0, "index": 1}
+    assert source.where(0) == str(tmp_path / "sub/ü, 猫.jpg")
+    with pytest.raises(IndexError):
+        source[2]
+
+
+def test_integers_sort_as_numbers_unless_one_is_none(tmp_path):
+    assert open_source(table(tmp_path, "path,c\na,10\nb,9\nc,-1\n")).classes == ("-1", "9", "10")
+    assert open_source(table(tmp_path, "path,c\na,10\nb,9\nc,x\n")).classes == ("10", "9", "x")
+
+
+def test_a_list_pins_the_classes(tmp_path):
+    (tmp_path / "classes.txt").write_text("dog\nfox\ncat\n")
+    query = f"?classes={tmp_path / 'classes.txt'}"
+    source = open_source(table(tmp_path, "image,c\na,cat\nb,dog\n", query))
+    assert source.classes == ("dog", "fox", "cat")
+    assert source.labels.tolist() == [2, 0]
+    tags = open_source(table(tmp_path, "image\na\nb,cat,dog\n", query + "&kind=tags"))
+    assert tags.labels.tolist() == [[0, 0, 0], [1, 0, 1]]
+    with pytest.raises(UserError, match=r"table\.csv, line 2: 'cta' is not in .*classes\.txt: did you mean 'cat'"):
+        open_source(table(tmp_path, "image,c\na,cta\n", query))
+
+
+def test_tags_are_any_number_a_row(tmp_path):
+    for name in "abcd":
+        (tmp_path / name).write_bytes(name.encode())
+    source = open_source(table(tmp_path, "file,tags\na,sea,sun\nb\nc,,sun,sun,\nd,ape,sea,sun\n", "?kind=tags"))
+    assert (source.kind, source.classes) == ("tags", ("ape", "sea", "sun"))
+    want = np.array([[0, 1, 1], [0, 0, 0], [0, 0, 1], [1, 1, 1]], np.float32)
+    assert source.labels.dtype == np.float32
+    assert (source.labels == want).all()
+    for i in range(4):
+        assert source[i]["label"].dtype == np.float32
+        assert (source[i]["label"] == want[i]).all()
+
+
+def test_values_take_their_names_from_the_header(tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    source = open_source(table(tmp_path, "path,x,y\na,1.5,-2e3\nb, 0 ,7\n", "?kind=values"))
+    assert (source.kind, source.classes) == ("values", ("x", "y"))
+    assert source.labels.dtype == np.float32
+    assert source.labels.tolist() == [[1.5, -2000], [0, 7]]
+    source[0]["label"][:] = 0  # a sample is the caller's own
+    assert source[0]["label"].tolist() == [1.5, -2000]
+
+
+def test_paths_begin_at_the_root_or_at_the_table(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    uri = table(tmp_path, f"path,c\na.jpg,1\n{tmp_path / 'b.jpg'},2\n")
+    source = open_source(f"{uri}?root={tmp_path / 'here'}")
+    assert [source.where(i) for i in range(2)] == [str(tmp_path / "here/a.jpg"), str(tmp_path / "b.jpg")]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_source("csv:~/table.csv?root=~/here").where(0) == str(tmp_path / "here/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert open_source("csv:table.csv").where(0) == "a.jpg"
+
+
+def test_a_file_that_is_absent_is_named_when_it_is_read(tmp_path):
+    source = open_source(table(tmp_path, "path,c\na.jpg,1\n"))
+    with pytest.raises(Unreadable, match=r"a\.jpg: No such file.*table\.csv lists it"):
+        source[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [("path,c\na,x\nb,y\n", ""), ("path\na,x\nb\n", "?kind=tags"), ("path,v\na,1\nb,2\n", "?kind=values")],
+)
+def test_pickles_and_is_read_by_threads(tmp_path, text, query):
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode() * 100)
+    source = open_source(table(tmp_path, text, query))
+    again = pickle.loads(pickle.dumps(source))
+    assert (again.labels == source.labels).all()
+    with ThreadPoolExecutor(8) as pool:
+        samples = list(pool.map(lambda i: again[i % 2], range(400)))
+    for i, sample in enumerate(samples):
+        assert sample["image"] == b"ab"[i % 2 : i % 2 + 1] * 100
+        assert np.array_equal(sample["label"], source.labels[i % 2])
+
+
+def test_the_table_is_flat(tmp_path):
+    rows = "".join(f"folder/{i:08d}.jpg,class {i % 1000}\n" for i in range(20_000))
+    source = open_source(table(tmp_path, "path,c\n" + rows))
+    assert (len(pickle.dumps(source)) - len(source._names)) / len(source) < 16
+    assert source.where(19_999) == os.path.join(tmp_path, "folder/00019999.jpg")
+    assert source.classes[source.labels[19_999]] == "class 999"
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "wanted"),
+    [
+        ("", "", "is '', wanted a header"),
+        ("a.jpg,cat\nb.jpg,dog\n", "", r"the first line of .*table\.csv is 'a\.jpg,cat', wanted a header"),
+        ("path;label\na;b\n", "", "'path;label', wanted a header, separated by commas"),
+        ("path\na\n", "", "no label column, only 'path'"),
+        ("path\na\n", "?kind=values", "no label column"),
+        ("path,x,y\na,1,2\n", "", r"2 label columns \(x, y\): add \?kind=tags .* or \?kind=values"),
+        ("path,x,x\na,1,2\n", "?kind=values", "'x' as column 3"),
+        ("path,x,\na,1,2\n", "?kind=values", "'' as column 3"),
+        ("path,c\n", "", "no rows"),
+        ("path,c\na,1\nb\n", "", "line 3: 1 column, but the header has 2 columns"),
+        ("path,c\na,1,2\n", "", "line 2: 3 columns, but"),
+        ("path,x,y\na,1\n", "?kind=values", "line 2: 2 columns, but the header has 3 columns"),
+        ("path,c\n ,1\n", "", "line 2: the path is empty"),
+        ("path,c\na, \n", "", "line 2: 'a' has no class"),
+        ("path,c\na,1\nb,1\n./a,2\n", "", r"line 4: '\./a' is already in line 2"),
+        ("path,x\na,1\nb,one\n", "?kind=values", "line 3: x is 'one', wanted a finite number"),
+        ("path,x\na,NaN\n", "?kind=values", "line 2: x is 'NaN'"),
+        ("path,x\na,inf\n", "?kind=values", "line 2: x is 'inf'"),
+        ("path,x\na,1e39\n", "?kind=values", "line 2: x is '1e39'"),
+        ("path,x\na,\n", "?kind=values", "line 2: x is ''"),
+        ("path\na\n", "?kind=tags", "no tag in any row"),
+        ('path,c\na,1\n"b"c,1\n', "", "line 3: .*correct the quotes"),
+        (b"path,c\na,\xff\n", "", "save it as UTF-8"),
+        ("path,c\na,1\n", "?kind=tag", "did you mean 'tags'"),
+        ("path,c\na,1\n", "?rot=/x", "did you mean 'root'"),
+        ("path,x\na,1\n", "?kind=values&classes=x", "remove classes="),
+        ("path,c\na,1\n", "?classes=absent.txt", r"absent\.txt: No such file"),
+    ],
+)
+def test_errors_name_the_place(tmp_path, text, query, wanted):
+    with pytest.raises(UserError, match=wanted):
+        open_source(table(tmp_path, text, query))
+
+
+def test_a_table_that_is_absent(tmp_path):
+    table(tmp_path, "path,c\na,1\n")
+    with pytest.raises(UserError, match=r"tabel\.csv: No such file.*did you mean .*table\.csv"):
+        open_source(f"csv:{tmp_path / 'tabel.csv'}")
+
+
+def test_empty_and_doubled_lists_of_classes(tmp_path):
+    for text, wanted in (("\n", "names no class"), ("a\nb\na\n", "names 'a' twice")):
+        (tmp_path / "classes.txt").write_text(text)
+        with pytest.raises(UserError, match=wanted):
+            open_source(table(tmp_path, "path,c\na,a\n", f"?classes={tmp_path / 'classes.txt'}"))
