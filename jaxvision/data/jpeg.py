@@ -41,22 +41,28 @@ def scan(data: bytes) -> Header | None:
     """
     if data[:3] != b"\xff\xd8\xff" or not data.endswith(b"\xff\xd9"):
         return None
-    at, size = 2, len(data)
+    at, size, header = 2, len(data), None
     while at + 4 <= size and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1
             continue
+        if marker == 0xDA:  # the codes begin; what follows changes nothing
+            return header
         length = (data[at + 2] << 8) | data[at + 3]
         body = at + 4
+        if marker < 0xC0 or 0xD0 <= marker <= 0xD9 or length < 2:
+            return None  # a marker that has no place here
         if marker in _ALL_FRAMES:
-            return _frame(data, marker, body)
+            if header is not None:
+                return None
+            header = _frame(data, marker, body)
+            if header is None:
+                return None
         if marker == 0xE1 and not _upright(data[body : at + 2 + length]):
             return None
         if marker == 0xEE and data[body : body + 5] == b"Adobe" and data[body + 11 : body + 12] != b"\x01":
             return None  # colours that are not YCbCr
-        if marker == 0xDA or length < 2:
-            return None
         at += 2 + length
     return None
 
@@ -80,7 +86,7 @@ def _upright(segment: bytes) -> bool:
         return False
     if segment[:6] != b"Exif\0\0":
         return True
-    order = {b"II": "<", b"MM": ">"}.get(segment[6:8])
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(segment[6:10])
     try:
         if order is None:
             return False
@@ -159,28 +165,27 @@ def _candidates() -> list[str]:
 
 
 class _Decoder:
-    """A thread's decompressor and the memory that it decodes into."""
+    """The library, and the memory that a thread decodes into."""
 
     def __init__(self) -> None:
         self.quick, self.slow = library()
-        self.handle = self.quick.tj3Init(_DECOMPRESS)
         self.memory = np.empty(0, np.uint8)
-
-    def __del__(self) -> None:
-        self.quick.tj3Destroy(self.handle)
 
     def cut(self, data: bytes, header: Header, top: int, left: int, height: int, width: int, factor: int) -> np.ndarray:
         full_height, full_width = -(-header.height // factor), -(-header.width // factor)
         top, left, height, width = top // factor, left // factor, height // factor, width // factor
-        # Smooth chroma looks at the neighbours, so one pixel more on each side; blocks are decoded whole.
+        # Smooth chroma looks at the neighbours, so one pixel more on each side; blocks are decoded whole. Rows of a
+        # single chroma sample would not be smoothed, so eight pixels at least, where there are so many.
         block = header.block // factor
-        x, y = max(0, left - 1) // block * block, max(0, top - 1)
-        right, bottom = min(full_width, left + width + 1), min(full_height, top + height + 1)
+        x, y = max(0, min(left - 1, full_width - 8)) // block * block, max(0, top - 1)
+        right, bottom = min(full_width, max(left + width + 1, x + 8)), min(full_height, top + height + 1)
         rows, columns, channels = bottom - y, right - x, header.channels
         size = rows * columns * channels
         if self.memory.size < size:
             self.memory = np.empty(size * 5 // 4, np.uint8)
-        quick, handle = self.quick, self.handle
+        # A new one for each image, in less than 1 us: it would keep the tables of this image for the next one that
+        # lacks some, and after an error refuse all others.
+        quick, handle = self.quick, self.quick.tj3Init(_DECOMPRESS)
         good = (
             quick.tj3DecompressHeader(handle, data, len(data)) == 0
             and quick.tj3SetScalingFactor(handle, _Scale(1, factor)) == 0
@@ -191,6 +196,7 @@ class _Decoder:
             result = self.slow.tj3Decompress8(handle, data, len(data), self.memory.ctypes.data, 0, form)
             # Warnings (stray bytes between markers, damaged codes) are none to Pillow either.
             good = result == 0 or quick.tj3GetErrorCode(handle) == _WARNING
+        quick.tj3Destroy(handle)
         if not good:
             raise ValueError("libjpeg-turbo cannot decode it")
         pixels = self.memory[:size].reshape(rows, columns, channels)

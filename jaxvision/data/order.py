@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,6 +64,13 @@ class Generators:
         return self._rng
 
 
+class Weights(NamedTuple):
+    """How often each sample comes relative to the others, float [length], and its class, int [length]."""
+
+    samples: np.ndarray
+    classes: np.ndarray
+
+
 class Order:
     """The law of a run: `order(n)` is the source's index of the n-th sample.
 
@@ -72,16 +79,21 @@ class Order:
       length: samples in the source.
       weights: float [length], how often a sample comes relative to the others; None: each once an epoch. An epoch
         still has `length` samples: each comes as often as its share of the weights says, rounded down or up
-        (systematic sampling), in an order as random as without weights.
+        (systematic sampling), in an order as random as without weights. With `Weights` the same holds of each class.
       repeats: each sample comes so many times in a row, with other augmentations (repeated augmentation, Hoffer et
         al. 2020); an epoch then sees `length / repeats` samples.
     """
 
-    def __init__(self, seed: int, length: int, weights: np.ndarray | None = None, repeats: int = 1) -> None:
+    def __init__(self, seed: int, length: int, weights: np.ndarray | Weights | None = None, repeats: int = 1) -> None:
         if repeats < 1:
             raise UserError(f"data.repeats is {repeats}: it must be at least 1")
         self.seed, self.length, self.repeats = seed, length, repeats
-        self._ends = np.zeros(0) if weights is None else _ends(weights, length)
+        # Samples lie side by side on a line that is `length` long, those of a class together: see _draw.
+        self._line = np.zeros(0, np.int64) if weights is None else np.arange(length)
+        if isinstance(weights, Weights):
+            self._line = np.argsort(weights.classes, kind="stable")
+            weights = np.asarray(weights.samples)[self._line]
+        self._ends = np.zeros(0) if weights is None or not length else _ends(weights, length)
         self._drawn: dict[int, np.ndarray] = {}  # of the last epochs asked for
 
     def __call__(self, n: int) -> int:
@@ -90,14 +102,20 @@ class Order:
         return int(self._draw(epoch)[place]) if len(self._ends) else place
 
     def replacement(self, n: int, attempt: int) -> int:
-        """What comes instead of the n-th sample if it cannot be read, or instead of its replacement: any sample."""
-        return int(_philox(self.seed, n, _REPLACE).random_raw(attempt + 1)[attempt] % self.length)
+        """What comes instead of the n-th sample if it cannot be read, or instead of its replacement: any sample,
+        each as likely as its weight says."""
+        word = _philox(self.seed, n, _REPLACE).random_raw(attempt + 1)[attempt]
+        return int(self._at(word / 2**64 * self.length)) if len(self._ends) else int(word % self.length)
+
+    def _at(self, points: Any) -> np.ndarray:
+        """The samples that lie at these points of the line."""
+        return self._line[np.searchsorted(self._ends, points, side="right")]
 
     def _draw(self, epoch: int) -> np.ndarray:
         drawn = self._drawn.get(epoch)
         if drawn is None:
             start = _philox(self.seed, epoch, _DRAW).random_raw() / 2**64
-            drawn = np.searchsorted(self._ends, np.arange(self.length) + start, side="right")
+            drawn = self._at(np.arange(self.length) + start)
             # New dictionary instead of a change: other threads may be reading the old one.
             self._drawn = {**{e: d for e, d in self._drawn.items() if abs(e - epoch) < 2}, epoch: drawn}
         return drawn
@@ -106,15 +124,15 @@ class Order:
 def _ends(weights: np.ndarray, length: int) -> np.ndarray:
     """Where each sample's share of [0, length) ends."""
     weights = np.asarray(weights, np.float64)
-    if weights.shape != (length,) or not np.isfinite(weights).all() or weights.min() < 0 or not weights.sum() > 0:
+    if weights.shape != (length,) or not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
         raise UserError(f"sampling weights must be {length} finite numbers, none negative, not all 0")
-    ends = np.cumsum(weights)
+    ends = np.cumsum(weights / weights.max())  # divided first: the sum of large weights would be infinite
     ends *= length / ends[-1]
     ends[np.flatnonzero(weights)[-1] :] = np.inf  # rounding must not leave the last draw without a sample
     return ends
 
 
-def class_weights(source: Any, sampling: str, weights: Mapping[str, float] | None = None) -> np.ndarray | None:
+def class_weights(source: Any, sampling: str, weights: Mapping[str, float] | None = None) -> Weights | None:
     """The `weights` of `Order` for a name in SAMPLING; None for "uniform".
 
     "balanced": every class as often as any other. "weighted": a sample of class c counts weights[c], 1 if c is not
@@ -136,5 +154,5 @@ def class_weights(source: Any, sampling: str, weights: Mapping[str, float] | Non
             raise UserError(f"data.weights gives {name!r} {value}: it must be at least 0")
     counts = np.bincount(source.labels, minlength=len(source.classes))
     if sampling == "balanced":
-        return (1 / np.maximum(counts, 1))[source.labels]
-    return np.array([weights.get(name, 1.0) for name in source.classes])[source.labels]
+        return Weights((1 / np.maximum(counts, 1))[source.labels], source.labels)
+    return Weights(np.array([weights.get(name, 1.0) for name in source.classes])[source.labels], source.labels)

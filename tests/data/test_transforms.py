@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxvision.data import InputContract, build, preprocess, transforms
+from jaxvision.data import InputContract, build, open_source, preprocess, train_batches, transforms
 from jaxvision.data.transforms import geometry
 from jaxvision.errors import UserError
 
@@ -233,3 +233,47 @@ def test_build_errors(spec, wanted):
     with pytest.raises(UserError) as error:
         build([spec], CONTRACT)
     assert wanted in str(error.value)
+
+
+def test_multi_view():
+    """Each view its own transforms, one generator; the batch's entries in their shapes."""
+    crop = ("random_resized_crop", {"scale": (0.3, 1.0)})
+    spec = {"views": ((crop,), (crop, ("solarize", {"p": 1.0, "threshold": 0}))), "local": (crop,)}
+    (views,) = build([("multi_view", {**spec, "local_count": 3, "local_size": 6})], CONTRACT)
+    image = noise(40, 50)
+    made = views(image, rng(4))
+    assert made["image"].shape == (2, 16, 16, 3)
+    assert made["local"].shape == (3, 6, 6, 3)
+    # By hand: the same draws, one view after the other.
+    draws = rng(4)
+    (large,), (small,) = build([crop], CONTRACT), build([crop], InputContract(size=6, resize=6))
+    assert (made["image"][0] == large(image, draws)).all()
+    second = large(image, draws)
+    draws.random()  # solarize's
+    assert (made["image"][1] == 255 - second).all()
+    assert all((made["local"][k] == small(image, draws)).all() for k in range(3))
+    batch = next(
+        train_batches(open_source("fake:5x20"), [views], CONTRACT, batch_size=4, seed=0, start=0, stop=1, threads=0)
+    )
+    assert {k: v.shape for k, v in batch.items() if v.ndim > 1} == {
+        "image": (4, 2, 16, 16, 3),
+        "local": (4, 3, 6, 6, 3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ({"views": ()}, "views is empty"),
+        ({"local_count": 2}, "local and local_count go together"),
+        ({"views": ((("flipp", {}),),)}, "did you mean 'flip'"),
+        ({"views": ((("flip", {}),),)}, "a view is 20 x 20, not 16 x 16"),
+    ],
+)
+def test_multi_view_errors(arguments, wanted):
+    def make():
+        (views,) = build([("multi_view", arguments)], CONTRACT)
+        views(noise(20, 20), rng())
+
+    with pytest.raises(UserError, match=wanted):
+        make()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -50,6 +52,24 @@ def parse_query(uri: str, rest: str, known: tuple[str, ...]) -> tuple[str, dict[
             raise UserError(f"{uri!r}: {key} has no value, wanted {key}=...")
         query[key] = value
     return path, query
+
+
+def read_file(path: str) -> bytes:
+    """All bytes of a file, in half the calls that `open` makes. OSError for a folder, and at once for a pipe."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a file")
+        data = os.read(file, status.st_size + 1)
+        while len(data) < status.st_size:  # a network disk may cut a read short
+            more = os.read(file, status.st_size - len(data))
+            if not more:
+                break
+            data += more
+        return data
+    finally:
+        os.close(file)
 
 
 def subfolders(path: str) -> list[str]:

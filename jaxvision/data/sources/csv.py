@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import KINDS, parse_query, read_classes, sibling
+from jaxvision.data.sources.common import KINDS, parse_query, read_classes, read_file, sibling
 from jaxvision.errors import Unreadable, UserError, nearest
 
 FIRST = ("path", "file", "filename", "image")  # what the header may call the column of paths
@@ -96,8 +96,7 @@ class Csv:
         i = range(len(self))[i]
         path = self.where(i)
         try:
-            with open(path, "rb") as file:
-                return {"image": file.read(), "label": self._label(i), "index": i}
+            return {"image": read_file(path), "label": self._label(i), "index": i}
         except OSError as error:
             raise Unreadable(f"cannot read {path}: {error.strerror}; {self.uri} lists it") from error
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import EXTENSIONS, images, read_classes, sibling, subfolders
+from jaxvision.data.sources.common import EXTENSIONS, images, read_classes, read_file, sibling, subfolders
 from jaxvision.errors import Unreadable, UserError, nearest
 
 
@@ -47,8 +47,7 @@ class Folder:
         i = range(len(self))[i]
         path = self.where(i)
         try:
-            with open(path, "rb") as file:
-                return {"image": file.read(), "label": int(self.labels[i]), "index": i}
+            return {"image": read_file(path), "label": int(self.labels[i]), "index": i}
         except OSError as error:
             raise Unreadable(f"cannot read {path}: {error.strerror}") from error
 

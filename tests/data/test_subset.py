@@ -1,0 +1,83 @@
+"""?split=...&seed=...: disjoint, complete, shuffled, the same for every source."""
+
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxvision.data import InputContract, open_source, train_batches
+from jaxvision.errors import UserError
+
+
+def indices(uri):
+    source = open_source(uri)
+    return [source[i]["index"] for i in range(len(source))]
+
+
+def test_two_parts_are_the_whole():
+    train, rest = indices("digits:all?split=0:90%&seed=1"), indices("digits:all?split=90%:100%&seed=1")
+    assert (len(train), len(rest)) == (1617, 180)
+    assert sorted(train + rest) == list(range(1797))
+    assert train == sorted(train), "the source's own order"
+    assert train != indices("digits:all?split=0:90%&seed=2")
+    assert indices("digits:all?split=0:90%") == indices("digits:all?split=0:90%&seed=0")
+
+
+@given(st.integers(1, 400), st.lists(st.integers(0, 100), min_size=1, max_size=4), st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_any_cuts_share_nothing_and_leave_nothing_out(length, cuts, seed):
+    ends = [0, *sorted(cuts), 100]
+    parts = []
+    for a, b in itertools.pairwise(ends):
+        if a * length // 100 < b * length // 100:
+            parts += indices(f"fake:{length}x1?split={a}%:{b}%&seed={seed}")
+    assert sorted(parts) == list(range(length))
+
+
+def test_a_part_has_samples_of_every_class_although_the_source_is_sorted(tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        for k in range(50):
+            (tmp_path / name / f"{k}.png").write_bytes(b"x")
+    part = open_source(f"folder:{tmp_path}?split=0:50%")
+    assert np.bincount(part.labels).min() > 15
+    assert part.classes == ("a", "b", "c")
+    assert [part[i]["label"] for i in range(len(part))] == part.labels.tolist()
+    assert part.where(0) == str(tmp_path / part.classes[part.labels[0]] / part.where(0).rpartition("/")[2])
+
+
+def test_absolute_numbers_and_other_keys():
+    assert len(open_source("fake:100x8?classes=3&split=10:30")) == 20
+    assert open_source("fake:100x8?split=10:30&classes=3").classes == ("class 0", "class 1", "class 2")
+    assert len(open_source("fake:100x8?split=:30")) == 30
+    assert len(open_source("fake:100x8?split=30:")) == 70
+
+
+def test_batches_from_a_part_and_pickling():
+    part = pickle.loads(pickle.dumps(open_source("fake:40x8?split=0:25%&seed=3")))
+    contract = InputContract(size=8, resize=8)
+    batches = list(train_batches(part, [], contract, batch_size=10, seed=0, start=0, stop=3))
+    assert all(sorted(b["index"]) == sorted(indices("fake:40x8?split=0:25%&seed=3")) for b in batches)
+
+
+@pytest.mark.parametrize(
+    ("uri", "wanted"),
+    [
+        ("fake:9x8?split=half", "split must be like 0:90%"),
+        ("fake:9x8?split=%:5", "split must be like"),
+        ("fake:9x8?split=0:101%", "101% is more than all"),
+        ("fake:9x8?split=0:10", "does not lie in the 9 samples"),
+        ("fake:9x8?split=5:3", "does not lie in the 9 samples"),
+        ("fake:9x8?split=3:3", "leaves none of the 9 samples"),
+        ("fake:9x8?split=0:5&seed=x", "seed must be a whole number"),
+        ("fake:9x8?seed=1", "seed goes with split"),
+        ("fake:9x8?splt=0:5", "unknown key 'splt'"),
+    ],
+)
+def test_errors(uri, wanted):
+    with pytest.raises(UserError) as error:
+        open_source(uri)
+    assert wanted in str(error.value)
