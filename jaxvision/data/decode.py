@@ -33,8 +33,10 @@ def decode(image: bytes | np.ndarray, channels: int, where: str) -> np.ndarray:
         raise Unreadable(f"{where}: cannot decode the image, it has 0 bytes: copy it again or remove it")
     try:
         with Image.open(io.BytesIO(image)) as opened:
-            # Reads all pixels, hence fails here on a truncated file.
-            ImageOps.exif_transpose(opened, in_place=True)
+            if opened.format == "EPS":
+                raise UserError("cannot decode EPS, a program that Pillow has Ghostscript run: convert it to PNG")
+            opened.load()  # fails here on a truncated file
+            _turn_upright(opened)
             return _pixels(opened, channels)
     except UserError as error:
         raise Unreadable(f"{where}: {error}") from None
@@ -76,6 +78,15 @@ def open_image(image: bytes | np.ndarray, channels: int, where: str) -> np.ndarr
         if header is not None and header.channels == channels:
             return Encoded(image, header, where)
     return decode(image, channels, where)
+
+
+def _turn_upright(image: Image.Image) -> None:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:
+        pass  # damaged EXIF data are no reason to lose good pixels; what could be read of them was applied
 
 
 def _pixels(image: Image.Image, channels: int) -> np.ndarray:

@@ -315,7 +315,7 @@ def _read(
     futures: deque[Future] = deque()
     try:
         for step in range(start, stop):
-            futures.append(executor.submit(call, step))
+            futures.append(workers.submit(executor, call, step))
             if len(futures) == prefetch:
                 yield workers.result(futures.popleft())
         while futures:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -32,15 +33,37 @@ def processes(load: Load, count: int) -> tuple[Executor, Load]:
     return ProcessPoolExecutor(count, context, _begin, (load,)), _call
 
 
+def submit(executor: Executor, call: Load, step: int) -> Future:
+    """A future of call(step). RuntimeError if a process died."""
+    with _died(), _without_ctrl_c():  # a process may be started here
+        return executor.submit(call, step)
+
+
 def result(future: Future) -> Any:
     """The future's result. Raises what the reader raised; RuntimeError if a process died."""
-    try:
+    with _died():
         return future.result()
+
+
+@contextlib.contextmanager
+def _died() -> Iterator[None]:
+    try:
+        yield
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a worker process of the loader died without a word: it was killed, perhaps for memory, or a library "
             "crashed on a file. Look into the system's log, or use data.processes=0"
         ) from error
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """A new process has the signal mask of the thread that starts it: until `_begin`, Ctrl-C would end it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _load: Load | None = None

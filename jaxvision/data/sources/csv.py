@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxvision.data.sources.common import KINDS, parse_query, read_classes, read_file, sibling
+from jaxvision.data.sources.folder import check_case
 from jaxvision.errors import Unreadable, UserError, nearest
 
 FIRST = ("path", "file", "filename", "image")  # what the header may call the column of paths
@@ -76,6 +77,8 @@ class Csv:
             return
         if not numbers:
             raise UserError(f"{path} has no tag in any row: write the tags after the path")
+        if wanted is None:
+            check_case(numbers, path, "a file, classes=FILE")
         self.classes = wanted or _ordered(numbers)
         places = {name: k for k, name in enumerate(self.classes)}
         self._labels = np.array([places[name] for name in numbers], np.int32)[np.array(labels, np.int32)]

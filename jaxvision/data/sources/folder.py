@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from jaxvision.errors import Unreadable, UserError, nearest
 class Folder:
     """Images in one folder a class: ROOT/CLASS/.../IMAGE. Hidden names (a leading dot) are left out.
 
-    Classes are the folders' names, sorted, or the lines of ROOT/classes.txt, which must name them all.
+    Classes are the folders' names, sorted, or the lines of ROOT/classes.txt, which must name them all. Names that
+    differ only in case are taken for a mistake, unless classes.txt has them.
     Samples are ordered by class, then by path. The listing takes the bytes of the names and 12 more a file.
     """
 
@@ -57,6 +60,18 @@ class Folder:
         return os.path.join(self.root, self.classes[self.labels[i]], name)
 
 
+def check_case(names: Iterable[str], place: str, listing: str) -> None:
+    """UserError if two class names are the same but for case, or for how Unicode spells an accent."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise UserError(
+                f"{place} has the classes {other!a} and {name!a}, which differ only in case or in the spelling of "
+                f"accents: rename one or merge them or, if both are meant, name all classes in {listing}"
+            )
+
+
 def _classes(root: str) -> tuple[str, ...]:
     """The class names of an image folder, in order."""
     try:
@@ -67,6 +82,7 @@ def _classes(root: str) -> tuple[str, ...]:
         raise UserError(f"{root} holds no class folders: put the images into {root}/CLASS/")
     listing = os.path.join(root, "classes.txt")
     if not os.path.exists(listing):
+        check_case(found, root, listing)
         return tuple(found)
     wanted = read_classes(listing)
     for name in wanted:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from jaxvision.data.sources.common import EXTENSIONS, parse_query, read_classes, read_lines, sibling
+from jaxvision.data.sources.folder import check_case
 from jaxvision.errors import Unreadable, UserError, nearest
 
 SUFFIX = ".index.npz"
@@ -224,6 +225,7 @@ def _classes(
         return wanted or tuple(map(str, range(max(places) + 1))), np.array(places, np.int32)
     if wanted is None:
         wanted = tuple(sorted(found))
+        check_case(wanted, place, "a file, classes=FILE")
     order = {name: k for k, name in enumerate(wanted)}
     for name in found:
         if name not in order:
