@@ -31,7 +31,8 @@ import tempfile
 import time
 
 BATCH, SIZE, WARM, TIMED = 128, 224, 2048, 4096
-OURS = ("antialiased", "linear", "antialiased-1core", "linear-1core")
+KINDS = ("antialiased", "linear", "antialiased-processes", "linear-processes")
+OURS = KINDS + tuple(f"{kind}-1core" for kind in KINDS)
 
 
 # --------------------------------------------------------------------------- files
@@ -66,27 +67,31 @@ def in_memory(files):
 # --------------------------------------------------------------------------- loaders: endless batches
 
 
-def ours(files, filter, cores):
+class Memory:
+    """A source, see docs/data.md: the files' bytes."""
+
+    uri, kind, classes = "memory:", "class", ("photo",)
+
+    def __init__(self, files):
+        self.files, self.jpegs = files, in_memory(files)
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, i):
+        return {"image": self.jpegs[i], "label": 0, "index": i}
+
+    def where(self, i):
+        return self.files[i]
+
+
+def ours(files, filter, readers, cores):
     from jaxvision.data import InputContract, build, train_batches
-
-    jpegs = in_memory(files)
-
-    class Memory:
-        uri, kind, classes = "memory:", "class", ("photo",)
-
-        def __len__(self):
-            return len(jpegs)
-
-        def __getitem__(self, i):
-            return {"image": jpegs[i], "label": 0, "index": i}
-
-        def where(self, i):
-            return files[i]
 
     contract = InputContract(size=SIZE)
     transforms = build((("random_resized_crop", {"filter": filter}), ("flip", {})), contract)
-    options = dict(batch_size=BATCH, seed=0, start=0, stop=10**9, threads=cores)
-    return (batch["image"] for batch in train_batches(Memory(), transforms, contract, **options))
+    options = dict(batch_size=BATCH, seed=0, start=0, stop=10**9, **{readers: cores})
+    return (batch["image"] for batch in train_batches(Memory(files), transforms, contract, **options))
 
 
 def tfdata(files, cores):
@@ -208,7 +213,8 @@ def measure(name: str, files: list[str]) -> dict[str, object]:
     if name in PEERS:
         batches = PEERS[name](files, cores)
     else:
-        batches = ours(files, "linear" if name.startswith("linear") else "bilinear", cores)
+        filter = "linear" if name.startswith("linear") else "bilinear"
+        batches = ours(files, filter, "processes" if "processes" in name else "threads", cores)
     seen = 0
     while seen < WARM:
         seen += next(batches).shape[0]
@@ -252,9 +258,9 @@ def main() -> None:
             for name, python in loaders.items():
                 speeds[name].append(run(python, name, folder))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
-    ratios = {f"{kind} / {name}": round(medians[kind] / medians[name], 3) for kind in OURS[:2] for name in medians
+    ratios = {f"{kind} / {name}": round(medians[kind] / medians[name], 3) for kind in KINDS for name in medians
               if name in PEERS}  # fmt: skip
-    ratios |= {f"{kind}: all cores / 1": round(medians[kind] / medians[f"{kind}-1core"], 3) for kind in OURS[:2]}
+    ratios |= {f"{kind}: all cores / 1": round(medians[kind] / medians[f"{kind}-1core"], 3) for kind in KINDS}
     print(json.dumps({"medians": medians, "ratios": ratios, "turns": speeds}))
 
 

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -309,16 +308,14 @@ def _ahead(
 def _read(
     load: Callable[[int], Any], start: int, stop: int, threads: int, processes: int, prefetch: int
 ) -> Generator[Any, None, None]:
-    executor: Executor
-    call: Callable[[int], Any]
-    executor, call = workers.processes(load, processes) if processes else workers.threads(load, threads)
-    futures: deque[Future] = deque()
+    readers = workers.Processes(load, processes) if processes else workers.Threads(load, threads)
+    results: deque[Callable[[], Any]] = deque()
     try:
         for step in range(start, stop):
-            futures.append(workers.submit(executor, call, step))
-            if len(futures) == prefetch:
-                yield workers.result(futures.popleft())
-        while futures:
-            yield workers.result(futures.popleft())
+            results.append(readers.submit(step))
+            if len(results) == prefetch:
+                yield results.popleft()()
+        while results:
+            yield results.popleft()()
     finally:
-        executor.shutdown(wait=not processes, cancel_futures=True)
+        readers.close()

@@ -5,44 +5,107 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import cv2
+import numpy as np
 
 Load = Callable[[int], Any]
 
 
-def threads(load: Load, count: int) -> tuple[Executor, Load]:
-    """An executor of `count` threads, and what to submit to it."""
-    # The readers are the parallelism; OpenCV's own threads would take cores from each other.
-    return ThreadPoolExecutor(count, "reader", cv2.setNumThreads, (1,)), load
+class Threads:
+    """load(step) in `count` threads."""
+
+    def __init__(self, load: Load, count: int) -> None:
+        self._load = load
+        # The readers are the parallelism; OpenCV's own threads would take cores from each other.
+        self._executor = ThreadPoolExecutor(count, "reader", cv2.setNumThreads, (1,))
+
+    def submit(self, step: int) -> Callable[[], Any]:
+        """What waits for load(step): it gives the result, or raises what the reader raised."""
+        return self._executor.submit(self._load, step).result
+
+    def close(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
 
 
-def processes(load: Load, count: int) -> tuple[Executor, Load]:
-    """An executor of `count` processes, each with its own copy of `load`, and what to submit to it.
+class Processes:
+    """load(step) in `count` processes, each with its own copy of `load`.
 
     They are started afresh, not forked: a fork would inherit jax's threads and locks. Nothing that they import starts
     a jax backend, which would take the accelerator.
     """
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, context, _begin, (load,)), _call
+
+    def __init__(self, load: Load, count: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(count, context, _begin, (load,))
+        self._free: list[_Memory] = []
+
+    def submit(self, step: int) -> Callable[[], Any]:
+        """As Threads.submit; both raise RuntimeError if a process died."""
+        memory = self._free.pop() if self._free else _Memory()
+        with _died(), _without_ctrl_c():  # a process may be started here
+            future = self._executor.submit(_call, step, memory.path)
+
+        def result() -> Any:
+            with _died():
+                loaded = memory.loaded(*future.result())
+            self._free.append(memory)
+            return loaded
+
+        return result
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-def submit(executor: Executor, call: Load, step: int) -> Future:
-    """A future of call(step). RuntimeError if a process died."""
-    with _died(), _without_ctrl_c():  # a process may be started here
-        return executor.submit(call, step)
+class _Memory:
+    """Where a worker leaves the arrays of its result, so that they pass through no pipe.
+
+    A file without a name, in memory: it is gone with the last process that has it open, however that ends, and it does
+    not count against /dev/shm, which is small in containers. One serves many results in turn, since writing into new
+    memory takes twice the time. Linux only; elsewhere the pipe has to do.
+    """
+
+    def __init__(self) -> None:
+        self._file = os.memfd_create("jaxvision-batch") if hasattr(os, "memfd_create") else -1
+        self._close = weakref.finalize(self, os.close, self._file) if self._file >= 0 else None
+        self.path = f"/proc/{os.getpid()}/fd/{self._file}" if self._file >= 0 else None
+
+    def loaded(self, data: bytes, places: list[tuple[int, int]]) -> Any:
+        """What `_stored` was given, in memory of its own that goes with the last array in it."""
+        if not places:
+            return pickle.loads(data)
+        memory = np.empty(places[-1][1], np.uint8).data
+        with open(self._file, "rb", closefd=False) as file:
+            file.seek(0)
+            file.readinto(memory)
+        return pickle.loads(data, buffers=[memory[start:stop] for start, stop in places])
 
 
-def result(future: Future) -> Any:
-    """The future's result. Raises what the reader raised; RuntimeError if a process died."""
-    with _died():
-        return future.result()
+_ALIGNED = 16  # bytes; enough for every dtype
+
+
+def _stored(result: Any, path: str | None) -> tuple[bytes, list[tuple[int, int]]]:
+    """What _Memory.loaded makes the result of again."""
+    if path is None:
+        return pickle.dumps(result, protocol=5), []
+    buffers: list[pickle.PickleBuffer] = []
+    data, places, end = pickle.dumps(result, protocol=5, buffer_callback=buffers.append), [], 0
+    with open(path, "r+b") as file:  # not "wb", which would give the old result's memory back
+        for buffer in buffers:
+            file.write(bytes(-end % _ALIGNED))
+            start = end + -end % _ALIGNED
+            end = start + file.write(buffer.raw())
+            places.append((start, end))
+    return data, places
 
 
 @contextlib.contextmanager
@@ -85,6 +148,6 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _call(step: int) -> Any:
+def _call(step: int, path: str | None) -> tuple[bytes, list[tuple[int, int]]]:
     assert _load is not None
-    return _load(step)
+    return _stored(_load(step), path)

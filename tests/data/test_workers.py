@@ -194,6 +194,26 @@ def test_batches_can_be_written_to():
         assert all(array.flags.writeable for array in batch.values())
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Linux has files in memory")
+def test_the_memory_of_batches_is_given_back():
+    def held():
+        return sum("jaxvision-batch" in os.path.realpath(path) for path in pathlib.Path("/proc/self/fd").iterdir())
+
+    iterator = batches(Noise(), stop=10**6, processes=2)
+    kept = [next(iterator) for _ in range(50)]
+    assert held() <= 10  # those that are being loaded ahead, not the fifty
+    iterator.close()  # with batches that nobody took
+    del iterator
+    gc.collect()
+    assert held() == 0
+    same(kept, list(batches(Noise(), stop=50)))  # the arrays outlive the iterator and its processes
+
+
+def test_same_batches_where_there_are_no_files_in_memory(monkeypatch):
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    same(list(batches(Noise())), list(batches(Noise(), processes=2)))
+
+
 # --------------------------------------------------------------------------- errors and deaths
 
 
