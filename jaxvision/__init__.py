@@ -1,6 +1,6 @@
 """jaxvision: pretrain image networks at ImageNet scale and fine-tune them to anything, in JAX.
 
-Importing the package loads neither jax nor grain; submodules are imported when first used.
+Importing the package does not load jax; submodules are imported when first used.
 """
 
 __version__ = "0.1.0"
