@@ -1,10 +1,12 @@
-"""ResNet v1.5.
+"""ResNet v1.5, ResNeXt, Wide ResNet and the -D variants.
 
-Paper: He et al. 2015, "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385.
-Origin: written for jaxvision after the architecture that torchvision's `models/resnet.py` (BSD-3-Clause)
-publishes weights for: the stride of a bottleneck is on its 3x3 convolution ("v1.5"), every padding is given
-in pixels as torch does ("SAME" would pad differently when the stride is 2), and the modules carry
-torchvision's names, with "_" for ".". Licence: Apache-2.0.
+Papers: He et al. 2015, "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385; Xie et al.
+2016 (ResNeXt), https://arxiv.org/abs/1611.05431; Zagoruyko and Komodakis 2016 (wide), https://arxiv.org/abs/1605.07146;
+He et al. 2018 (-D), https://arxiv.org/abs/1812.01187.
+Origin: written for jaxvision after the architecture that torchvision's `models/resnet.py` (BSD-3-Clause) and timm's
+`models/resnet.py` (Apache-2.0, the -D variants) publish weights for: the stride of a bottleneck is on its 3x3
+convolution ("v1.5"), every padding is given in pixels as torch does, and the modules carry torchvision's names, with
+"_" for ".". Licence: Apache-2.0.
 """
 
 from __future__ import annotations
@@ -17,20 +19,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.ops import at_least_float32
+from jaxvision.models.layers import Conv, DropPath, batch_norm, dense, global_mean, linear_rates, max_pool
+from jaxvision.models.origin import Origin
 
-# He et al. 2015, https://arxiv.org/abs/1502.01852, with the fan that torchvision takes.
-kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def _torch_uniform(fan_in: int) -> Callable[..., jax.Array]:
-    """torch.nn.Linear's default for weight and bias: uniform in +-1 / sqrt(fan_in)."""
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        bound = fan_in**-0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
+_PLAIN = [
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
+]
+_D = ["resnet18d", "resnet34d", "resnet50d", "resnet101d", "resnet152d"]
+__all__ = [*_PLAIN, *_D]
 
 
 class Block(nn.Module):
@@ -42,23 +39,38 @@ class Block(nn.Module):
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     zero_init: bool
+    train: bool = False
+    inner: int = 0  # channels of a bottleneck's 3x3 convolution; 0: `channels`
+    groups: int = 1
+    mean_shortcut: bool = False  # a shortcut shrinks by a 2x2 mean, then a 1x1 convolution (-D)
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c, s = self.channels, self.stride
         last = nn.initializers.zeros if self.zero_init else nn.initializers.ones
         if self.bottleneck:
-            out = 4 * c
-            y = nn.relu(self.norm(name="bn1")(self.conv(c, 1, 1, name="conv1")(x)))
-            y = nn.relu(self.norm(name="bn2")(self.conv(c, 3, s, name="conv2")(y)))
+            out, inner = 4 * c, self.inner or c
+            y = nn.relu(self.norm(name="bn1")(self.conv(inner, 1, 1, name="conv1")(x)))
+            y = nn.relu(self.norm(name="bn2")(self.conv(inner, 3, s, groups=self.groups, name="conv2")(y)))
             y = self.norm(name="bn3", scale_init=last)(self.conv(out, 1, 1, name="conv3")(y))
         else:
             out = c
             y = nn.relu(self.norm(name="bn1")(self.conv(c, 3, s, name="conv1")(x)))
             y = self.norm(name="bn2", scale_init=last)(self.conv(c, 3, 1, name="conv2")(y))
         if x.shape[-1] != out or s != 1:
-            x = self.norm(name="downsample_1")(self.conv(out, 1, s, name="downsample_0")(x))
-        return nn.relu(x + y)
+            if self.mean_shortcut:
+                x = _halved(x) if s != 1 else x
+                x = self.norm(name="downsample_2")(self.conv(out, 1, 1, name="downsample_1")(x))
+            else:
+                x = self.norm(name="downsample_1")(self.conv(out, 1, s, name="downsample_0")(x))
+        return nn.relu(x + DropPath(self.drop_path)(y, train=self.train))
+
+
+def _halved(x: jax.Array) -> jax.Array:
+    """Means of 2x2 pixels; at an odd border of those that are there (timm's ceil_mode without padding)."""
+    pad = ((0, x.shape[1] % 2), (0, x.shape[2] % 2))
+    return nn.avg_pool(x, (2, 2), strides=(2, 2), padding=pad, count_include_pad=False)
 
 
 class ResNet(nn.Module):
@@ -69,10 +81,17 @@ class ResNet(nn.Module):
       depths: blocks of each stage.
       bottleneck: which block, see `Block`.
       width: channels of the stem and of the first stage; doubled in each further stage.
-      stem: "imagenet" (7x7 stride 2, then max-pooling) or "small" (3x3 stride 1, for images of 8 to 64 px).
+      groups, group_width: of a bottleneck's 3x3 convolution: channels * group_width / 64 * groups channels in so many
+        groups. (32, 4) is ResNeXt 32x4d, (1, 128) Wide ResNet 2.
+      stem: "imagenet" (7x7 stride 2, then max-pooling), "deep" (three 3x3, then max-pooling; -D) or "small" (3x3
+        stride 1, for images of 8 to 64 px).
+      mean_shortcut: shortcuts shrink by a mean before their convolution (-D).
       norm: "batch", or "none": neither normalisation nor statistics (for tests, and as a base to build on).
       zero_init: the last normalisation of each block starts at 0, so that blocks start as the identity
         (Goyal et al. 2017, https://arxiv.org/abs/1706.02677). torchvision's default is off.
+      drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
+      dropout: before the last layer.
+      remat: blocks are computed again in the backward pass instead of kept.
       dtype: of the computation. Parameters, statistics, features and logits are float32.
     """
 
@@ -80,67 +99,68 @@ class ResNet(nn.Module):
     depths: tuple[int, ...]
     bottleneck: bool
     width: int = 64
+    groups: int = 1
+    group_width: int = 64
     stem: str = "imagenet"
+    mean_shortcut: bool = False
     norm: str = "batch"
     zero_init: bool = True
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        if self.stem not in ("imagenet", "small") or self.norm not in ("batch", "none"):
+        if self.stem not in ("imagenet", "deep", "small") or self.norm not in ("batch", "none"):
             raise ValueError(
-                f"ResNet: stem {self.stem!r} must be 'imagenet' or 'small', norm {self.norm!r} 'batch' or 'none'"
+                f"ResNet: stem {self.stem!r} must be 'imagenet', 'deep' or 'small', "
+                f"norm {self.norm!r} 'batch' or 'none'"
             )
-
-        def conv(channels: int, kernel: int, stride: int, name: str) -> nn.Conv:
-            pad = kernel // 2
-            return nn.Conv(
-                channels,
-                (kernel, kernel),
-                strides=(stride, stride),
-                padding=((pad, pad), (pad, pad)),
-                use_bias=self.norm == "none",
-                kernel_init=kaiming_fan_out,
-                dtype=self.dtype,
-                name=name,
-            )
-
-        if self.norm == "batch":
-            norm: Any = partial(
-                nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype
-            )
-        else:
-            norm = _no_norm
+        conv = partial(_conv, bias=self.norm == "none", dtype=self.dtype)
+        norm: Any = batch_norm(train, self.dtype) if self.norm == "batch" else _no_norm
 
         x = image.astype(self.dtype)
         if self.stem == "imagenet":
             x = nn.relu(norm(name="bn1")(conv(self.width, 7, 2, name="conv1")(x)))
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        elif self.stem == "deep":
+            x = nn.relu(norm(name="conv1_1")(conv(self.width // 2, 3, 2, name="conv1_0")(x)))
+            x = nn.relu(norm(name="conv1_4")(conv(self.width // 2, 3, 1, name="conv1_3")(x)))
+            x = nn.relu(norm(name="bn1")(conv(self.width, 3, 1, name="conv1_6")(x)))
         else:
             x = nn.relu(norm(name="bn1")(conv(self.width, 3, 1, name="conv1")(x)))
+        if self.stem != "small":
+            x = max_pool(x, 3, 2, 1)
 
+        make_block = nn.remat(Block) if self.remat else Block
+        rates = iter(linear_rates(self.drop_path, sum(self.depths)))
         outputs = {}
         for stage, depth in enumerate(self.depths):
+            channels = self.width * 2**stage
             for block in range(depth):
-                x = Block(
-                    channels=self.width * 2**stage,
+                x = make_block(
+                    channels=channels,
                     stride=2 if stage > 0 and block == 0 else 1,
                     bottleneck=self.bottleneck,
                     conv=conv,
                     norm=norm,
                     zero_init=self.zero_init,
+                    train=train,
+                    inner=channels * self.group_width // 64 * self.groups,
+                    groups=self.groups,
+                    mean_shortcut=self.mean_shortcut,
+                    drop_path=next(rates),
                     name=f"layer{stage + 1}_{block}",
                 )(x)
             outputs[f"c{stage + 2}"] = x
 
-        features = jnp.mean(at_least_float32(x), axis=(1, 2))
-        logits = nn.Dense(
-            self.classes,
-            kernel_init=_torch_uniform(features.shape[-1]),
-            bias_init=_torch_uniform(features.shape[-1]),
-            name="fc",
-        )(features)
-        return {**outputs, "features": features, "logits": logits}
+        features = global_mean(x)
+        y = nn.Dropout(self.dropout, deterministic=not train)(features)
+        return {**outputs, "features": features, "logits": dense(self.classes, features.shape[-1], "fc")(y)}
+
+
+def _conv(channels: int, kernel: int, stride: int, *, bias: bool, dtype: Any, name: str, groups: int = 1) -> Conv:
+    return Conv(channels, kernel, stride, groups=groups, bias=bias, dtype=dtype, name=name)
 
 
 def _no_norm(name: str, scale_init: Any = None) -> Callable[[jax.Array], jax.Array]:
@@ -152,3 +172,20 @@ resnet34 = partial(ResNet, depths=(3, 4, 6, 3), bottleneck=False)
 resnet50 = partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True)
 resnet101 = partial(ResNet, depths=(3, 4, 23, 3), bottleneck=True)
 resnet152 = partial(ResNet, depths=(3, 8, 36, 3), bottleneck=True)
+resnext50_32x4d = partial(resnet50, groups=32, group_width=4)
+resnext101_32x8d = partial(resnet101, groups=32, group_width=8)
+resnext101_64x4d = partial(resnet101, groups=64, group_width=4)
+wide_resnet50_2 = partial(resnet50, group_width=128)
+wide_resnet101_2 = partial(resnet101, group_width=128)
+resnet18d = partial(resnet18, stem="deep", mean_shortcut=True)
+resnet34d = partial(resnet34, stem="deep", mean_shortcut=True)
+resnet50d = partial(resnet50, stem="deep", mean_shortcut=True)
+resnet101d = partial(resnet101, stem="deep", mean_shortcut=True)
+resnet152d = partial(resnet152, stem="deep", mean_shortcut=True)
+
+_RULES = ((r"layer(\d)_(\d+)", r"layer\1.\2"), (r"downsample_", "downsample."), (r"^conv1_", "conv1."))
+_STAGES = {f"c{k + 1}": f"layer{k}" for k in range(1, 5)}
+ORIGINS = {
+    "torchvision": Origin({name: name for name in _PLAIN}, _RULES, stages=_STAGES),
+    "timm": Origin({name: name for name in __all__}, _RULES, stages=_STAGES),
+}
