@@ -1,23 +1,22 @@
-"""From a config to the things it names: contract, task, optimiser, metrics; and from a workdir back to them."""
+"""From a config to the things it names: contract, task, optimiser, metrics."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
 import jaxvision.metrics
 import jaxvision.models
 import jaxvision.tasks
-from jaxvision import checkpoint, optim, sharding, weights
 from jaxvision import config as config_lib
+from jaxvision import optim, sharding
 from jaxvision.config import Config
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
@@ -71,11 +70,16 @@ def _factories(config: Config) -> tuple[Callable, Callable, list[Callable]]:
     )
 
 
+def model(config: Config, classes: int) -> Any:
+    """The flax module that the config names."""
+    dtype = jnp.dtype("float32" if config.dtype == "auto" else config.dtype)
+    return _factories(config)[0](classes=classes, dtype=dtype)
+
+
 def task(config: Config, classes: int) -> Task:
     """Model in task in wrappers, as the config names them."""
-    make_model, make_task, wrappers = _factories(config)
-    dtype = jnp.dtype("float32" if config.dtype == "auto" else config.dtype)
-    built = make_task(make_model(classes=classes, dtype=dtype), contract(config), classes=classes)
+    _, make_task, wrappers = _factories(config)
+    built = make_task(model(config, classes), contract(config), classes=classes)
     for wrap in wrappers:
         built = wrap(built, classes=classes)
     return built
@@ -138,93 +142,6 @@ def check_classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...]) -> N
         if set(theirs) == set(mine):
             detail = "the same names in another order"
         raise UserError(f"the classes of {uri} are not those of the training data: {detail}")
-
-
-class Source(NamedTuple):
-    """Weights to start from: FROM, resolved."""
-
-    checkpoint: epath.Path
-    workdir: epath.Path | None
-    about: dict[str, Any]
-
-
-def find(source: str, which: str = "") -> Source:
-    """FROM, a workdir or a checkpoint folder in one, to a checkpoint that was checked. Raises UserError."""
-    path = epath.Path(source).expanduser()
-    if (path / "about.json").exists():
-        if which:
-            raise UserError(
-                f"{source!r} is one checkpoint already: leave out --checkpoint {which}, or name its workdir"
-            )
-        reason = checkpoint.flaw(path)
-        if reason:
-            raise UserError(f"checkpoint {path} is broken: {reason}")
-        workdir = path.parent.parent
-        return Source(path, workdir if (workdir / "config.json").exists() else None, checkpoint.about(path))
-    if not path.exists():
-        raise UserError(f"{source!r} does not exist: name a workdir that train printed, or a checkpoint folder in it")
-    if not (path / "checkpoints").exists():
-        raise UserError(
-            f"no checkpoints in {path}: it is no workdir of jaxvision.train, or nothing was saved there yet"
-        )
-    chosen = checkpoint.choose(path / "checkpoints", which or "last")
-    return Source(chosen, path, checkpoint.about(chosen))
-
-
-def load_plan(source: Source, task_: Task, config: Config, classes: tuple[str, ...]) -> weights.Plan:
-    """How the weights of `source` fill this config's task; see `weights.plan`. Raises UserError."""
-    mine, theirs = contract(config), InputContract.from_dict(source.about["contract"])
-    for field in ("mean", "std", "channels"):
-        if getattr(mine, field) != getattr(theirs, field):
-            raise UserError(
-                f"init: the weights in {source.checkpoint} expect pixels with {field} {getattr(theirs, field)}, this "
-                f"config gives {getattr(mine, field)}: set config.data.{field} = {getattr(theirs, field)}"
-            )
-    abstract = abstract_init(task_, config)
-    fresh = {"params": abstract[0], "extra": {"model": abstract[1]["model"]}}
-    other = abstract_init(task(config, len(classes) + 1), config)
-    head = weights.head_names(fresh, {"params": other[0], "extra": {"model": other[1]["model"]}})
-    loaded = weights.averaged(checkpoint.read(source.checkpoint, ("params", "extra")))
-    return weights.plan(fresh, loaded, head, tuple(source.about["classes"]) == tuple(classes))
-
-
-class Trained(NamedTuple):
-    """A finished or running training, loaded for evaluation."""
-
-    config: Config
-    contract: InputContract
-    classes: tuple[str, ...]
-    task: Task
-    params: PyTree
-    extra: PyTree
-    step: int
-    mesh: Mesh
-    source: Source
-
-
-def load(source: str, which: str = "") -> Trained:
-    """What evaluate and predict start from. Raises UserError."""
-    found = find(source, which)
-    if found.workdir is None:
-        raise UserError(f"{source!r} lies in no workdir with a config.json, which says what network this is")
-    config = config_lib.from_json((found.workdir / "config.json").read_text())
-    classes = tuple(found.about["classes"])
-    built = task(config, len(classes))
-    mesh = sharding.make_mesh()
-    params, extra = abstract_init(built, config)
-    abstract = with_shardings({"params": params, "extra": extra}, mesh)
-    tree = checkpoint.restore(found.checkpoint, abstract)
-    return Trained(
-        config,
-        InputContract.from_dict(found.about["contract"]),
-        classes,
-        built,
-        tree["params"],
-        tree["extra"],
-        int(found.about["step"]),
-        mesh,
-        found,
-    )
 
 
 def with_shardings(abstract: PyTree, mesh: Mesh) -> PyTree:

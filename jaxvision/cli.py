@@ -36,7 +36,12 @@ class Parser(argparse.ArgumentParser):
     def add_from(self) -> None:
         """The flags that name a trained network."""
         self.add_argument(
-            "--from", dest="source", required=True, metavar="FROM", help="a workdir, or a checkpoint folder in one"
+            "--from",
+            dest="source",
+            required=True,
+            metavar="FROM",
+            help="a workdir, a checkpoint folder in one, or "
+            "published weights: timm:NAME.TAG=FILE, torchvision:NAME=FILE, hf:timm/NAME.TAG",
         )
         self.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
 

@@ -87,7 +87,14 @@ def default() -> Config:
     c.accumulate = 1  # micro-batches a step
     c.dtype = "auto"  # of the computation: "float32", "bfloat16"; auto is bfloat16 on TPU and GPU, else float32
     c.deterministic = False  # GPU: bit-equal runs, at a price (docs/determinism.md); CPU and TPU always are
-    c.init = ""  # start from these weights: a workdir, or a checkpoint folder in one
+    c.init = ""  # start from these weights: a workdir, a checkpoint in one, timm:NAME.TAG=FILE, torchvision:NAME=FILE
+    c.init_policy = Config(
+        dict(
+            fresh=(),  # patterns of leaves that start afresh although init has them, or since it lacks them
+            ignore=(),  # patterns of what init has and this network has no use for
+            contract=(),  # of mean, std, filter: what may differ from what the weights were trained with
+        )
+    )
     c.data = Config(
         dict(
             train="",  # source URI: digits:train, folder:/pets/train, tfds:imagenet2012/train, fake:1000x224
@@ -384,8 +391,13 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """The inverse of `to_json`, checked. Raises UserError."""
+    """The inverse of `to_json`, checked. A key that is newer than the text has its default. Raises UserError."""
     config = Config(_tuples(json.loads(text)))
+    for name, value in default().items():
+        if name not in config:
+            config[name] = value
+        elif isinstance(value, Config) and name not in OPEN:
+            config[name] = {**value, **config[name]}
     check(config)
     return config
 

@@ -15,31 +15,39 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         [
             "python -m jaxvision.evaluate --from runs/a",
             "python -m jaxvision.evaluate --from runs/a --checkpoint best --data folder:/pets/val",
+            "python -m jaxvision.evaluate --from timm:resnet50.a1_in1k=model.safetensors --data folder:/imagenet/val",
         ],
     )
     parser.add_from()
     parser.add_argument("--data", metavar="URI", help="another source, with the metric of the first evaluation")
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: that of the training")
+    parser.add_argument("--out", metavar="DIR", help="where eval/NAME.json goes; default: the workdir, if FROM has one")
     arguments, _ = parser.parse(argv)
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise UserError(f"--batch-size is {arguments.batch_size}: it must be at least 1")
     say = cli.sayer(arguments)
 
-    from jaxvision import build, evals
+    from etils import epath
+
+    from jaxvision import build, evals, pretrained
     from jaxvision.data.sources import open_source
 
-    trained = build.load(arguments.source, arguments.checkpoint)
+    trained = pretrained.load(arguments.source, arguments.checkpoint)
     metrics = build.metrics(trained.config, len(trained.classes))
     if not metrics:
         raise UserError(f"the config in {arguments.source} has no evals: it does not say how to measure")
     jobs = {name: trained.config.evals[name].data for name in metrics}
+    if not arguments.data and not trained.named:
+        raise UserError(f"{arguments.source} are weights without data: give --data URI")
+    workdir = epath.Path(arguments.out).expanduser() if arguments.out else trained.workdir
     if arguments.data:
         jobs = {next(iter(jobs)): arguments.data}
-    say(f"checkpoint {trained.source.checkpoint}")
+    say(f"checkpoint {trained.source}\npixels: {trained.contract}")
     results = {}
     for name, uri in jobs.items():
         source = open_source(uri)
-        build.check_classes(uri, source.classes, trained.classes)
+        classes = trained.classes if trained.named else _in_order(uri, source.classes, trained, say)
+        build.check_classes(uri, source.classes, classes)
         skips = build.skips(trained.config)
         batches = evals.source_batches(
             source,
@@ -50,23 +58,30 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             **build.reading(trained.config),
         )
         result = evals.run(trained.task, trained, {name: metrics[name]}, batches)
-        assert trained.source.workdir is not None  # build.load saw its config.json
-        path = evals.write_certificate(
-            trained.source.workdir,
-            name if uri == trained.config.evals[name].data else f"{name}-other",
+        path = workdir and evals.write_certificate(
+            workdir,
+            name if uri == trained.config.evals[name].data or not trained.named else f"{name}-other",
             result,
             data=uri,
             step=trained.step,
             contract=trained.contract,
-            classes=trained.classes,
+            classes=classes,
             skips=skips,
         )
         values = "  ".join(f"{k} {v:.4f}" for k, v in result.metrics.items())
-        say(f"{name} ({uri}): {values}  ({result.samples} samples)\ncertificate {path}")
+        say(f"{name} ({uri}): {values}  ({result.samples} samples)" + (f"\ncertificate {path}" if path else ""))
         if skips and skips.seen:
             say(f"warning: {len(skips.seen)} unreadable images are left out, the certificate lists them")
         results[name] = {**result.metrics, "count": result.samples, "digest": result.digest}
-    return {"checkpoint": str(trained.source.checkpoint), "step": trained.step, "evals": results}
+    return {"checkpoint": trained.source, "step": trained.step, "evals": results}
+
+
+def _in_order(uri: str, theirs: tuple[str, ...], trained: Any, say: Any) -> tuple[str, ...]:
+    """The data's class names for weights that name none. Raises UserError if their number differs."""
+    if len(theirs) != len(trained.classes):
+        raise UserError(f"{uri} has {len(theirs)} classes, the weights in {trained.source} {len(trained.classes)}")
+    say(f"the weights name no classes: class k is taken to be the data's class k ({theirs[0]}, ..., {theirs[-1]})")
+    return theirs
 
 
 if __name__ == "__main__":

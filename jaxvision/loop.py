@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxvision import build, checkpoint, evals, optim, sharding, weights
+from jaxvision import build, checkpoint, evals, optim, pretrained, sharding, weights
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import pipeline, transforms
@@ -194,9 +194,12 @@ class Run:
             return state
         given = None
         if config.init:
-            origin = build.find(config.init)
-            plan = build.load_plan(origin, task, config, self.source.classes)
-            self.say(f"init: from {origin.checkpoint}, its step {origin.about['step']}\n{plan.table()}")
+            origin = pretrained.find(config.init)
+            plan = pretrained.load_plan(origin, task, config, self.source.classes)
+            self.say(f"init: from {origin}\n  made for        {origin.contract}\n{plan.table()}")
+            if self.leader:
+                content = {"from": config.init, "contract": origin.contract.to_dict(), **plan.to_dict()}
+                write_whole(self.workdir / "load_plan.json", json.dumps(content, indent=1))
             given = plan.given
         with self.clock("compile"):
             make = jax.jit(init, out_shardings=self.shardings)

@@ -33,11 +33,11 @@ def predict(argv: list[str]) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from jaxvision import build
+    from jaxvision import pretrained
     from jaxvision.data import transforms
     from jaxvision.data.decode import decode
 
-    trained = build.load(arguments.source, arguments.checkpoint)
+    trained = pretrained.load(arguments.source, arguments.checkpoint)
     preprocess = transforms.preprocess(trained.contract)
     top = min(arguments.top, len(trained.classes))
     size = min(arguments.batch_size, len(files))
@@ -66,7 +66,7 @@ def predict(argv: list[str]) -> dict[str, Any]:
             named = [{"class": trained.classes[i], "probability": round(float(row[i]), 6)} for i in order]
             rows.append({"image": str(file), "predictions": named})
             say(f"{file!s:<{width}}  " + "  ".join(f"{n['class']} {n['probability']:.4f}" for n in named))
-    result: dict[str, object] = {"checkpoint": str(trained.source.checkpoint), "predictions": rows, "failed": failed}
+    result: dict[str, object] = {"checkpoint": trained.source, "predictions": rows, "failed": failed}
     if failed:
         refusal = UserError(f"{len(failed)} of {len(files)} images could not be read: " + "; ".join(failed[:5]))
         refusal.result = result

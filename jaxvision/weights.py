@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import traverse_util
 
-from jaxvision.errors import UserError
+from jaxvision.errors import UserError, nearest
 from jaxvision.task import PyTree
 
 
@@ -16,54 +20,180 @@ class Plan(NamedTuple):
 
     given: dict[str, Any]
     loaded: list[str]
-    reinitialised: list[str]  # the head, where the classes differ
-    dropped: list[str]  # of the source: the old head
+    resized: list[str]  # "NAME: [1, 197, 768] -> [1, 577, 768], how"
+    reinitialised: list[str]  # the head, where the classes differ, and what `init_policy.fresh` names
+    dropped: list[str]  # of the source: the old head, and what `init_policy.ignore` names
 
     def table(self) -> str:
         lines = [f"  loaded          {len(self.loaded)} leaves"]
-        lines += [f"  reinitialised   {name}" for name in self.reinitialised]
-        lines += [f"  dropped         {name}" for name in self.dropped]
+        for fate in ("resized", "reinitialised", "dropped"):
+            lines += [f"  {fate:<15} {name}" for name in getattr(self, fate)]
         return "\n".join(lines)
 
+    def to_dict(self) -> dict[str, list[str]]:
+        return {name: value for name, value in self._asdict().items() if name != "given"}
 
-def plan(fresh: dict[str, PyTree], loaded: dict[str, PyTree], head: set[str], same_classes: bool) -> Plan:
+
+class Source(NamedTuple):
+    """Loaded leaves in our layout, by our names, "params/model/..." and "extra/model/...", whatever their sizes."""
+
+    leaves: dict[str, np.ndarray]
+    unused: Sequence[str] = ()  # what else the source holds, by its own names
+    called: dict[str, str] = {}  # noqa: RUF012  our name: what the source calls it
+
+
+def plan(
+    fresh: dict[str, PyTree],
+    source: Source,
+    head: set[str],
+    same_classes: bool,
+    *,
+    begin_afresh: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+) -> Plan:
     """Decides for {"params": {"model": ...}, "extra": {"model": ...}}, by name.
 
     Args:
       fresh: abstract leaves of the task.
-      loaded: numpy leaves of the source.
       head: names of the leaves whose shape depends on the class count.
-      same_classes: whether the source's class names are the task's; if not, the head starts afresh.
+      same_classes: whether the source's classes are the task's; if not, the head starts afresh.
+      begin_afresh: patterns (`re.search`) of our names that are not loaded, whatever the source has.
+      ignore: patterns of names that the source has and that are of no use here.
 
-    Raises UserError for any other leaf that is missing, left over or of another shape.
+    Leaves of another size are resized where there is a known way, see `resize`.
+
+    Raises UserError for any other leaf that is missing, left over, of another shape or type, or not finite, and for a
+    pattern that matches nothing.
     """
     want = traverse_util.flatten_dict(fresh, sep="/")
-    have = traverse_util.flatten_dict(loaded, sep="/")
-    new_head = set() if same_classes else head
-    body = want.keys() - new_head
-    missing = sorted(body - have.keys())
-    left_over = sorted(have.keys() - want.keys())
-    wrong = sorted(
-        f"{n} ({list(have[n].shape)} there, {list(want[n].shape)} here)"
-        for n in body & have.keys()
-        if tuple(have[n].shape) != tuple(want[n].shape)
-    )
+    have = source.leaves
+    for key, patterns, names in (("fresh", begin_afresh, want), ("ignore", ignore, [*source.unused, *have])):
+        for pattern in patterns:
+            if not any(re.search(pattern, name) for name in names):
+                raise UserError(f'init_policy.{key}: "{pattern}" matches no leaf: {nearest(pattern, list(names))}')
+    new = {n for n in want if any(re.search(p, n) for p in begin_afresh)} | (set() if same_classes else head)
+    left_over = [*sorted(have.keys() - want.keys()), *source.unused]
+    dropped = [n for n in left_over if any(re.search(p, n) for p in ignore)]
+    left_over = [n for n in left_over if n not in dropped]
+    missing, wrong, unfit, given, resized = [], [], [], {}, []
+    for name in sorted(want.keys() - new):
+        called = source.called.get(name, name)
+        if name not in have:
+            missing.append(name if called == name else f"{name} ({called} there)")
+            continue
+        array = have[name]
+        if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+            unfit.append(f"{called} is {array.dtype}")
+            continue
+        if not np.isfinite(array).all():
+            unfit.append(f"{called} has {int((~np.isfinite(array)).sum())} values that are not finite")
+            continue
+        array = np.asarray(array, np.float32)
+        shape = tuple(want[name].shape)
+        if array.shape != shape:
+            sizes = f"{list(array.shape)} -> {list(shape)}"
+            found = resize(name, array, shape)
+            if found is None:
+                wrong.append(f"{name} ({sizes.replace(' -> ', ' there, ')} here)")
+                continue
+            array, how = found
+            resized.append(f"{name}: {sizes}, {how}")
+        given[name] = array
     problems = [
         ("missing in the source", missing),
         ("of no use here", left_over),
         ("of another shape", wrong),
+        ("damaged", unfit),
     ]
     if any(names for _, names in problems):
         text = "; ".join(f"{what}: {_some(names)}" for what, names in problems if names)
-        raise UserError(
-            f"init: these weights are of another network: {text}. Use the model that they were trained with"
-        )
-    given = traverse_util.unflatten_dict({n: have[n] for n in sorted(body)}, sep="/")
-    return Plan(given, sorted(body), sorted(new_head), sorted(new_head & have.keys()))
+        raise UserError(f"init: these weights are of another network: {text}. {_advice(missing + wrong, left_over)}")
+    return Plan(
+        traverse_util.unflatten_dict(given, sep="/"),
+        [n for n in given if not any(r.startswith(n + ": ") for r in resized)],
+        resized,
+        sorted(new),
+        sorted([*dropped, *(source.called.get(n, n) for n in new & have.keys())]),
+    )
+
+
+def _advice(mine: list[str], theirs: list[str]) -> str:
+    """The line of config that would allow it."""
+    text = "Use the model that they were trained with"
+    lines = []
+    for key, names in (("fresh", mine), ("ignore", theirs)):
+        if names:
+            first = re.escape(names[0].split(" ")[0]).replace("\\", "") + "$"
+            lines.append(f'config.init_policy.{key} = ("{first}",)')
+    return f"{text}, or allow it by name: {' and '.join(lines)}" if lines else text
 
 
 def _some(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+# --------------------------------------------------------------------------- other sizes
+
+
+def resize(name: str, array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
+    """A leaf for another input size, patch size or number of channels: (array, how); None if there is no known way."""
+    last = name.rpartition("/")[2]
+    if last == "pos_embedding" and array.ndim == len(shape) == 3 and array.shape[2] == shape[2]:
+        return _positions(array, shape)
+    if last == "relative_position_bias_table" and array.ndim == len(shape) == 2 and array.shape[1] == shape[1]:
+        return _relative(array, shape)
+    if last == "kernel" and array.ndim == len(shape) == 4 and array.shape[3] == shape[3]:
+        if array.shape[:2] == shape[:2]:
+            return _channels(array, shape)
+        if array.shape[2] == shape[2] and "conv_proj" in name:
+            return _patches(array, shape)
+    return None
+
+
+def _positions(array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
+    """[1, P + N * N, D]: the first P (class token, registers) are kept, the square is resized."""
+    old = math.isqrt(array.shape[1])
+    prefix = array.shape[1] - old * old
+    new = math.isqrt(max(0, shape[1] - prefix))
+    if new * new + prefix != shape[1] or not new:
+        return None
+    square = array[:, prefix:].reshape(1, old, old, -1)
+    square = np.asarray(jax.image.resize(square, (1, new, new, shape[2]), "bicubic"))
+    how = f"bicubic from {old} x {old} to {new} x {new} positions"
+    return np.concatenate([array[:, :prefix], square.reshape(1, new * new, -1)], 1), how
+
+
+def _relative(array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
+    """[(2 w - 1)^2, heads] of windows w."""
+    old, new = math.isqrt(array.shape[0]), math.isqrt(shape[0])
+    if old * old != array.shape[0] or new * new != shape[0]:
+        return None
+    square = np.asarray(jax.image.resize(array.reshape(old, old, -1), (new, new, shape[1]), "bicubic"))
+    return square.reshape(shape), f"bicubic from windows of {(old + 1) // 2} to {(new + 1) // 2}"
+
+
+def _channels(array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
+    """A first convolution for 1, 3 or 4 channels, of the same response to grey as timm's `adapt_input_conv`."""
+    old, new = array.shape[2], shape[2]
+    if new == 1 and old == 3:
+        return array.sum(2, keepdims=True), "summed over the colours"
+    if (old, new) in ((1, 3), (3, 4), (1, 4)):
+        repeated = np.concatenate([array] * -(-new // old), 2)[:, :, :new]
+        return repeated * np.float32(old / new), f"repeated for {new} channels, times {old}/{new}"
+    return None
+
+
+def _patches(array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
+    """A patch embedding for patches of another size: what gives the same tokens for resized patches, in the least
+    squares (FlexiViT, Beyer et al. 2022, https://arxiv.org/abs/2212.08013)."""
+    (a, b), (c, d) = array.shape[:2], shape[:2]
+    identity = np.eye(a * b, dtype=np.float32).reshape(a * b, a, b)
+    enlarge = np.asarray(jax.image.resize(identity, (a * b, c, d), "bilinear")).reshape(a * b, c * d)
+    kernel = np.linalg.pinv(enlarge) @ array.reshape(a * b, -1)
+    return kernel.reshape(shape).astype(np.float32), f"pseudo-inverse resize of patches from {a} to {c} px"
+
+
+# --------------------------------------------------------------------------- trees
 
 
 def head_names(one: PyTree, other: PyTree) -> set[str]:
@@ -72,12 +202,14 @@ def head_names(one: PyTree, other: PyTree) -> set[str]:
     return {n for n in a if n not in b or a[n].shape != b[n].shape}
 
 
-def averaged(loaded: dict[str, PyTree]) -> dict[str, PyTree]:
-    """What the source predicts with: its averaged weights where it kept some (ema), else its weights."""
+def averaged(loaded: dict[str, PyTree]) -> Source:
+    """What a checkpoint predicts with: its averaged weights where it kept some (ema), else its weights."""
     if "ema" in loaded["extra"]:
         average = loaded["extra"]["ema"]
-        return {"params": average["params"], "extra": {"model": average.get("model", {})}}
-    return {"params": loaded["params"], "extra": {"model": loaded["extra"].get("model", {})}}
+        tree = {"params": average["params"], "extra": {"model": average.get("model", {})}}
+    else:
+        tree = {"params": loaded["params"], "extra": {"model": loaded["extra"].get("model", {})}}
+    return Source({n: np.asarray(leaf) for n, leaf in traverse_util.flatten_dict(tree, sep="/").items()})
 
 
 def count(params: PyTree) -> int:

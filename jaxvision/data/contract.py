@@ -44,6 +44,13 @@ class InputContract:
         if min(self.std) <= 0:
             raise UserError(f"std must be positive, got {self.std}")
 
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
+        return (
+            f"shorter side to {self.resize} px ({self.filter}, antialiased), centre {self.size} x {self.size}, "
+            f"{self.channels} channels, mean ({mean}), std ({std})"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

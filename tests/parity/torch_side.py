@@ -12,7 +12,7 @@ import torch
 _KEPT = []  # a library of operators must live as long as torchvision does
 
 
-def _torchvision() -> None:
+def import_torchvision() -> None:
     """Imports torchvision. Its wheel for CUDA fails to import beside torch for CPU: its native operators are absent.
 
     They are declared by name then, which is enough for models and transforms.
@@ -38,7 +38,7 @@ def _torchvision() -> None:
 def make(library: str, name: str, **options) -> torch.nn.Module:
     """A network of `library` in evaluation mode, every parameter and running statistic random."""
     torch.manual_seed(0)
-    _torchvision()
+    import_torchvision()
     if library == "torchvision":
         make_model = importlib.import_module("torchvision.models").get_model
         return randomised(make_model(name, weights=None, **options)).eval()

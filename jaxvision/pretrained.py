@@ -1,0 +1,185 @@
+"""FROM: a workdir, a checkpoint in one, or weights that others published; to a load plan, or to a trained network."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from jaxvision import build, checkpoint, published, sharding, statedict, weights
+from jaxvision import config as config_lib
+from jaxvision.config import Config
+from jaxvision.data.contract import InputContract
+from jaxvision.errors import UserError
+from jaxvision.published import Published
+from jaxvision.task import PyTree, Task
+
+
+class Source(NamedTuple):
+    """A checkpoint to start from, checked."""
+
+    checkpoint: epath.Path
+    workdir: epath.Path | None
+    about: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.checkpoint}, its step {self.about['step']}"
+
+    @property
+    def contract(self) -> InputContract:
+        return InputContract.from_dict(self.about["contract"])
+
+
+def find(source: str, which: str = "") -> Source | Published:
+    """FROM to a checkpoint that was checked, or to a file of published weights. Raises UserError."""
+    file = published.find(source)
+    if file is not None:
+        if which:
+            raise UserError(f"{source!r} is one set of weights: leave out --checkpoint {which}")
+        return file
+    path = epath.Path(source).expanduser()
+    if (path / "about.json").exists():
+        if which:
+            raise UserError(
+                f"{source!r} is one checkpoint already: leave out --checkpoint {which}, or name its workdir"
+            )
+        reason = checkpoint.flaw(path)
+        if reason:
+            raise UserError(f"checkpoint {path} is broken: {reason}")
+        workdir = path.parent.parent
+        return Source(path, workdir if (workdir / "config.json").exists() else None, checkpoint.about(path))
+    if not path.exists():
+        raise UserError(
+            f"{source!r} does not exist: name a workdir that train printed, a checkpoint folder in it, or published "
+            "weights, as timm:resnet50.a1_in1k=/path/model.safetensors"
+        )
+    if not (path / "checkpoints").exists():
+        raise UserError(
+            f"no checkpoints in {path}: it is no workdir of jaxvision.train, or nothing was saved there yet"
+        )
+    chosen = checkpoint.choose(path / "checkpoints", which or "last")
+    return Source(chosen, path, checkpoint.about(chosen))
+
+
+def load_plan(source: Source | Published, task_: Task, config: Config, classes: tuple[str, ...]) -> weights.Plan:
+    """How the weights of `source` fill this config's task; see `weights.plan`. Raises UserError."""
+    _check_contract(source, config)
+    fresh, head = _leaves(task_, config, len(classes))
+    if isinstance(source, Published):
+        if config.model.name != source.model:
+            raise UserError(
+                f'init: {source.source} are weights of {source.model}: set config.model.name = "{source.model}"'
+            )
+        loaded = _published_leaves(source, fresh, config)
+        same = _class_count(loaded.leaves, head) == len(classes)
+    else:
+        loaded = weights.averaged(checkpoint.read(source.checkpoint, ("params", "extra")))
+        same = tuple(source.about["classes"]) == tuple(classes)
+    policy = config.init_policy
+    return weights.plan(fresh, loaded, head, same, begin_afresh=policy.fresh, ignore=policy.ignore)
+
+
+def _check_contract(source: Source | Published, config: Config) -> None:
+    """Pixels as the weights expect them, but for what `init_policy.contract` names. Sizes and crops may differ."""
+    mine, theirs = build.contract(config), source.contract
+    fields = ["filter"] if mine.channels != theirs.channels else ["mean", "std", "filter"]
+    for field in fields:
+        wanted, given = getattr(theirs, field), getattr(mine, field)
+        if wanted != given and field not in config.init_policy.contract:
+            raise UserError(
+                f"init: the weights in {source} expect pixels with {field} {wanted}, this config gives {given}: set "
+                f'config.data.{field} = {wanted!r}, or config.init_policy.contract = ("{field}",) if you mean it'
+            )
+
+
+def _leaves(task_: Task, config: Config, classes: int) -> tuple[dict[str, PyTree], set[str]]:
+    """The task's abstract leaves that are loaded, and the names of those whose shape depends on the class count."""
+    trees = []
+    for built in (task_, build.task(config, classes + 1)):
+        params, extra = build.abstract_init(built, config)
+        trees.append({"params": params, "extra": {"model": extra["model"]}})
+    return trees[0], weights.head_names(*trees)
+
+
+def _published_leaves(source: Published, fresh: dict[str, PyTree], config: Config) -> weights.Source:
+    """A file's tensors by our names. Raises UserError."""
+    want = {_variable(n): leaf for n, leaf in traverse_util.flatten_dict(fresh, sep="/").items() if "model" in n}
+    model = build.model(config, 1000)
+    found = statedict.from_state_dict(published.read(source.path), want, source.origin, model)
+    names = {_variable(n): n for n in traverse_util.flatten_dict(fresh, sep="/")}
+    return weights.Source(
+        {names[v]: array for v, array in found.leaves.items()},
+        found.unused,
+        {names[v]: statedict.torch_name(v, source.origin) for v in want},
+    )
+
+
+def _variable(name: str) -> str:
+    """ "params/model/fc/kernel" to "params/fc/kernel", "extra/model/batch_stats/..." to "batch_stats/..."."""
+    return name.replace("params/model/", "params/", 1).removeprefix("extra/model/")
+
+
+def _class_count(leaves: dict[str, Any], head: set[str]) -> int:
+    """Of the loaded head: its bias has one entry a class. 0 if there is none."""
+    return next((leaves[n].shape[0] for n in sorted(head) if n in leaves and leaves[n].ndim == 1), 0)
+
+
+class Trained(NamedTuple):
+    """A finished or running training, or published weights, loaded for evaluation."""
+
+    config: Config
+    contract: InputContract
+    classes: tuple[str, ...]
+    named: bool  # whether the classes are names; if not, they are "0", "1", ... in the order of the weights
+    task: Task
+    params: PyTree
+    extra: PyTree
+    step: int
+    mesh: Mesh
+    source: str
+    workdir: epath.Path | None
+
+
+def load(source: str, which: str = "") -> Trained:
+    """What evaluate and predict start from. Raises UserError."""
+    found = find(source, which)
+    if isinstance(found, Published):
+        return _load_published(found)
+    if found.workdir is None:
+        raise UserError(f"{source!r} lies in no workdir with a config.json, which says what network this is")
+    config = config_lib.from_json((found.workdir / "config.json").read_text())
+    classes = tuple(found.about["classes"])
+    built = build.task(config, len(classes))
+    mesh = sharding.make_mesh()
+    params, extra = build.abstract_init(built, config)
+    tree = checkpoint.restore(found.checkpoint, build.with_shardings({"params": params, "extra": extra}, mesh))
+    step = int(found.about["step"])
+    path = str(found.checkpoint)
+    contract = found.contract
+    return Trained(
+        config, contract, classes, True, built, tree["params"], tree["extra"], step, mesh, path, found.workdir
+    )
+
+
+def _load_published(found: Published) -> Trained:
+    """In the compute dtype float32, with the config's defaults for all that the weights do not say."""
+    config = config_lib.default()
+    config.model = Config(dict(name=found.model))
+    config.dtype = "float32"
+    config.data.update({k: v for k, v in found.contract.to_dict().items() if k in config.data})
+    config.evals = Config(dict(data=dict(config_lib.EVAL)))
+    state = _published_leaves(found, _leaves(build.task(config, 1000), config, 1000)[0], config)
+    head = _leaves(build.task(config, 1000), config, 1000)[1]
+    classes = tuple(str(k) for k in range(_class_count(state.leaves, head)))
+    if not classes:
+        raise UserError(f"{found.source}: the file holds no last layer, so it names no classes: fine-tune it first")
+    built = build.task(config, len(classes))
+    plan = load_plan(found, built, config, classes)
+    mesh = sharding.make_mesh()
+    params, extra = jax.jit(built.init, out_shardings=sharding.replicated(mesh))(
+        jax.random.key(0), build.zeros(config), plan.given
+    )
+    return Trained(config, found.contract, classes, False, built, params, extra, 0, mesh, found.source, None)

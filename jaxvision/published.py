@@ -1,0 +1,178 @@
+"""Weights that others published, `timm:NAME=FILE`, `torchvision:NAME=FILE`, `hf:timm/NAME`: arrays and contract."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxvision import models
+from jaxvision.data.contract import InputContract
+from jaxvision.errors import UserError, nearest
+from jaxvision.models.origin import Origin
+
+LIBRARIES = ("timm", "torchvision")
+SCHEMES = (*LIBRARIES, "hf")
+_TABLE = pathlib.Path(models.__file__).with_name("published.json")
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
+_DTYPES |= {"BOOL": "?", "BF16": "<u2"}
+
+
+class Published(NamedTuple):
+    """A file of weights, found but not read."""
+
+    source: str  # as the user named it
+    library: str
+    model: str  # our name of the network
+    tag: str  # which of the library's weights, "a1_in1k"; "" if not said
+    origin: Origin
+    path: pathlib.Path
+    contract: InputContract
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.library} {self.model}{self.tag and ' ' + self.tag})"
+
+
+def find(source: str) -> Published | None:
+    """What a FROM names; None if it has none of the schemes. Raises UserError."""
+    scheme, colon, rest = source.partition(":")
+    if not colon or scheme not in SCHEMES:
+        return None
+    if scheme == "hf":
+        return _from_hub(source, rest)
+    name, equals, path = rest.partition("=")
+    if not equals or not path:
+        raise UserError(
+            f"{source!r} names no file: write {scheme}:NAME=/path/model.safetensors, as {scheme}:resnet50=resnet50."
+            f"safetensors{', or hf:timm/' + name + ' to fetch it' if scheme == 'timm' else ''}"
+        )
+    return _published(source, scheme, name, pathlib.Path(path).expanduser())
+
+
+def _published(source: str, library: str, name: str, path: pathlib.Path) -> Published:
+    theirs, _, tag = name.partition(".")
+    known = {models.origins(ours)[library].names[ours]: ours for ours in _variants(library)}
+    if theirs not in known:
+        raise UserError(f"{source!r}: no network {theirs!r} of {library} here: {nearest(theirs, sorted(known))}")
+    model = known[theirs]
+    if path.is_dir():
+        path = path / "model.safetensors"
+    _check_kind(path)
+    return Published(
+        source, library, model, tag, models.origins(model)[library], path, _contract(source, library, theirs, tag, path)
+    )
+
+
+def _variants(library: str) -> list[str]:
+    return [name for name in models.__all__ if library in models.origins(name)]
+
+
+def _check_kind(path: pathlib.Path) -> None:
+    if path.suffix in (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar"):
+        out = path.with_suffix(".safetensors")
+        raise UserError(
+            f"{path} is a pickle, which can run code when it is loaded, so it is never loaded. Where torch and "
+            'safetensors are installed, convert it once: python -c "import torch, safetensors.torch as s; '
+            f"s.save_file({{k: v.contiguous() for k, v in torch.load('{path}', weights_only=True).items()}}, '{out}')\""
+        )
+    if not path.is_file():
+        there = sorted(str(p) for p in path.parent.glob("*.safetensors")) if path.parent.is_dir() else []
+        raise UserError(f"no file {path}: {nearest(str(path), there)}" if there else f"no file {path}")
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file; bfloat16 and float16 as float32. Raises UserError."""
+    import safetensors
+
+    try:
+        entries = safetensors.deserialize(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:
+        raise UserError(f"{path} is no whole safetensors file ({error}): copy or download it again") from error
+    state = {}
+    for name, entry in entries:
+        dtype = _DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise UserError(f"{path}: {name} is {entry['dtype']}, which no network here uses")
+        array = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+        if entry["dtype"] == "BF16":
+            array = (array.astype("<u4") << 16).view("<f4")
+        state[name] = array.astype(np.float32) if entry["dtype"] == "F16" else array
+    return state
+
+
+# --------------------------------------------------------------------------- contracts
+
+
+@functools.cache
+def table() -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """library -> its network -> tag -> fields of an InputContract; tests/parity/tables.py makes it."""
+    return json.loads(_TABLE.read_text())
+
+
+def _contract(source: str, library: str, name: str, tag: str, path: pathlib.Path) -> InputContract:
+    """How the weights want their pixels: from a config.json beside the file (timm's), else from the table."""
+    beside = path.with_name("config.json")
+    if library == "timm" and beside.is_file():
+        try:
+            config = json.loads(beside.read_text())
+            return InputContract(**timm_contract(config.get("pretrained_cfg", config)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{beside} tells no input size, mean, std and crop ({error!r}): remove it") from error
+    tags = table().get(library, {}).get(name, {})
+    if tag in tags:
+        return InputContract(**tags[tag])
+    made = [InputContract(**fields) for fields in tags.values()]
+    if not tag and len({(c.mean, c.std, c.filter) for c in made}) == 1:
+        return made[0]  # of several crops the first one's, the oldest weights; what is used is said
+    if not tags:
+        raise UserError(f"{source!r}: how these weights want their pixels is not known: put timm's config.json beside")
+    wanted = f"{library}:{name}.TAG={path}"
+    if not tag:
+        raise UserError(f"{source!r} does not say which weights, and their pixels differ: {wanted}, TAG one of "
+                        f"{', '.join(tags)}")  # fmt: skip
+    raise UserError(f"{source!r}: unknown tag {tag!r}, {wanted}: {nearest(tag, list(tags))}")
+
+
+def timm_contract(config: dict[str, Any]) -> dict[str, Any]:
+    """Fields of an InputContract of timm's pretrained_cfg. Raises ValueError for what a contract cannot say."""
+    channels, height, width = config["input_size"]
+    if height != width or config.get("crop_mode", "center") != "center" or channels not in (1, 3):
+        raise ValueError(f"input_size {config['input_size']}, crop_mode {config.get('crop_mode')}")
+    return {
+        "size": height,
+        "resize": math.floor(height / config.get("crop_pct", 0.875)),
+        "filter": config.get("interpolation", "bicubic"),
+        "channels": channels,
+        "mean": tuple(config["mean"]),
+        "std": tuple(config["std"]),
+    }
+
+
+# --------------------------------------------------------------------------- the hub
+
+
+def _from_hub(source: str, repository: str) -> Published:
+    """hf:timm/NAME.TAG: fetched with a progress bar, once; then from the cache."""
+    owner, slash, name = repository.partition("/")
+    if owner != "timm" or not slash or not name:
+        raise UserError(f"{source!r}: write hf:timm/NAME.TAG, as hf:timm/resnet50.a1_in1k")
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(f"{source!r} needs huggingface_hub: pip install huggingface_hub") from error
+    try:
+        huggingface_hub.hf_hub_download(repository, "config.json")
+        path = huggingface_hub.hf_hub_download(repository, "model.safetensors")
+    except Exception as error:  # the hub's, requests', the disk's
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"cannot fetch {repository} ({type(error).__name__}: {reason}). Without a network, fetch model.safetensors "
+            f"and config.json elsewhere and write timm:{name}=/path/model.safetensors"
+        ) from error
+    return _published(source, "timm", name, pathlib.Path(path))

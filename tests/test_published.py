@@ -1,0 +1,322 @@
+"""Weights in files that others make: whatever is wrong with one is said, and nothing is left unaccounted for."""
+
+import json
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+import jaxvision.cli
+import jaxvision.config
+from jaxvision import build, models, pretrained, published, statedict
+from jaxvision.errors import UserError
+
+ORIGIN = models.origins("resnet18")["torchvision"]
+CLASSES = tuple(f"class {k}" for k in range(7))
+
+
+def config_of(**model):
+    config = jaxvision.config.default()
+    config.model = dict(name="resnet18", width=8, depths=(1, 1)) | model
+    config.data.update(train="fake:16x32", size=32)
+    config.steps = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def state():
+    """What a file of such a network with 7 classes holds, all of it random."""
+    model = build.model(config_of(), 7)
+    variables = jax.eval_shape(
+        lambda k: model.init(k, np.zeros((1, 32, 32, 3), np.float32), train=False), jax.random.key(0)
+    )
+    rng = np.random.default_rng(0)
+    leaves = traverse_util.flatten_dict(variables, sep="/")
+    return statedict.to_state_dict(
+        {name: rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in leaves.items()}, ORIGIN, model
+    )
+
+
+def save(folder, state):
+    path = folder / "model.safetensors"
+    safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, path)
+    return path
+
+
+def plan(path, config=None, classes=CLASSES):
+    config = config or config_of()
+    found = pretrained.find(f"torchvision:resnet18={path}")
+    return pretrained.load_plan(found, build.task(config, len(classes)), config, classes)
+
+
+def leaves_of(given):
+    return traverse_util.flatten_dict(given, sep="/")
+
+
+def test_everything_goes_where_it_belongs(tmp_path, state):
+    made = plan(save(tmp_path, state))
+    assert not [*made.resized, *made.reinitialised, *made.dropped]
+    given = leaves_of(made.given)
+    assert sorted(given) == made.loaded
+    np.testing.assert_array_equal(
+        given["params/model/layer2_0/conv1/kernel"], state["layer2.0.conv1.weight"].transpose(2, 3, 1, 0)
+    )
+    np.testing.assert_array_equal(given["extra/model/batch_stats/bn1/mean"], state["bn1.running_mean"])
+    counters = [name for name in state if name.endswith("num_batches_tracked")]
+    assert len(given) + len(counters) == len(state)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_other_floats_become_float32(tmp_path, state, dtype):
+    narrow = {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in state.items()}
+    given = leaves_of(plan(save(tmp_path, narrow)).given)
+    assert {v.dtype for v in given.values()} == {np.dtype("float32")}
+    np.testing.assert_array_equal(given["params/model/bn1/scale"], narrow["bn1.weight"].astype(np.float32))
+
+
+def test_bfloat16_is_read(tmp_path):
+    """Written by hand, since numpy has no such type: 1.5, -2 and 2^-130, which is a denormal."""
+    bits = np.array([0x3FC0, 0xC000, 0x0008], "<u2").tobytes()
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]}}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bits)
+    np.testing.assert_array_equal(published.read(path)["a"], np.array([1.5, -2.0, 2.0**-130], np.float32))
+
+
+def fault(kind, state, rng):
+    """(state with one fault, what the message must name)."""
+    state = dict(state)
+    parameters = sorted(n for n in state if not n.endswith("num_batches_tracked"))
+    name = parameters[rng.integers(len(parameters))]
+    if kind == "missing":
+        del state[name]
+        return state, name
+    if kind == "renamed":
+        state[f"module.{name}"] = state.pop(name)
+        return state, f"module.{name}"
+    if kind == "transposed":  # of a leaf where it shows: a square one looks as it did
+        shows = [n for n in parameters if state[n].T.shape != state[n].shape]
+        name = shows[rng.integers(len(shows))]
+        state[name] = state[name].T
+        return state, name
+    if kind == "extra":
+        state[f"{name}_2"] = state[name]
+        return state, f"{name}_2"
+    if kind == "not finite":
+        array = state[name].copy()
+        array.flat[rng.integers(array.size)] = [np.nan, np.inf, -np.inf][rng.integers(3)]
+        state[name] = array
+        return state, name
+    if kind == "dtype":
+        state[name] = state[name].astype([np.int64, np.int32, np.uint8, bool][rng.integers(4)])
+        return state, name
+    if kind == "cut":
+        state[name] = state[name][:-1] if len(state[name]) > 1 else state[name][:0]
+        return state, name
+    raise ValueError(kind)
+
+
+KINDS = ["missing", "renamed", "transposed", "extra", "not finite", "dtype", "cut", "truncated", "garbled"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_25_faults_of_each_kind_are_named(tmp_path, state, kind):
+    """225 cases. Never another exception than UserError, never a silent load."""
+    ours = {statedict.torch_name(n.replace("params/model", "params").removeprefix("extra/model/"), ORIGIN): n
+            for n in plan(save(tmp_path, state)).loaded}  # fmt: skip
+    for seed in range(25):
+        rng = np.random.default_rng([seed, KINDS.index(kind)])
+        if kind in ("truncated", "garbled"):
+            path, name = save(tmp_path, state), "model.safetensors"
+            data = bytearray(path.read_bytes())
+            if kind == "truncated":
+                data = data[: rng.integers(len(data))]
+            else:
+                start = rng.integers(0, 200)
+                data[start : start + 8] = rng.bytes(8)
+            path.write_bytes(data)
+        else:
+            broken, name = fault(kind, state, rng)
+            path = save(tmp_path, broken)
+        with pytest.raises(UserError) as caught:
+            plan(path)
+        message = str(caught.value)
+        assert name in message or ours.get(name, name) in message, (seed, name, message)
+
+
+def test_the_message_shows_the_line_that_allows_it(tmp_path, state):
+    broken = dict(state)
+    broken["other.weight"] = broken.pop("layer1.0.conv1.weight")
+    path = save(tmp_path, broken)
+    with pytest.raises(UserError, match="init_policy") as caught:
+        plan(path)
+    config = config_of()
+    lines = [part.split("config.")[1] for part in str(caught.value).split(" and ") if "init_policy" in part]
+    for line in lines:
+        exec(f"config.{line}", {"config": config})
+    made = plan(path, config)
+    assert made.reinitialised == ["params/model/layer1_0/conv1/kernel"]
+    assert made.dropped == ["other.weight"]
+    config.init_policy.fresh = ("no such leaf",)
+    with pytest.raises(UserError, match="matches no leaf"):
+        plan(path, config)
+
+
+def test_ten_classes_and_one_channel(tmp_path, state):
+    """The head starts afresh, the first convolution sums its colours; both are in the plan."""
+    config = config_of()
+    config.data.update(channels=1, mean=(0.5,), std=(0.5,))
+    made = plan(save(tmp_path, state), config, tuple("abcdefghij"))
+    assert made.reinitialised == ["params/model/fc/bias", "params/model/fc/kernel"]
+    assert made.dropped == ["fc.bias", "fc.weight"]
+    assert made.resized == ["params/model/conv1/kernel: [7, 7, 3, 8] -> [7, 7, 1, 8], summed over the colours"]
+    np.testing.assert_allclose(
+        leaves_of(made.given)["params/model/conv1/kernel"][..., 0, :], state["conv1.weight"].sum(1).transpose(1, 2, 0)
+    , rtol=1e-6)  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), [("mean", (0.5, 0.5, 0.5)), ("std", (0.5, 0.5, 0.5)), ("filter", "bicubic")])
+def test_another_contract_is_refused_unless_named(tmp_path, state, key, value):
+    config = config_of()
+    config.data[key] = value
+    path = save(tmp_path, state)
+    with pytest.raises(UserError, match=f"config.data.{key} = "):
+        plan(path, config)
+    config.init_policy.contract = (key,)
+    assert plan(path, config).loaded
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("timm:resnet50", "names no file"),
+        ("timm:resnet51.a1_in1k=/x/model.safetensors", "did you mean 'resnet50'"),
+        ("torchvision:resnet50=/x/resnet50-0676ba61.pth", "weights_only=True"),
+        ("torchvision:resnet50=/x/y/model.safetensors", "no file /x/y/model.safetensors"),
+        ("hf:someone/resnet50", "write hf:timm/NAME.TAG"),
+        ("runs/none", "does not exist"),
+    ],
+)
+def test_a_source_that_is_none(source, wanted):
+    with pytest.raises(UserError, match=wanted):
+        pretrained.find(source)
+
+
+def test_unknown_tags_are_named(tmp_path, state):
+    path = save(tmp_path, state)
+    with pytest.raises(UserError, match="did you mean 'a1_in1k'"):
+        pretrained.find(f"timm:resnet18.a1_in1kk={path}")
+    with pytest.raises(UserError, match="does not say which weights"):
+        pretrained.find(f"timm:resnet18={path}")
+
+
+def test_the_contract_beside_the_file_counts(tmp_path, state):
+    path = save(tmp_path, state)
+    cfg = {
+        "input_size": [3, 288, 288],
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": cfg}))
+    contract = pretrained.find(f"timm:resnet18.a1_in1k={path}").contract
+    assert (contract.size, contract.resize, contract.filter) == (288, 320, "bicubic")
+    assert (contract.mean, contract.std) == ((0.5,) * 3, (0.25,) * 3)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"config\.json"):
+        pretrained.find(f"timm:resnet18.a1_in1k={path}")
+
+
+def test_every_variant_has_a_contract_or_none_is_published():
+    for library, names in published.table().items():
+        assert set(names) == {o.names[n] for n in models.__all__ if (o := models.origins(n).get(library))}
+        for name, tags in names.items():
+            for fields in tags.values():
+                published.InputContract(**fields)
+            assert name
+
+
+def test_state_dicts_go_back_byte_equal(state):
+    model = build.model(config_of(), 7)
+    variables = jax.eval_shape(
+        lambda k: model.init(k, np.zeros((1, 32, 32, 3), np.float32), train=False), jax.random.key(0)
+    )
+    want = traverse_util.flatten_dict(variables, sep="/")
+    got = statedict.from_state_dict(state, want, ORIGIN, model)
+    back = statedict.to_state_dict(got.leaves, ORIGIN, model)
+    assert back.keys() == state.keys()
+    assert all(back[k].tobytes() == state[k].tobytes() and back[k].dtype == state[k].dtype for k in state)
+    assert isinstance(model, nn.Module)
+
+
+def test_training_starts_from_a_file(tmp_path, state, capsys):
+    """The command: the plan is printed and kept; a broken file ends it with one paragraph and exit code 2."""
+    path = save(tmp_path, state)
+    config = tmp_path / "config.py"
+    config.write_text(
+        "import jaxvision.config\n"
+        "config = jaxvision.config.default()\n"
+        "config.model = dict(name='resnet18', width=8, depths=(1, 1))\n"
+        "config.data.update(train='fake:16x32?classes=4', size=32, resize=32, threads=1)\n"
+        f"config.steps, config.batch_size, config.init = 1, 8, 'torchvision:resnet18={path}'\n"
+    )
+    command = ["--config", str(config), "--workdir", str(tmp_path / "run")]
+    assert run("train", *command) == 0
+    said = capsys.readouterr().out
+    kept = json.loads((tmp_path / "run" / "load_plan.json").read_text())
+    assert "reinitialised   params/model/fc/bias" in said
+    assert "shorter side to 256 px (bilinear" in said
+    assert kept["reinitialised"] == ["params/model/fc/bias", "params/model/fc/kernel"]
+    assert len(kept["loaded"]) + 2 == len([k for k in state if not k.endswith("num_batches_tracked")])
+    path.write_bytes(path.read_bytes()[:5000])
+    assert run("train", *command[:-1], str(tmp_path / "other")) == 2
+    error = capsys.readouterr().err
+    assert "model.safetensors is no whole safetensors file" in error
+    assert "Traceback" not in error
+
+
+def test_evaluate_and_predict_take_a_file(tmp_path, capsys):
+    from PIL import Image
+
+    model = models.resnet18(classes=3)
+    variables = jax.eval_shape(
+        lambda k: model.init(k, np.zeros((1, 32, 32, 3), np.float32), train=False), jax.random.key(0)
+    )
+    rng = np.random.default_rng(0)
+    leaves = {
+        name: np.abs(rng.normal(0, 0.02, leaf.shape)).astype(np.float32)
+        for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()
+    }
+    path = save(tmp_path, statedict.to_state_dict(leaves, ORIGIN, model))
+    source = f"torchvision:resnet18={path}"
+    assert run("evaluate", "--from", source, "--data", "fake:16x40?classes=3", "--out", str(tmp_path)) == 0
+    said = capsys.readouterr().out
+    assert "the weights name no classes" in said
+    assert json.loads((tmp_path / "eval" / "data.json").read_text())["count"] == 16
+    assert json.loads(said.splitlines()[-1])["evals"]["data"]["count"] == 16
+    assert run("evaluate", "--from", source, "--data", "fake:16x40?classes=4") == 2
+    assert "has 4 classes, the weights" in capsys.readouterr().err
+    assert run("evaluate", "--from", source) == 2
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    assert run("predict", "--from", source, "--json", str(tmp_path / "red.png")) == 0
+    answer = json.loads(capsys.readouterr().out)["predictions"][0]
+    logits = model.apply(
+        traverse_util.unflatten_dict(leaves, sep="/"),
+        (np.array([[[[1.0, 0.0, 0.0]]]]) - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225) * np.ones((1, 224, 224, 1)),
+        train=False,
+    )["logits"][0]
+    assert answer["predictions"][0]["class"] == str(int(np.argmax(logits)))
+
+
+def run(command, *arguments):
+    """The exit code of a command, in this process."""
+    import importlib
+
+    module = importlib.import_module(f"jaxvision.{command}")
+    with pytest.raises(SystemExit) as ended:
+        jaxvision.cli.main(getattr(module, command), list(arguments))
+    return ended.value.code
