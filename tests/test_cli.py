@@ -7,9 +7,8 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-COMMANDS = sorted(
-    f"jaxvision.{p.stem}" for p in (ROOT / "jaxvision").glob("*.py") if '__name__ == "__main__"' in p.read_text()
-)
+FILES = [p for p in (ROOT / "jaxvision").glob("*.py") if '__name__ == "__main__"' in p.read_text()]
+COMMANDS = ["jaxvision.models", *sorted(f"jaxvision.{p.stem}" for p in FILES)]
 
 
 def test_commands_found():
@@ -35,6 +34,7 @@ def test_unknown_flag_exits_2_with_the_nearest(command, module):
         "jaxvision.evaluate": ["--from", "x"],
         "jaxvision.predict": ["--from", "x", "image.png"],
         "jaxvision.pack": ["--from", "x", "--out", "y"],
+        "jaxvision.models": [],
     }[module]
     done = command(module, *required, "--jsn")
     assert done.returncode == 2

@@ -20,6 +20,8 @@ SEPARATE = {("models", "data"), ("data", "models"), ("data", "ops"), ("data", "l
 
 def layer(module: str) -> str:
     name = module.removeprefix("jaxvision.")
+    if name.endswith(".__main__"):
+        return "COMMANDS"
     for known in ("data.contract", *LAYERS):
         if name == known or name.startswith(known + "."):
             return known

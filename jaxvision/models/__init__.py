@@ -5,19 +5,29 @@
 """
 
 import functools
-import sys
 
-from jaxvision.models import resnet
+from jaxvision.models import alex_net, convnext, densenet, mixer, resnet, swin, vgg, vit
+from jaxvision.models.alex_net import *
+from jaxvision.models.convnext import *
+from jaxvision.models.densenet import *
+from jaxvision.models.mixer import *
 from jaxvision.models.origin import Origin
 from jaxvision.models.resnet import *
+from jaxvision.models.swin import *
+from jaxvision.models.vgg import *
+from jaxvision.models.vit import *
 
-FAMILIES = (resnet,)
+FAMILIES = (alex_net, convnext, densenet, mixer, resnet, swin, vgg, vit)
 __all__ = [name for family in FAMILIES for name in family.__all__]
+
+
+def family(name: str) -> str:
+    """The file that a network is in: "resnet"."""
+    variant = globals()[name]
+    return (variant.func if isinstance(variant, functools.partial) else variant).__module__.rpartition(".")[2]
 
 
 def origins(name: str) -> dict[str, Origin]:
     """Library ("timm", "torchvision") to where it has a network's weights; see `Origin`."""
-    variant = globals()[name]
-    module = variant.func if isinstance(variant, functools.partial) else variant
-    found: dict[str, Origin] = sys.modules[module.__module__].ORIGINS
+    found: dict[str, Origin] = globals()[family(name)].ORIGINS
     return {library: origin for library, origin in found.items() if name in origin.names}

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxvision.ops import at_least_float32
 
@@ -135,13 +136,105 @@ def gelu(x: jax.Array) -> jax.Array:
     return nn.gelu(x, approximate=False)
 
 
-def dense(features: int, fan_in: int, name: str) -> nn.Dense:
-    """A last layer, in float32, as torch.nn.Linear starts it."""
+def channels_first(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] to [B, C * H * W] in torch's order, so that a dense layer after it has torch's kernel."""
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
+def adaptive_mean_pool(x: jax.Array, size: int) -> jax.Array:
+    """[B, H, W, C] to [B, size, size, C] as torch.nn.AdaptiveAvgPool2d: bins from floor(i n / size) to ceil((i + 1) n /
+    size), which overlap where n is no multiple."""
+
+    def bins(n: int) -> np.ndarray:
+        weights = np.zeros((size, n), np.float32)
+        for i in range(size):
+            start, stop = i * n // size, -(-(i + 1) * n // size)
+            weights[i, start:stop] = 1 / (stop - start)
+        return weights
+
+    if x.shape[1:3] == (size, size):
+        return x
+    rows, columns = jnp.asarray(bins(x.shape[1]), x.dtype), jnp.asarray(bins(x.shape[2]), x.dtype)
+    return jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns)
+
+
+def dense(features: int, fan_in: int, name: str, dtype: Any = None) -> nn.Dense:
+    """As torch.nn.Linear starts it; a last layer in float32, unless `dtype` says otherwise."""
     init = torch_uniform(fan_in)
-    return nn.Dense(features, kernel_init=init, bias_init=init, name=name)
+    return nn.Dense(features, kernel_init=init, bias_init=init, dtype=dtype, name=name)
 
 
-def rematerialised(block: Any, on: bool) -> Any:
-    """A block class whose activations are computed again in the backward pass, if `on`; its parameters keep their
-    names. `train` must be an attribute or a keyword of the block that is a Python bool."""
-    return nn.remat(block) if on else block
+def patches(width: int, patch: int, dtype: Any, name: str) -> Conv:
+    """The embedding of square patches: a convolution whose stride is its kernel."""
+    init = nn.initializers.lecun_normal()
+    return Conv(width, patch, patch, 0, bias=True, kernel_init=init, dtype=dtype, name=name)
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """softmax(q k^T / sqrt(D) + bias) v of [..., N, H, D] each, `bias` [..., H, N, N]; the softmax is in float32."""
+    accurate = at_least_float32(q).dtype
+    scores = jnp.einsum("...nhd,...mhd->...hnm", q * q.shape[-1] ** -0.5, k, preferred_element_type=accurate)
+    scores = scores if bias is None else scores + bias
+    return jnp.einsum("...hnm,...mhd->...nhd", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
+
+
+def divisible(channels: float, by: int = 8) -> int:
+    """The nearest multiple, at least `by`, that is no more than a tenth smaller (MobileNetV2's rule)."""
+    rounded = max(by, int(channels + by / 2) // by * by)
+    return rounded if rounded >= 0.9 * channels else rounded + by
+
+
+class InvertedResidual(nn.Module):
+    """1x1 convolution to `expanded` channels, a convolution of each channel by itself, squeeze and excitation, 1x1
+    convolution to `features`; added to what came in where the shapes agree. Sandler et al. 2018 (MobileNetV2).
+
+    Convolutions and norms are called block_0_0, block_0_1, block_1_0 ... in their order, as torch numbers them; what is
+    not there (no expansion, squeeze=0) has no number. `fused`: the first two convolutions are one full one (Tan and Le
+    2021, EfficientNetV2).
+    """
+
+    features: int
+    expanded: int
+    kernel: int
+    stride: int
+    squeeze: int
+    activation: Callable[[jax.Array], jax.Array]
+    norm: Callable[..., nn.Module]
+    train: bool
+    dtype: Any
+    fused: bool = False
+    squeeze_activation: Callable[[jax.Array], jax.Array] = nn.relu
+    squeeze_gate: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    drop_path: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width, place = x.shape[-1], 0
+        y = x
+
+        def conv(y: jax.Array, features: int, kernel: int, stride: int, groups: int = 1) -> jax.Array:
+            nonlocal place
+            y = Conv(features, kernel, stride, groups=groups, dtype=self.dtype, name=f"block_{place}_0")(y)
+            y = self.norm(name=f"block_{place}_1")(y)
+            place += 1
+            return y
+
+        if self.fused:
+            if self.expanded == width:
+                y = self.activation(conv(y, self.features, self.kernel, self.stride))
+            else:
+                y = self.activation(conv(y, self.expanded, self.kernel, self.stride))
+                y = conv(y, self.features, 1, 1)
+        else:
+            if self.expanded != width:
+                y = self.activation(conv(y, self.expanded, 1, 1))
+            y = self.activation(conv(y, self.expanded, self.kernel, self.stride, self.expanded))
+            if self.squeeze:
+                y = SqueezeExcite(
+                    self.squeeze, self.squeeze_activation, self.squeeze_gate, self.dtype, name=f"block_{place}"
+                )(y)
+                place += 1
+            y = conv(y, self.features, 1, 1)
+        if self.stride == 1 and width == self.features:
+            return x + DropPath(self.drop_path)(y, train=self.train)
+        return y

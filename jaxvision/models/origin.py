@@ -21,6 +21,7 @@ class Origin(NamedTuple):
     names: dict[str, str]  # our variant: theirs
     rules: Rules = ()
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()  # (pattern of their name, its shape there, one -1 allowed)
-    stages: dict[str, str] = {}  # noqa: RUF012  our output: the module there that makes it, for tests
+    # our output: the module there that makes it, for tests; or a function of the model that says so
+    stages: dict[str, str] | Callable[[Any], dict[str, str]] = {}  # noqa: RUF012
     channels_last: bool = False  # whether those modules give [B, H, W, C]
     buffers: Callable[[Any], dict[str, np.ndarray]] | None = None  # of a model: what else its state dict holds

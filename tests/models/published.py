@@ -19,12 +19,67 @@ PUBLISHED = {
     "resnet50d": 25_576_264,
     "resnet101d": 44_568_392,
     "resnet152d": 60_212_040,
+    # vit
+    "vit_b_16": 86_567_656,
+    "vit_b_32": 88_224_232,
+    "vit_l_16": 304_326_632,
+    "vit_l_32": 306_535_400,
+    "vit_tiny_patch16_224": 5_717_416,
+    "vit_small_patch16_224": 22_050_664,
+    "vit_small_patch32_224": 22_878_952,
+    "deit_tiny_patch16_224": 5_717_416,
+    "deit_small_patch16_224": 22_050_664,
+    "deit_base_patch16_224": 86_567_656,
+    # mixer
+    "mixer_s32_224": 19_104_624,
+    "mixer_s16_224": 18_528_264,
+    "mixer_b32_224": 60_293_428,
+    "mixer_b16_224": 59_880_472,
+    "mixer_l32_224": 206_939_264,
+    "mixer_l16_224": 208_196_168,
+    # convnext
+    "convnext_tiny": 28_589_128,
+    "convnext_small": 50_223_688,
+    "convnext_base": 88_591_464,
+    "convnext_large": 197_767_336,
+    # swin
+    "swin_t": 28_288_354,
+    "swin_s": 49_606_258,
+    "swin_b": 87_768_224,
+    # alex_net
+    "alexnet": 61_100_840,
+    # vgg
+    "vgg11": 132_863_336,
+    "vgg11_bn": 132_868_840,
+    "vgg13": 133_047_848,
+    "vgg13_bn": 133_053_736,
+    "vgg16": 138_357_544,
+    "vgg16_bn": 138_365_992,
+    "vgg19": 143_667_240,
+    "vgg19_bn": 143_678_248,
+    # densenet
+    "densenet121": 7_978_856,
+    "densenet161": 28_681_000,
+    "densenet169": 14_149_480,
+    "densenet201": 20_013_928,
 }
 
 # Of each family: (variant, options that make it small, side of the image in pixels). Compiled by test_contract.py.
 SMALL = {
     "resnet": ("resnet18", dict(depths=(1, 1), width=8, stem="small"), 16),
+    "vit": ("vit_tiny_patch16_224", dict(width=16, depth=2, heads=2, patch=8), 16),
+    "vit, options": (
+        "vit_small_patch16_224",
+        dict(width=16, depth=2, heads=2, patch=8, pooling="mean", registers=2, qk_norm=True, layer_scale=0.5),
+        16,
+    ),
+    "mixer": ("mixer_s32_224", dict(width=16, depth=2, patch=8), 16),
+    "convnext": ("convnext_tiny", dict(depths=(1, 1), widths=(8, 16), layer_scale=0.5), 16),
+    "swin": ("swin_t", dict(width=8, depths=(2, 1), heads=(2, 2), window=3), 36),
+    "alex_net": ("alexnet", dict(width=8, hidden=16), 64),
+    "vgg": ("vgg11_bn", dict(depths=(1, 1, 1), width=4, hidden=16), 16),
+    "densenet": ("densenet121", dict(depths=(2, 2), growth=4, width=8), 32),
     "resnet, bottleneck": ("resnet50d", dict(depths=(1, 1), width=16, groups=2), 32),
 }
 # Families that make "tokens" instead of "c2".."c5".
-TOKENS: set[str] = set()
+TOKENS = {"vit", "mixer"}

@@ -58,8 +58,7 @@ def test_outputs(name):
     assert out["features"].shape[0] == 2
     assert out["features"].ndim == 2
     assert out["logits"].dtype == out["features"].dtype == jnp.float32
-    family = getattr(models, name).func.__module__.rpartition(".")[2]
-    if family in TOKENS:
+    if models.family(name) in TOKENS:
         assert out["tokens"].ndim == 3
         assert out["tokens"].dtype == jnp.bfloat16
         return

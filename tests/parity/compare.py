@@ -39,13 +39,14 @@ def check(library: str, name: str, size: int, options: dict | None = None, ours_
     origin = models.origins(name)[library]
     theirs = torch_side.make(library, origin.names[name], **(options or {}))
     model = getattr(models, name)(classes=1000, **(ours_options or {}))
+    stages = origin.stages(model) if callable(origin.stages) else origin.stages
     leaves = convert(theirs, model, origin, size)
     image = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
-    want = torch_side.outputs(theirs, image, list(origin.stages.values()))
+    want = torch_side.outputs(theirs, image, list(stages.values()))
     got = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables_of(leaves), image)
     got = {k: np.asarray(v) for k, v in got.items()}
     worst = {"logits": difference(got["logits"], want["logits"])}
-    for ours, module in origin.stages.items():
+    for ours, module in stages.items():
         assert module in want, f"{module} is no module of theirs, or gave no tensor"
         worst[ours] = difference(got[ours], like(want[module], got[ours], origin))
     if max(worst.values()) > 1e-4:

@@ -4,6 +4,8 @@ pip install -e ".[test,parity]" && pytest -m parity tests/parity                
 pytest -m "parity or slow" tests/parity                                          all, hours of CPU time
 """
 
+import json
+
 import numpy as np
 import pytest
 
@@ -11,16 +13,23 @@ from jaxvision import models, statedict
 
 pytestmark = pytest.mark.parity
 # The smallest of each family and library; all others are slow.
-FIRST = {"resnet18", "resnet50d", "resnext50_32x4d"}
-# Sizes in pixels other than 224 and a second one that the architecture allows.
-SIZES: dict[str, tuple[int, ...]] = {}
+FIRST = {
+    *("resnet18", "resnet50d", "resnext50_32x4d", "vit_b_32", "deit_tiny_patch16_224", "mixer_s32_224"),
+    *("convnext_tiny", "swin_t", "alexnet", "vgg11", "vgg11_bn", "densenet121"),
+}
+# Of a family or a family and library: sizes in pixels, if 224 and 160 are not both legal.
+SIZES = {"mixer": (224,), "timm swin": (224,)}
+# Of a family that is built for one size: what that argument is called.
+SIZE_ARGUMENT = {"vit": {"torchvision": "image_size", "timm": "img_size"}}
 
 
 def cases():
     for name in models.__all__:
+        family = models.family(name)
         for library in models.origins(name):
-            for size in SIZES.get(name, (224, 160)):
-                marks = () if name in FIRST and size == SIZES.get(name, (224, 160))[-1] else pytest.mark.slow
+            sizes = SIZES.get(f"{library} {family}", SIZES.get(family, (224, 160)))
+            for size in sizes:
+                marks = () if name in FIRST and size == sizes[-1] else pytest.mark.slow
                 yield pytest.param(library, name, size, marks=marks, id=f"{library}-{name}-{size}")
 
 
@@ -28,7 +37,8 @@ def cases():
 def test_same_logits_and_stages(library, name, size):
     from tests.parity import compare
 
-    assert compare.check(library, name, size) <= 1e-4
+    argument = SIZE_ARGUMENT.get(models.family(name), {}).get(library)
+    assert compare.check(library, name, size, {argument: size} if argument else None) <= 1e-4
 
 
 @pytest.mark.parametrize(
@@ -53,3 +63,10 @@ def test_round_trip_is_byte_equal(library, name):
             assert (tensor.dtype, tensor.shape) == (after[key].dtype, after[key].shape), key
             assert tensor.tobytes() == after[key].tobytes(), key
         assert np.asarray(tensor).dtype == after[key].dtype
+
+
+def test_the_table_of_contracts_is_what_the_libraries_say():
+    from jaxvision import published
+    from tests.parity import tables
+
+    assert json.loads(json.dumps(tables.tables())) == published.table()

@@ -1,0 +1,104 @@
+"""MLP-Mixer.
+
+Paper: Tolstikhin et al. 2021, "MLP-Mixer: An all-MLP Architecture for Vision", https://arxiv.org/abs/2105.01601.
+Origin: written for jaxvision after the architecture that timm's `models/mlp_mixer.py` (Apache-2.0) publishes weights
+for. Licence: Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxvision.models.layers import DropPath, gelu, layer_norm, linear_rates, patches
+from jaxvision.models.origin import Origin
+from jaxvision.ops import at_least_float32
+
+__all__ = ["mixer_b16_224", "mixer_b32_224", "mixer_l16_224", "mixer_l32_224", "mixer_s16_224", "mixer_s32_224"]
+
+
+class Block(nn.Module):
+    """Two dense layers over the tokens, then two over the channels, each after a norm and added to what came in."""
+
+    dropout: float
+    drop_path: float
+    train: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width, norm, path = x.shape[-1], layer_norm(self.dtype), DropPath(self.drop_path)
+        y = jnp.swapaxes(norm(name="norm1")(x), 1, 2)
+        y = jnp.swapaxes(self._mlp(y, width // 2, "mlp_tokens"), 1, 2)
+        x = x + path(y, train=self.train)
+        return x + path(self._mlp(norm(name="norm2")(x), 4 * width, "mlp_channels"), train=self.train)
+
+    def _mlp(self, x: jax.Array, hidden: int, name: str) -> jax.Array:
+        dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype)
+        drop = nn.Dropout(self.dropout, deterministic=not self.train)
+        bias = nn.initializers.normal(1e-6)
+        y = drop(gelu(dense(hidden, bias_init=bias, name=f"{name}_fc1")(x)))
+        return drop(dense(x.shape[-1], bias_init=bias, name=f"{name}_fc2")(y))
+
+
+class Mixer(nn.Module):
+    """Image f32[B, H, W, C] to "tokens" [B, N, D], "features" f32[B, D] (their mean) and "logits" f32[B, classes].
+
+    The dense layers over the tokens make it fit one size of image, that of `init`.
+
+    Attributes:
+      classes: width of the last layer.
+      patch: side of a patch in pixels; images must be a multiple of it.
+      width, depth: of the tokens; number of blocks.
+      dropout: in both branches of a block.
+      drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
+      remat: blocks are computed again in the backward pass instead of kept.
+      dtype: of the computation. Parameters, features and logits are float32.
+    """
+
+    classes: int
+    patch: int
+    width: int
+    depth: int
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+        if image.shape[1] % self.patch or image.shape[2] % self.patch:
+            raise ValueError(f"Mixer: {image.shape[1]} x {image.shape[2]} px are no multiple of {self.patch}")
+        x = patches(self.width, self.patch, self.dtype, "stem")(image)
+        x = x.reshape(x.shape[0], -1, self.width)
+        make_block = nn.remat(Block) if self.remat else Block
+        for k, rate in enumerate(linear_rates(self.drop_path, self.depth)):
+            x = make_block(self.dropout, rate, train, self.dtype, name=f"blocks_{k}")(x)
+        tokens = layer_norm(self.dtype)(name="norm")(x)
+        features = jnp.mean(at_least_float32(tokens), axis=1)
+        logits = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name="head")(features)
+        return {"tokens": tokens, "features": features, "logits": logits}
+
+
+_small = partial(Mixer, width=512, depth=8)
+_base = partial(Mixer, width=768, depth=12)
+_large = partial(Mixer, width=1024, depth=24)
+
+mixer_s32_224 = partial(_small, patch=32)
+mixer_s16_224 = partial(_small, patch=16)
+mixer_b32_224 = partial(_base, patch=32)
+mixer_b16_224 = partial(_base, patch=16)
+mixer_l32_224 = partial(_large, patch=32)
+mixer_l16_224 = partial(_large, patch=16)
+
+ORIGINS = {
+    "timm": Origin(
+        {name: name for name in __all__},
+        ((r"^blocks_", "blocks."), (r"(mlp_\w+)_fc", r"\1.fc"), (r"^stem", "stem.proj")),
+        stages={"tokens": "norm"},
+    )
+}

@@ -1,0 +1,200 @@
+"""Vision Transformer and DeiT.
+
+Papers: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929; Touvron et al. 2020
+(DeiT), https://arxiv.org/abs/2012.12877; Steiner et al. 2021 (Ti, S), https://arxiv.org/abs/2106.10270. Options: Darcet
+et al. 2023 (registers), https://arxiv.org/abs/2309.16588; Dehghani et al. 2023 (QK norm),
+https://arxiv.org/abs/2302.05442; Touvron et al. 2021 (layer scale), https://arxiv.org/abs/2103.17239.
+Origin: written for jaxvision after the architecture that torchvision's `models/vision_transformer.py` (BSD-3-Clause)
+and timm's `models/vision_transformer.py` (Apache-2.0) publish weights for. Licence: Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxvision.models.layers import DropPath, attention, gelu, layer_norm, linear_rates, patches
+from jaxvision.models.origin import Origin
+from jaxvision.ops import at_least_float32
+
+_TORCHVISION = ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32"]
+_TIMM = ["vit_tiny_patch16_224", "vit_small_patch16_224", "vit_small_patch32_224"]
+_DEIT = ["deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224"]
+__all__ = [*_TORCHVISION, *_TIMM, *_DEIT]
+
+
+class Block(nn.Module):
+    """Attention, then two dense layers, each after a norm and added to what came in."""
+
+    heads: int
+    mlp: int
+    dropout: float
+    drop_path: float
+    qk_norm: bool
+    layer_scale: float
+    train: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width, norm = x.shape[-1], layer_norm(self.dtype)
+        dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype)
+        drop = nn.Dropout(self.dropout, deterministic=not self.train)
+        path = DropPath(self.drop_path)
+
+        y = dense(3 * width, name="qkv")(norm(name="ln_1")(x))
+        q, k, v = jnp.moveaxis(y.reshape(*y.shape[:2], 3, self.heads, -1), 2, 0)
+        if self.qk_norm:
+            q, k = norm(name="q_norm")(q), norm(name="k_norm")(k)
+        y = attention(q, k, v).reshape(x.shape)
+        x = x + path(self._scaled(drop(dense(width, name="out")(y)), "scale_1"), train=self.train)
+
+        bias = nn.initializers.normal(1e-6)
+        y = drop(gelu(dense(self.mlp, bias_init=bias, name="mlp_0")(norm(name="ln_2")(x))))
+        y = drop(dense(width, bias_init=bias, name="mlp_3")(y))
+        return x + path(self._scaled(y, "scale_2"), train=self.train)
+
+    def _scaled(self, x: jax.Array, name: str) -> jax.Array:
+        if not self.layer_scale:
+            return x
+        gamma = self.param(name, nn.initializers.constant(self.layer_scale), (x.shape[-1],))
+        return x * gamma.astype(x.dtype)
+
+
+class VisionTransformer(nn.Module):
+    """Image f32[B, H, W, C] to "tokens" [B, N, D], "features" f32[B, D] and "logits" f32[B, classes].
+
+    Tokens, after the last norm: the class token, the registers, then the patches row by row. The position embeddings
+    have one entry for the class token and each patch, so their number follows from the size of the image at `init`.
+
+    Attributes:
+      classes: width of the last layer.
+      patch: side of a patch in pixels; images must be a multiple of it.
+      width, depth, heads: of the tokens; number of blocks; heads of the attention.
+      mlp: width of the hidden layer in a block; 0: four times `width`.
+      pooling: features are the "token" (class token), or the "mean" of the patches, without a class token.
+      registers: further learnt tokens, without a position.
+      qk_norm: queries and keys are normalised in each head.
+      layer_scale: each branch is scaled by a learnt factor a channel that begins here; 0: it is not.
+      dropout: of the embedded patches and in both branches.
+      drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
+      remat: blocks are computed again in the backward pass instead of kept.
+      dtype: of the computation. Parameters, softmax, features and logits are float32.
+    """
+
+    classes: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    mlp: int = 0
+    pooling: str = "token"
+    registers: int = 0
+    qk_norm: bool = False
+    layer_scale: float = 0.0
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+        if self.pooling not in ("token", "mean"):
+            raise ValueError(f"VisionTransformer: pooling {self.pooling!r} must be 'token' or 'mean'")
+        if image.shape[1] % self.patch or image.shape[2] % self.patch:
+            raise ValueError(
+                f"VisionTransformer: {image.shape[1]} x {image.shape[2]} px are no multiple of {self.patch}"
+            )
+        x = patches(self.width, self.patch, self.dtype, "conv_proj")(image)
+        x = x.reshape(x.shape[0], -1, self.width)
+        first = int(self.pooling == "token")
+        if first:
+            x = jnp.concatenate([self._learnt("class_token", 1, x, nn.initializers.zeros), x], 1)
+        positions = self.param("pos_embedding", nn.initializers.normal(0.02), (1, x.shape[1], self.width))
+        x = x + positions.astype(self.dtype)
+        if self.registers:
+            added = self._learnt("register_tokens", self.registers, x, nn.initializers.normal(0.02))
+            x = jnp.concatenate([x[:, :first], added, x[:, first:]], 1)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        make_block = nn.remat(Block) if self.remat else Block
+        for k, rate in enumerate(linear_rates(self.drop_path, self.depth)):
+            x = make_block(
+                self.heads,
+                self.mlp or 4 * self.width,
+                self.dropout,
+                rate,
+                self.qk_norm,
+                self.layer_scale,
+                train,
+                self.dtype,
+                name=f"layer_{k}",
+            )(x)
+        tokens = layer_norm(self.dtype)(name="ln")(x)
+        features = tokens[:, 0] if first else jnp.mean(at_least_float32(tokens[:, self.registers :]), axis=1)
+        features = at_least_float32(features)
+        logits = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name="head")(features)
+        return {"tokens": tokens, "features": features, "logits": logits}
+
+    def _learnt(self, name: str, count: int, x: jax.Array, init: Any) -> jax.Array:
+        token = self.param(name, init, (1, count, self.width))
+        return jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], count, self.width))
+
+
+_tiny = partial(VisionTransformer, width=192, depth=12, heads=3)
+_small = partial(VisionTransformer, width=384, depth=12, heads=6)
+_base = partial(VisionTransformer, width=768, depth=12, heads=12)
+_large = partial(VisionTransformer, width=1024, depth=24, heads=16)
+
+vit_b_16 = partial(_base, patch=16)
+vit_b_32 = partial(_base, patch=32)
+vit_l_16 = partial(_large, patch=16)
+vit_l_32 = partial(_large, patch=32)
+vit_tiny_patch16_224 = partial(_tiny, patch=16)
+vit_small_patch16_224 = partial(_small, patch=16)
+vit_small_patch32_224 = partial(_small, patch=32)
+deit_tiny_patch16_224 = partial(_tiny, patch=16)
+deit_small_patch16_224 = partial(_small, patch=16)
+deit_base_patch16_224 = partial(_base, patch=16)
+
+_SAME = {
+    "vit_b_16": "vit_base_patch16_224",
+    "vit_b_32": "vit_base_patch32_224",
+    "vit_l_16": "vit_large_patch16_224",
+    "vit_l_32": "vit_large_patch32_224",
+}
+ORIGINS = {
+    "torchvision": Origin(
+        {name: name for name in _TORCHVISION},
+        (
+            (r"^layer_(\d+)\.", r"encoder.layers.encoder_layer_\1."),
+            (r"\.qkv\.", ".self_attention.in_proj_"),
+            (r"\.out\.", ".self_attention.out_proj."),
+            (r"mlp_", "mlp."),
+            (r"^(ln\.|pos_embedding)", r"encoder.\1"),
+            (r"^head\.", "heads.head."),
+        ),
+        stages={"tokens": "encoder"},
+    ),
+    "timm": Origin(
+        {**_SAME, **{name: name for name in (*_TIMM, *_DEIT)}},
+        (
+            (r"^layer_(\d+)\.", r"blocks.\1."),
+            (r"\.ln_(\d)\.", r".norm\1."),
+            (r"\.(qkv|q_norm|k_norm)\.", r".attn.\1."),
+            (r"\.out\.", ".attn.proj."),
+            (r"\.mlp_0\.", ".mlp.fc1."),
+            (r"\.mlp_3\.", ".mlp.fc2."),
+            (r"\.scale_(\d)$", r".ls\1.gamma"),
+            (r"^ln\.", "norm."),
+            (r"^conv_proj\.", "patch_embed.proj."),
+            (r"^pos_embedding$", "pos_embed"),
+            (r"^class_token$", "cls_token"),
+            (r"^register_tokens$", "reg_token"),
+        ),
+        stages={"tokens": "norm"},
+    ),
+}
