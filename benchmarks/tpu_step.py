@@ -47,9 +47,7 @@ def measure(name: str, options: dict, chips: str, batch: int, dump: str = "") ->
     else:
         config.optim.update(name="adamw", lr=1e-3)
     tx, _ = optim.make(config.optim, config.steps, params)
-    state = jax.eval_shape(
-        lambda k, b: init_state(task, tx, k, b, None), jax.random.key(0), build.example(config)
-    )
+    state = jax.eval_shape(lambda k, b: init_state(task, tx, k, b, None), jax.random.key(0), build.example(config))
     state = build.with_shardings(state, mesh)
     rows = build.abstract_batch(config, mesh, batch * devices.size)
     step = make_step(task, tx, seed=0)

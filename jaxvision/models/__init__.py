@@ -6,18 +6,21 @@
 
 import functools
 
-from jaxvision.models import alex_net, convnext, densenet, mixer, resnet, swin, vgg, vit
+from jaxvision.models import alex_net, bit, convnext, densenet, efficientnet, mixer, mobilenet, resnet, swin, vgg, vit
 from jaxvision.models.alex_net import *
+from jaxvision.models.bit import *
 from jaxvision.models.convnext import *
 from jaxvision.models.densenet import *
+from jaxvision.models.efficientnet import *
 from jaxvision.models.mixer import *
+from jaxvision.models.mobilenet import *
 from jaxvision.models.origin import Origin
 from jaxvision.models.resnet import *
 from jaxvision.models.swin import *
 from jaxvision.models.vgg import *
 from jaxvision.models.vit import *
 
-FAMILIES = (alex_net, convnext, densenet, mixer, resnet, swin, vgg, vit)
+FAMILIES = (alex_net, bit, convnext, densenet, efficientnet, mixer, mobilenet, resnet, swin, vgg, vit)
 __all__ = [name for family in FAMILIES for name in family.__all__]
 
 
@@ -29,5 +32,5 @@ def family(name: str) -> str:
 
 def origins(name: str) -> dict[str, Origin]:
     """Library ("timm", "torchvision") to where it has a network's weights; see `Origin`."""
-    found: dict[str, Origin] = globals()[family(name)].ORIGINS
-    return {library: origin for library, origin in found.items() if name in origin.names}
+    found: dict[str, list[Origin]] = globals()[family(name)].ORIGINS
+    return {library: origin for library, several in found.items() for origin in several if name in origin.names}

@@ -68,9 +68,11 @@ class AlexNet(nn.Module):
 alexnet = partial(AlexNet)
 
 ORIGINS = {
-    "torchvision": Origin(
-        {"alexnet": "alexnet"},
-        ((r"_(\d+)\.", r".\1."),),
-        stages={"c2": "features.1", "c3": "features.4", "c4": "features.11", "c5": "features.12"},
-    )
+    "torchvision": [
+        Origin(
+            {"alexnet": "alexnet"},
+            ((r"_(\d+)\.", r".\1."),),
+            stages={"c2": "features.1", "c3": "features.4", "c4": "features.11", "c5": "features.12"},
+        )
+    ]
 }

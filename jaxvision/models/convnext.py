@@ -90,39 +90,43 @@ convnext_large = partial(ConvNeXt, depths=(3, 3, 27, 3), widths=(192, 384, 768, 
 
 _NAMES = {name: name for name in __all__}
 ORIGINS = {
-    "torchvision": Origin(
-        _NAMES,
-        (
-            *((rf"^stage{k}_(\d+)\.", rf"features.{2 * k + 1}.\1.block.") for k in range(4)),
-            (r"block\.layer_scale", "layer_scale"),
-            (r"\.conv\.", ".0."),
-            (r"\.norm\.", ".2."),
-            (r"\.fc1\.", ".3."),
-            (r"\.fc2\.", ".5."),
-            (r"^down0_conv", "features.0.0"),
-            (r"^down0_norm", "features.0.1"),
-            *((rf"^down{k}_norm", f"features.{2 * k}.0") for k in (1, 2, 3)),
-            *((rf"^down{k}_conv", f"features.{2 * k}.1") for k in (1, 2, 3)),
-            (r"^norm", "classifier.0"),
-            (r"^head", "classifier.2"),
-        ),
-        shapes=((r"layer_scale$", (-1, 1, 1)),),
-        stages={f"c{k + 2}": f"features.{2 * k + 1}" for k in range(4)},
-    ),
-    "timm": Origin(
-        _NAMES,
-        (
-            (r"^stage(\d)_(\d+)\.", r"stages.\1.blocks.\2."),
-            (r"\.conv\.", ".conv_dw."),
-            (r"\.fc(\d)\.", r".mlp.fc\1."),
-            (r"layer_scale$", "gamma"),
-            (r"^down0_conv", "stem.0"),
-            (r"^down0_norm", "stem.1"),
-            (r"^down(\d)_norm", r"stages.\1.downsample.0"),
-            (r"^down(\d)_conv", r"stages.\1.downsample.1"),
-            (r"^norm", "head.norm"),
-            (r"^head\.(weight|bias)", r"head.fc.\1"),
-        ),
-        stages={f"c{k + 2}": f"stages.{k}" for k in range(4)},
-    ),
+    "torchvision": [
+        Origin(
+            _NAMES,
+            (
+                *((rf"^stage{k}_(\d+)\.", rf"features.{2 * k + 1}.\1.block.") for k in range(4)),
+                (r"block\.layer_scale", "layer_scale"),
+                (r"\.conv\.", ".0."),
+                (r"\.norm\.", ".2."),
+                (r"\.fc1\.", ".3."),
+                (r"\.fc2\.", ".5."),
+                (r"^down0_conv", "features.0.0"),
+                (r"^down0_norm", "features.0.1"),
+                *((rf"^down{k}_norm", f"features.{2 * k}.0") for k in (1, 2, 3)),
+                *((rf"^down{k}_conv", f"features.{2 * k}.1") for k in (1, 2, 3)),
+                (r"^norm", "classifier.0"),
+                (r"^head", "classifier.2"),
+            ),
+            shapes=((r"layer_scale$", (-1, 1, 1)),),
+            stages={f"c{k + 2}": f"features.{2 * k + 1}" for k in range(4)},
+        )
+    ],
+    "timm": [
+        Origin(
+            _NAMES,
+            (
+                (r"^stage(\d)_(\d+)\.", r"stages.\1.blocks.\2."),
+                (r"\.conv\.", ".conv_dw."),
+                (r"\.fc(\d)\.", r".mlp.fc\1."),
+                (r"layer_scale$", "gamma"),
+                (r"^down0_conv", "stem.0"),
+                (r"^down0_norm", "stem.1"),
+                (r"^down(\d)_norm", r"stages.\1.downsample.0"),
+                (r"^down(\d)_conv", r"stages.\1.downsample.1"),
+                (r"^norm", "head.norm"),
+                (r"^head\.(weight|bias)", r"head.fc.\1"),
+            ),
+            stages={f"c{k + 2}": f"stages.{k}" for k in range(4)},
+        )
+    ],
 }

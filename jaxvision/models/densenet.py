@@ -99,4 +99,4 @@ _ORIGIN = Origin(
     ),
     stages={f"c{k + 1}": f"features.denseblock{k}" for k in (1, 2, 3, 4)},
 )
-ORIGINS = {"torchvision": _ORIGIN, "timm": _ORIGIN}
+ORIGINS = {"torchvision": [_ORIGIN], "timm": [_ORIGIN]}

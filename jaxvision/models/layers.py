@@ -60,7 +60,7 @@ class Conv(nn.Module):
         pad = (self.kernel - 1) // 2 if self.padding is None else self.padding
         x = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
-            kernel.astype(self.dtype),
+            self.prepared(kernel).astype(self.dtype),
             (self.stride, self.stride),
             ((pad, pad), (pad, pad)) if isinstance(pad, int) else pad,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -69,6 +69,10 @@ class Conv(nn.Module):
         if self.bias:
             x = x + self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
         return x
+
+    def prepared(self, kernel: jax.Array) -> jax.Array:
+        """The kernel that is convolved with, of the one that is learnt."""
+        return kernel
 
 
 def batch_norm(train: bool, dtype: Any, epsilon: float = 1e-5, momentum: float = 0.9) -> Callable[..., nn.Module]:

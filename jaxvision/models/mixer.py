@@ -96,9 +96,11 @@ mixer_l32_224 = partial(_large, patch=32)
 mixer_l16_224 = partial(_large, patch=16)
 
 ORIGINS = {
-    "timm": Origin(
-        {name: name for name in __all__},
-        ((r"^blocks_", "blocks."), (r"(mlp_\w+)_fc", r"\1.fc"), (r"^stem", "stem.proj")),
-        stages={"tokens": "norm"},
-    )
+    "timm": [
+        Origin(
+            {name: name for name in __all__},
+            ((r"^blocks_", "blocks."), (r"(mlp_\w+)_fc", r"\1.fc"), (r"^stem", "stem.proj")),
+            stages={"tokens": "norm"},
+        )
+    ]
 }

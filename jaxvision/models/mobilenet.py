@@ -74,17 +74,24 @@ class MobileNet(nn.Module):
         x = act(norm(name="features_0_1")(conv(self.stem, 3, 2, name="features_0_0")(image)))
         outputs: dict[str, jax.Array] = {}
         level = 1
-        for k, row in enumerate(self.rows, 1):
+        for k, row in enumerate([Row(*row) for row in self.rows], 1):
             if row.stride == 2:
                 outputs[f"c{level}"] = x
                 level += 1
             x = make_block(
-                row.features, row.expanded, row.kernel, row.stride,
-                divisible(row.expanded / 4) if row.squeeze else 0, _ACTIVATIONS[row.activation], norm, train, self.dtype,
+                row.features,
+                row.expanded,
+                row.kernel,
+                row.stride,
+                divisible(row.expanded / 4) if row.squeeze else 0,
+                _ACTIVATIONS[row.activation],
+                norm,
+                train,
+                self.dtype,
                 squeeze_gate=nn.hard_sigmoid,
                 drop_path=self.drop_path * (k - 1) / max(1, len(self.rows) - 1),
                 name=f"features_{k}",
-            )(x)  # fmt: skip
+            )(x)
         place = len(self.rows) + 1
         x = act(norm(name=f"features_{place}_1")(conv(self.last, 1, name=f"features_{place}_0")(x)))
         outputs[f"c{level}"] = x
@@ -134,9 +141,7 @@ _SMALL = (
     Row(5, 288, 96, True, "hard_swish", 2),
     *[Row(5, 576, 96, True, "hard_swish", 1)] * 2,
 )
-mobilenet_v2 = partial(
-    MobileNet, rows=_v2_rows(), stem=32, last=1280, activation="relu6", epsilon=1e-5, momentum=0.9
-)
+mobilenet_v2 = partial(MobileNet, rows=_v2_rows(), stem=32, last=1280, activation="relu6", epsilon=1e-5, momentum=0.9)
 mobilenet_v3_large = partial(MobileNet, rows=_LARGE, last=960, hidden=1280)
 mobilenet_v3_small = partial(MobileNet, rows=_SMALL, last=576, hidden=1024)
 
@@ -146,16 +151,24 @@ def _stages(model: MobileNet) -> dict[str, str]:
     return {**{f"c{k + 2}": f"features.{end}" for k, end in enumerate(ends)}, "c5": f"features.{len(model.rows) + 1}"}
 
 
-_PLACES = (r"^(features|classifier)_(\d+)", r"\1.\2")
+_PLACES = ((r"^(features|classifier)_(\d+)", r"\1.\2"), (r"^features\.(\d+)_", r"features.\1."))
 ORIGINS = {
-    "torchvision": Origin(
-        {name: name for name in __all__},
-        (
-            _PLACES,
-            (r"^features\.(\d+)_(\d)\.", r"features.\1.\2."),
-            (r"block_(\d)_(\d)\.", r"block.\1.\2."),
-            (r"block_(\d)\.fc", r"block.\1.fc"),
+    "torchvision": [
+        Origin(
+            {"mobilenet_v2": "mobilenet_v2"},
+            (
+                *_PLACES,
+                # the last convolution and its norm are one level higher than the others
+                (r"^features\.1\.block_1_(\d)", lambda m: f"features.1.conv.{int(m[1]) + 1}"),
+                (r"block_2_(\d)", lambda m: f"conv.{int(m[1]) + 2}"),
+                (r"block_(\d)_(\d)", r"conv.\1.\2"),
+            ),
+            stages=_stages,
         ),
-        stages=_stages,
-    )
+        Origin(
+            {name: name for name in __all__[1:]},
+            (*_PLACES, (r"block_(\d)_", r"block.\1."), (r"block_", "block.")),
+            stages=_stages,
+        ),
+    ]
 }

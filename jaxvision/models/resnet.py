@@ -186,6 +186,6 @@ resnet152d = partial(resnet152, stem="deep", mean_shortcut=True)
 _RULES = ((r"layer(\d)_(\d+)", r"layer\1.\2"), (r"downsample_", "downsample."), (r"^conv1_", "conv1."))
 _STAGES = {f"c{k + 1}": f"layer{k}" for k in range(1, 5)}
 ORIGINS = {
-    "torchvision": Origin({name: name for name in _PLAIN}, _RULES, stages=_STAGES),
-    "timm": Origin({name: name for name in __all__}, _RULES, stages=_STAGES),
+    "torchvision": [Origin({name: name for name in _PLAIN}, _RULES, stages=_STAGES)],
+    "timm": [Origin({name: name for name in __all__}, _RULES, stages=_STAGES)],
 }

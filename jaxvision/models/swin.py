@@ -172,37 +172,41 @@ def _buffers(model: Swin) -> dict[str, np.ndarray]:
 
 
 ORIGINS = {
-    "torchvision": Origin(
-        {name: name for name in __all__},
-        (
-            (r"attn_", "attn."),
-            (r"mlp_", "mlp."),
-            *((rf"^stage{k}_", f"features.{2 * k + 1}.") for k in range(4)),
-            *((rf"^merge{k}_", f"features.{2 * k}.") for k in (1, 2, 3)),
-            (r"^patch_conv", "features.0.0"),
-            (r"^patch_norm", "features.0.2"),
-        ),
-        stages={f"c{k + 2}": f"features.{2 * k + 1}" for k in range(4)},
-        channels_last=True,
-        buffers=_buffers,
-    ),
-    "timm": Origin(
-        {
-            "swin_t": "swin_tiny_patch4_window7_224",
-            "swin_s": "swin_small_patch4_window7_224",
-            "swin_b": "swin_base_patch4_window7_224",
-        },
-        (
-            (r"attn_", "attn."),
-            (r"mlp_0", "mlp.fc1"),
-            (r"mlp_3", "mlp.fc2"),
-            (r"^stage(\d)_", r"layers.\1.blocks."),
-            (r"^merge(\d)_", r"layers.\1.downsample."),
-            (r"^patch_conv", "patch_embed.proj"),
-            (r"^patch_norm", "patch_embed.norm"),
-            (r"^head", "head.fc"),
-        ),
-        stages={f"c{k + 2}": f"layers.{k}" for k in range(4)},
-        channels_last=True,
-    ),
+    "torchvision": [
+        Origin(
+            {name: name for name in __all__},
+            (
+                (r"attn_", "attn."),
+                (r"mlp_", "mlp."),
+                *((rf"^stage{k}_", f"features.{2 * k + 1}.") for k in range(4)),
+                *((rf"^merge{k}_", f"features.{2 * k}.") for k in (1, 2, 3)),
+                (r"^patch_conv", "features.0.0"),
+                (r"^patch_norm", "features.0.2"),
+            ),
+            stages={f"c{k + 2}": f"features.{2 * k + 1}" for k in range(4)},
+            channels_last=True,
+            buffers=_buffers,
+        )
+    ],
+    "timm": [
+        Origin(
+            {
+                "swin_t": "swin_tiny_patch4_window7_224",
+                "swin_s": "swin_small_patch4_window7_224",
+                "swin_b": "swin_base_patch4_window7_224",
+            },
+            (
+                (r"attn_", "attn."),
+                (r"mlp_0", "mlp.fc1"),
+                (r"mlp_3", "mlp.fc2"),
+                (r"^stage(\d)_", r"layers.\1.blocks."),
+                (r"^merge(\d)_", r"layers.\1.downsample."),
+                (r"^patch_conv", "patch_embed.proj"),
+                (r"^patch_norm", "patch_embed.norm"),
+                (r"^head", "head.fc"),
+            ),
+            stages={f"c{k + 2}": f"layers.{k}" for k in range(4)},
+            channels_last=True,
+        )
+    ],
 }

@@ -90,4 +90,4 @@ def _stages(model: VGG) -> dict[str, str]:
     return {f"c{k + 1}": f"features.{sum(lengths[: k + 1]) - 1}" for k in (1, 2, 3, 4)}
 
 
-ORIGINS = {"torchvision": Origin({name: name for name in __all__}, ((r"_(\d+)\.", r".\1."),), stages=_stages)}
+ORIGINS = {"torchvision": [Origin({name: name for name in __all__}, ((r"_(\d+)\.", r".\1."),), stages=_stages)]}

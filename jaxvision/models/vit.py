@@ -167,34 +167,38 @@ _SAME = {
     "vit_l_32": "vit_large_patch32_224",
 }
 ORIGINS = {
-    "torchvision": Origin(
-        {name: name for name in _TORCHVISION},
-        (
-            (r"^layer_(\d+)\.", r"encoder.layers.encoder_layer_\1."),
-            (r"\.qkv\.", ".self_attention.in_proj_"),
-            (r"\.out\.", ".self_attention.out_proj."),
-            (r"mlp_", "mlp."),
-            (r"^(ln\.|pos_embedding)", r"encoder.\1"),
-            (r"^head\.", "heads.head."),
-        ),
-        stages={"tokens": "encoder"},
-    ),
-    "timm": Origin(
-        {**_SAME, **{name: name for name in (*_TIMM, *_DEIT)}},
-        (
-            (r"^layer_(\d+)\.", r"blocks.\1."),
-            (r"\.ln_(\d)\.", r".norm\1."),
-            (r"\.(qkv|q_norm|k_norm)\.", r".attn.\1."),
-            (r"\.out\.", ".attn.proj."),
-            (r"\.mlp_0\.", ".mlp.fc1."),
-            (r"\.mlp_3\.", ".mlp.fc2."),
-            (r"\.scale_(\d)$", r".ls\1.gamma"),
-            (r"^ln\.", "norm."),
-            (r"^conv_proj\.", "patch_embed.proj."),
-            (r"^pos_embedding$", "pos_embed"),
-            (r"^class_token$", "cls_token"),
-            (r"^register_tokens$", "reg_token"),
-        ),
-        stages={"tokens": "norm"},
-    ),
+    "torchvision": [
+        Origin(
+            {name: name for name in _TORCHVISION},
+            (
+                (r"^layer_(\d+)\.", r"encoder.layers.encoder_layer_\1."),
+                (r"\.qkv\.", ".self_attention.in_proj_"),
+                (r"\.out\.", ".self_attention.out_proj."),
+                (r"mlp_", "mlp."),
+                (r"^(ln\.|pos_embedding)", r"encoder.\1"),
+                (r"^head\.", "heads.head."),
+            ),
+            stages={"tokens": "encoder"},
+        )
+    ],
+    "timm": [
+        Origin(
+            {**_SAME, **{name: name for name in (*_TIMM, *_DEIT)}},
+            (
+                (r"^layer_(\d+)\.", r"blocks.\1."),
+                (r"\.ln_(\d)\.", r".norm\1."),
+                (r"\.(qkv|q_norm|k_norm)\.", r".attn.\1."),
+                (r"\.out\.", ".attn.proj."),
+                (r"\.mlp_0\.", ".mlp.fc1."),
+                (r"\.mlp_3\.", ".mlp.fc2."),
+                (r"\.scale_(\d)$", r".ls\1.gamma"),
+                (r"^ln\.", "norm."),
+                (r"^conv_proj\.", "patch_embed.proj."),
+                (r"^pos_embedding$", "pos_embed"),
+                (r"^class_token$", "cls_token"),
+                (r"^register_tokens$", "reg_token"),
+            ),
+            stages={"tokens": "norm"},
+        )
+    ],
 }

@@ -62,6 +62,28 @@ PUBLISHED = {
     "densenet161": 28_681_000,
     "densenet169": 14_149_480,
     "densenet201": 20_013_928,
+    # mobilenet
+    "mobilenet_v2": 3_504_872,
+    "mobilenet_v3_large": 5_483_032,
+    "mobilenet_v3_small": 2_542_856,
+    # efficientnet
+    "efficientnet_b0": 5_288_548,
+    "efficientnet_b1": 7_794_184,
+    "efficientnet_b2": 9_109_994,
+    "efficientnet_b3": 12_233_232,
+    "efficientnet_b4": 19_341_616,
+    "efficientnet_b5": 30_389_784,
+    "efficientnet_b6": 43_040_704,
+    "efficientnet_b7": 66_347_960,
+    "efficientnet_v2_s": 21_458_488,
+    "efficientnet_v2_m": 54_139_356,
+    # bit
+    "resnetv2_50x1_bit": 25_549_352,
+    "resnetv2_50x3_bit": 217_319_080,
+    "resnetv2_101x1_bit": 44_541_480,
+    "resnetv2_101x3_bit": 387_934_888,
+    "resnetv2_152x2_bit": 236_335_208,
+    "resnetv2_152x4_bit": 936_533_224,
 }
 
 # Of each family: (variant, options that make it small, side of the image in pixels). Compiled by test_contract.py.
@@ -79,6 +101,22 @@ SMALL = {
     "alex_net": ("alexnet", dict(width=8, hidden=16), 64),
     "vgg": ("vgg11_bn", dict(depths=(1, 1, 1), width=4, hidden=16), 16),
     "densenet": ("densenet121", dict(depths=(2, 2), growth=4, width=8), 32),
+    "mobilenet": (
+        "mobilenet_v3_small",
+        dict(
+            rows=((3, 8, 8, True, "relu", 2), (3, 16, 8, False, "hard_swish", 1), (3, 16, 8, True, "relu", 2)),
+            last=16,
+            hidden=16,
+            stem=8,
+        ),
+        32,
+    ),
+    "efficientnet": (
+        "efficientnet_b0",
+        dict(stages=((True, 2, 3, 2, 8, 1), (False, 1, 3, 1, 8, 1), (False, 4, 3, 2, 8, 2)), stem=8, last=16),
+        32,
+    ),
+    "bit": ("resnetv2_50x1_bit", dict(depths=(1, 1), width=0.125, groups=4), 32),
     "resnet, bottleneck": ("resnet50d", dict(depths=(1, 1), width=16, groups=2), 32),
 }
 # Families that make "tokens" instead of "c2".."c5".

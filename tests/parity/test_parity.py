@@ -16,6 +16,7 @@ pytestmark = pytest.mark.parity
 FIRST = {
     *("resnet18", "resnet50d", "resnext50_32x4d", "vit_b_32", "deit_tiny_patch16_224", "mixer_s32_224"),
     *("convnext_tiny", "swin_t", "alexnet", "vgg11", "vgg11_bn", "densenet121"),
+    *("mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "efficientnet_v2_s", "resnetv2_50x1_bit"),
 }
 # Of a family or a family and library: sizes in pixels, if 224 and 160 are not both legal.
 SIZES = {"mixer": (224,), "timm swin": (224,)}
