@@ -26,7 +26,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from jaxvision import build, models, optim, sharding
+from jaxvision import build, models, optim
 from jaxvision import config as config_lib
 from jaxvision.step import init_state, make_step
 

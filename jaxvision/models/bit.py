@@ -3,8 +3,8 @@
 Papers: Kolesnikov et al. 2019, "Big Transfer (BiT)", https://arxiv.org/abs/1912.11370; He et al. 2016 (activations
 before convolutions), https://arxiv.org/abs/1603.05027; Qiao et al. 2019 (weight standardisation),
 https://arxiv.org/abs/1903.10520.
-Origin: written for jaxvision after the architecture of timm's `models/resnetv2.py` (Apache-2.0), which publishes weights,
-of its `_bit` variants. Licence: Apache-2.0.
+Origin: written for jaxvision after the architecture of the `_bit` variants in timm's `models/resnetv2.py` (Apache-2.0),
+for which timm publishes weights. Licence: Apache-2.0.
 """
 
 from __future__ import annotations

@@ -1,0 +1,113 @@
+"""Leaves for another size of image, patch or number of channels."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+from jaxvision import models, statedict, weights
+
+RNG = np.random.default_rng(0)
+
+
+def random(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_positions_keep_the_prefix_and_a_plane(prefix):
+    """A plane over the grid is the same plane on the finer one, away from the border; the prefix is untouched."""
+    rows, columns = np.mgrid[:14, :14] + 0.5
+    plane = (2 * rows / 14 - 3 * columns / 14)[None, :, :, None].astype(np.float32)
+    first = random(1, prefix, 1)
+    array = np.concatenate([first, plane.reshape(1, -1, 1)], 1)
+    made, how = weights.resize("params/model/pos_embedding", array, (1, prefix + 24 * 24, 1))
+    np.testing.assert_array_equal(made[:, :prefix], first)
+    rows, columns = np.mgrid[:24, :24] + 0.5
+    want = 2 * rows / 24 - 3 * columns / 24
+    got = made[0, prefix:, 0].reshape(24, 24)
+    np.testing.assert_allclose(got[4:-4, 4:-4], want[4:-4, 4:-4], atol=1e-5)
+    assert how == "bicubic from 14 x 14 to 24 x 24 positions"
+
+
+def test_positions_that_are_no_square_are_refused():
+    assert weights.resize("pos_embedding", random(1, 197, 4), (1, 198 + 24, 4)) is None
+    assert weights.resize("pos_embedding", random(1, 197, 4), (1, 577, 8)) is None
+
+
+def test_relative_tables():
+    made, how = weights.resize("x/relative_position_bias_table", np.ones((169, 3), np.float32), (529, 3))
+    np.testing.assert_allclose(made, np.ones((529, 3)), atol=1e-6)
+    assert how == "bicubic from windows of 7 to 12"
+
+
+@pytest.mark.parametrize(("old", "new"), [(3, 1), (1, 3), (3, 4), (1, 4)])
+def test_first_convolutions_answer_grey_alike(old, new):
+    """All channels equal: the response is the same whatever their number."""
+    kernel = random(7, 7, old, 8)
+    made, _ = weights.resize("conv1/kernel", kernel, (7, 7, new, 8))
+    if old == 3 and new == 4:  # the fourth repeats the first: alike only for kernels alike in their colours
+        kernel = np.repeat(kernel[:, :, :1], 3, 2)
+        made, _ = weights.resize("conv1/kernel", kernel, (7, 7, new, 8))
+    np.testing.assert_allclose(made.sum(2), kernel.sum(2), rtol=1e-5, atol=1e-5)
+    assert weights.resize("conv1/kernel", random(7, 7, 5, 8), (7, 7, 2, 8)) is None
+
+
+def test_larger_patches_give_the_same_tokens():
+    """FlexiViT's law: of a patch that is enlarged bilinearly the new kernel makes what the old made of the patch."""
+    kernel, patch = random(4, 4, 3, 8), random(4, 4, 3)
+    made, _ = weights.resize("conv_proj/kernel", kernel, (8, 8, 3, 8))
+    larger = np.asarray(jax.image.resize(patch, (8, 8, 3), "bilinear"))
+    np.testing.assert_allclose(
+        np.einsum("hwc,hwcd->d", larger, made), np.einsum("hwc,hwcd->d", patch, kernel), rtol=1e-3
+    )
+
+
+def test_whatever_else_differs_is_refused():
+    assert weights.resize("conv1/kernel", random(3, 3, 3, 8), (7, 7, 3, 8)) is None
+    assert weights.resize("fc/kernel", random(8, 10), (8, 11)) is None
+    assert weights.resize("bn1/scale", random(8), (4,)) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "resized", "fresh"),
+    [
+        ("vit_b_16", {"data.size": 384, "data.resize": 384},
+         ["params/model/pos_embedding: [1, 197, 768] -> [1, 577, 768], bicubic from 14 x 14 to 24 x 24 positions"], []),
+        ("resnet50", {"data.channels": 1, "data.mean": "(0.5,)", "data.std": "(0.25,)", "classes": 10},
+         ["params/model/conv1/kernel: [7, 7, 3, 64] -> [7, 7, 1, 64], summed over the colours"],
+         ["params/model/fc/bias", "params/model/fc/kernel"]),
+    ],
+)  # fmt: skip
+def test_real_networks_are_adapted_and_train(tmp_path, command, name, options, resized, fresh):
+    """ViT-B/16 from 224 to 384 px; ResNet-50 with 10 classes and 1 channel: the plan names each changed leaf."""
+    origin = models.origins(name)["torchvision"]
+    model = getattr(models, name)(classes=1000)
+    shapes = jax.eval_shape(
+        lambda k: model.init(k, np.zeros((1, 224, 224, 3), np.float32), train=False), jax.random.key(0)
+    )
+    leaves = {n: 0.02 * random(*leaf.shape) for n, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
+    leaves |= {n: np.abs(v) + 1 for n, v in leaves.items() if n.endswith("/var")}
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(statedict.to_state_dict(leaves, origin, model), path)
+    classes = options.pop("classes", 1000)
+    config = tmp_path / "config.py"
+    config.write_text("import jaxvision.config\nconfig = jaxvision.config.default()\n")
+    done = command(
+        "jaxvision.train", "--config", str(config), "--workdir", str(tmp_path / "run"),
+        f"--config.data.train=fake:16x400?classes={classes}", "--config.steps=2", "--config.batch_size=2",
+        f"--config.model.name={name}", f"--config.init=torchvision:{name}.IMAGENET1K_V1={path}",
+        *("--config.data.transforms=(('resize', {}), ('center_crop', {}))", "--config.optim.lr=0.001"),
+        *(f"--config.{key}={value}" for key, value in options.items()), timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    plan = json.loads((tmp_path / "run" / "load_plan.json").read_text())
+    assert plan["resized"] == resized
+    assert plan["reinitialised"] == fresh
+    assert all(line in done.stdout for line in [*resized, *fresh])
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert np.isfinite(losses).all()
