@@ -35,11 +35,13 @@ def cases():
 
 
 @pytest.mark.parametrize(("library", "name", "size"), cases())
-def test_same_logits_and_stages(library, name, size):
+def test_same_logits_and_stages(library, name, size, record_property):
     from tests.parity import compare
 
     argument = SIZE_ARGUMENT.get(models.family(name), {}).get(library)
-    assert compare.check(library, name, size, {argument: size} if argument else None) <= 1e-4
+    difference = compare.check(library, name, size, {argument: size} if argument else None)
+    record_property("logit_difference", difference)  # pytest --junitxml=FILE keeps it
+    assert difference <= 1e-4
 
 
 @pytest.mark.parametrize(

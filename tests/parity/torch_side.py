@@ -42,7 +42,7 @@ def make(library: str, name: str, **options) -> torch.nn.Module:
     if library == "torchvision":
         make_model = importlib.import_module("torchvision.models").get_model
         return randomised(make_model(name, weights=None, **options)).eval()
-    return randomised(importlib.import_module("timm").create_model(name, pretrained=False, **options)).eval()
+    return randomised(importlib.import_module("timm").create_model(name, num_classes=1000, **options)).eval()
 
 
 @torch.no_grad()
