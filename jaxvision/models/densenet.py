@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxvision.models.layers import Conv, batch_norm, dense, global_mean, max_pool
 from jaxvision.models.origin import Origin
+from jaxvision.ops import relu
 
 __all__ = ["densenet121", "densenet161", "densenet169", "densenet201"]
 
@@ -33,8 +34,8 @@ class Layer(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         norm = batch_norm(self.train, self.dtype)
         conv = partial(Conv, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
-        y = conv(self.bottleneck * self.growth, 1, name="conv1")(nn.relu(norm(name="norm1")(x)))
-        y = conv(self.growth, 3, name="conv2")(nn.relu(norm(name="norm2")(y)))
+        y = conv(self.bottleneck * self.growth, 1, name="conv1")(relu(norm(name="norm1")(x)))
+        y = conv(self.growth, 3, name="conv2")(relu(norm(name="norm2")(y)))
         return nn.Dropout(self.dropout, deterministic=not self.train)(y)
 
 
@@ -66,8 +67,8 @@ class DenseNet(nn.Module):
         norm = batch_norm(train, self.dtype)
         conv = partial(Conv, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
         make_layer = nn.remat(Layer) if self.remat else Layer
-        x = nn.relu(norm(name="norm0")(conv(self.width, 7, 2, name="conv0")(image)))
-        x = max_pool(x, 3, 2, 1)
+        pool = partial(max_pool, kernel=3, stride=2, padding=1)
+        x = relu(norm(name="norm0")(conv(self.width, 7, 2, name="conv0")(image), pool=pool))
         outputs = {}
         for block, depth in enumerate(self.depths, 1):
             for k in range(1, depth + 1):
@@ -77,10 +78,10 @@ class DenseNet(nn.Module):
                 x = jnp.concatenate([x, layer(x)], -1)
             outputs[f"c{block + 1}"] = x
             if block < len(self.depths):
-                x = nn.relu(norm(name=f"transition{block}_norm")(x))
+                x = relu(norm(name=f"transition{block}_norm")(x))
                 x = conv(x.shape[-1] // 2, 1, name=f"transition{block}_conv")(x)
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2))
-        features = global_mean(nn.relu(norm(name="norm5")(x)))
+        features = global_mean(relu(norm(name="norm5")(x)))
         logits = dense(self.classes, features.shape[-1], "classifier")(features)
         return {**outputs, "features": features, "logits": logits}
 

@@ -93,7 +93,7 @@ class EfficientNet(nn.Module):
                 done += 1
         outputs[f"c{level}"] = x
         place = len(self.stages) + 1
-        x = nn.silu(norm(name=f"features_{place}_1")(conv(self.last, 1, name=f"features_{place}_0")(x)))
+        x = nn.silu(conv(self.last, 1, name=f"features_{place}_0")(x, norm(name=f"features_{place}_1")))
         features = global_mean(x)
         y = nn.Dropout(self.dropout, deterministic=not train)(features)
         outputs.pop("c1", None)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision.ops import at_least_float32
+from jaxvision.ops import at_least_float32, batch_statistics, conv_batch_norm, normalise
 
 Initializer = Callable[..., jax.Array]
 
@@ -54,13 +54,18 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, norm: nn.Module | None = None) -> jax.Array:
+        """The convolution; with `norm`, that normalised."""
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
+        kernel = self.prepared(self.param("kernel", self.kernel_init, shape))
+        x = x.astype(self.dtype)
+        pointwise = self.kernel == self.stride == self.groups == 1 and self.padding in (None, 0) and not self.bias
+        if isinstance(norm, BatchNorm) and norm.train and pointwise and self.features >= 2 * x.shape[-1]:
+            return norm(x, kernel=kernel[0, 0])
         pad = (self.kernel - 1) // 2 if self.padding is None else self.padding
         x = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            self.prepared(kernel).astype(self.dtype),
+            x,
+            kernel.astype(self.dtype),
             (self.stride, self.stride),
             ((pad, pad), (pad, pad)) if isinstance(pad, int) else pad,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -68,16 +73,66 @@ class Conv(nn.Module):
         )
         if self.bias:
             x = x + self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
-        return x
+        return x if norm is None else norm(x)
 
     def prepared(self, kernel: jax.Array) -> jax.Array:
         """The kernel that is convolved with, of the one that is learnt."""
         return kernel
 
 
+class BatchNorm(nn.Module):
+    """Normalisation by the statistics of the global batch in training, else by those stored; as torch's BatchNorm2d.
+
+    Leaves: scale, bias, and in the collection batch_stats mean and var, float32 [C]. `momentum` is 1 - torch's; the
+    stored variance is the biased one, as flax and TensorFlow have it (torch stores n / (n - 1) times as much).
+    """
+
+    train: bool
+    dtype: Any = jnp.float32
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    scale_init: Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        kernel: jax.Array | None = None,
+        pool: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> jax.Array:
+        """x [B, H, W, C] normalised, in `dtype`.
+
+        Args:
+          kernel: [I, O]: x is what comes before a 1x1 convolution with it, and its output is normalised
+            (`ops.conv_batch_norm`; in training only).
+          pool: a maximum over windows of what was normalised. It is taken before, of x, which gives the same since a
+            normalised channel rises or falls with x: so the large map is not written a second time.
+        """
+        width = x.shape[-1] if kernel is None else kernel.shape[-1]
+        scale = self.param("scale", self.scale_init, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        stored_mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
+        stored_var = self.variable("batch_stats", "var", jnp.ones, (width,))
+
+        if kernel is not None:
+            y, mean, var = conv_batch_norm(x, kernel, scale, bias, self.epsilon)
+        else:
+            sign = jnp.where(scale < 0, -1, 1) if pool is not None else 1  # so that the largest stays the largest
+            x = x * jnp.asarray(sign, x.dtype)
+            mean, var = batch_statistics(x) if self.train else (stored_mean.value * sign, stored_var.value)
+            x = pool(x) if pool is not None else x
+            y = normalise(x, mean, var, scale * sign, bias, self.epsilon)
+            mean = mean * sign
+        if self.train and not self.is_initializing():
+            stored_mean.value = self.momentum * stored_mean.value + (1 - self.momentum) * mean
+            stored_var.value = self.momentum * stored_var.value + (1 - self.momentum) * var
+        return y.astype(self.dtype)
+
+
 def batch_norm(train: bool, dtype: Any, epsilon: float = 1e-5, momentum: float = 0.9) -> Callable[..., nn.Module]:
-    """`norm(name=..., scale_init=...)`: nn.BatchNorm over the global batch; `momentum` is 1 - torch's."""
-    return partial(nn.BatchNorm, use_running_average=not train, momentum=momentum, epsilon=epsilon, dtype=dtype)
+    """`norm(name=..., scale_init=...)` of a `BatchNorm`."""
+    return partial(BatchNorm, train=train, momentum=momentum, epsilon=epsilon, dtype=dtype)
 
 
 def layer_norm(dtype: Any, epsilon: float = 1e-6) -> Callable[..., nn.Module]:
@@ -218,8 +273,8 @@ class InvertedResidual(nn.Module):
 
         def conv(y: jax.Array, features: int, kernel: int, stride: int, groups: int = 1) -> jax.Array:
             nonlocal place
-            y = Conv(features, kernel, stride, groups=groups, dtype=self.dtype, name=f"block_{place}_0")(y)
-            y = self.norm(name=f"block_{place}_1")(y)
+            layer = Conv(features, kernel, stride, groups=groups, dtype=self.dtype, name=f"block_{place}_0")
+            y = layer(y, self.norm(name=f"block_{place}_1"))
             place += 1
             return y
 

@@ -93,7 +93,7 @@ class MobileNet(nn.Module):
                 name=f"features_{k}",
             )(x)
         place = len(self.rows) + 1
-        x = act(norm(name=f"features_{place}_1")(conv(self.last, 1, name=f"features_{place}_0")(x)))
+        x = act(conv(self.last, 1, name=f"features_{place}_0")(x, norm(name=f"features_{place}_1")))
         outputs[f"c{level}"] = x
         features = global_mean(x)
         if self.hidden:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from jaxvision.models.layers import Conv, DropPath, batch_norm, dense, global_mean, linear_rates, max_pool
 from jaxvision.models.origin import Origin
+from jaxvision.ops import relu
 
 _PLAIN = [
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -28,6 +29,9 @@ _PLAIN = [
 ]
 _D = ["resnet18d", "resnet34d", "resnet50d", "resnet101d", "resnet152d"]
 __all__ = [*_PLAIN, *_D]
+
+
+_LAST_OF_STEM = {"imagenet": (7, 2, "conv1"), "deep": (3, 1, "conv1_6"), "small": (3, 1, "conv1")}
 
 
 class Block(nn.Module):
@@ -51,20 +55,20 @@ class Block(nn.Module):
         last = nn.initializers.zeros if self.zero_init else nn.initializers.ones
         if self.bottleneck:
             out, inner = 4 * c, self.inner or c
-            y = nn.relu(self.norm(name="bn1")(self.conv(inner, 1, 1, name="conv1")(x)))
-            y = nn.relu(self.norm(name="bn2")(self.conv(inner, 3, s, groups=self.groups, name="conv2")(y)))
-            y = self.norm(name="bn3", scale_init=last)(self.conv(out, 1, 1, name="conv3")(y))
+            y = relu(self.norm(name="bn1")(self.conv(inner, 1, 1, name="conv1")(x)))
+            y = relu(self.norm(name="bn2")(self.conv(inner, 3, s, groups=self.groups, name="conv2")(y)))
+            y = self.conv(out, 1, 1, name="conv3")(y, self.norm(name="bn3", scale_init=last))
         else:
             out = c
-            y = nn.relu(self.norm(name="bn1")(self.conv(c, 3, s, name="conv1")(x)))
+            y = relu(self.norm(name="bn1")(self.conv(c, 3, s, name="conv1")(x)))
             y = self.norm(name="bn2", scale_init=last)(self.conv(c, 3, 1, name="conv2")(y))
         if x.shape[-1] != out or s != 1:
             if self.mean_shortcut:
                 x = _halved(x) if s != 1 else x
-                x = self.norm(name="downsample_2")(self.conv(out, 1, 1, name="downsample_1")(x))
+                x = self.conv(out, 1, 1, name="downsample_1")(x, self.norm(name="downsample_2"))
             else:
-                x = self.norm(name="downsample_1")(self.conv(out, 1, s, name="downsample_0")(x))
-        return nn.relu(x + DropPath(self.drop_path)(y, train=self.train))
+                x = self.conv(out, 1, s, name="downsample_0")(x, self.norm(name="downsample_1"))
+        return relu(x + DropPath(self.drop_path)(y, train=self.train))
 
 
 def _halved(x: jax.Array) -> jax.Array:
@@ -112,7 +116,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        if self.stem not in ("imagenet", "deep", "small") or self.norm not in ("batch", "none"):
+        if self.stem not in _LAST_OF_STEM or self.norm not in ("batch", "none"):
             raise ValueError(
                 f"ResNet: stem {self.stem!r} must be 'imagenet', 'deep' or 'small', "
                 f"norm {self.norm!r} 'batch' or 'none'"
@@ -121,16 +125,12 @@ class ResNet(nn.Module):
         norm: Any = batch_norm(train, self.dtype) if self.norm == "batch" else _no_norm
 
         x = image.astype(self.dtype)
-        if self.stem == "imagenet":
-            x = nn.relu(norm(name="bn1")(conv(self.width, 7, 2, name="conv1")(x)))
-        elif self.stem == "deep":
-            x = nn.relu(norm(name="conv1_1")(conv(self.width // 2, 3, 2, name="conv1_0")(x)))
-            x = nn.relu(norm(name="conv1_4")(conv(self.width // 2, 3, 1, name="conv1_3")(x)))
-            x = nn.relu(norm(name="bn1")(conv(self.width, 3, 1, name="conv1_6")(x)))
-        else:
-            x = nn.relu(norm(name="bn1")(conv(self.width, 3, 1, name="conv1")(x)))
-        if self.stem != "small":
-            x = max_pool(x, 3, 2, 1)
+        pool = None if self.stem == "small" else partial(max_pool, kernel=3, stride=2, padding=1)
+        if self.stem == "deep":
+            x = relu(norm(name="conv1_1")(conv(self.width // 2, 3, 2, name="conv1_0")(x)))
+            x = relu(norm(name="conv1_4")(conv(self.width // 2, 3, 1, name="conv1_3")(x)))
+        kernel, stride, name = _LAST_OF_STEM[self.stem]
+        x = relu(norm(name="bn1")(conv(self.width, kernel, stride, name=name)(x), pool=pool))
 
         make_block = nn.remat(Block) if self.remat else Block
         rates = iter(linear_rates(self.drop_path, sum(self.depths)))
@@ -163,8 +163,8 @@ def _conv(channels: int, kernel: int, stride: int, *, bias: bool, dtype: Any, na
     return Conv(channels, kernel, stride, groups=groups, bias=bias, dtype=dtype, name=name)
 
 
-def _no_norm(name: str, scale_init: Any = None) -> Callable[[jax.Array], jax.Array]:
-    return lambda x: x
+def _no_norm(name: str, scale_init: Any = None) -> Callable[..., jax.Array]:
+    return lambda x, pool=None: x if pool is None else pool(x)
 
 
 resnet18 = partial(ResNet, depths=(2, 2, 2, 2), bottleneck=False)

@@ -1,6 +1,16 @@
 """Pure jax on arrays."""
 
+from jaxvision.ops.batch_norm import batch_statistics, conv_batch_norm, normalise, relu
 from jaxvision.ops.mixing import cutmix_images, mixup_images
 from jaxvision.ops.reduce import at_least_float32, masked_mean
 
-__all__ = ["at_least_float32", "cutmix_images", "masked_mean", "mixup_images"]
+__all__ = [
+    "at_least_float32",
+    "batch_statistics",
+    "conv_batch_norm",
+    "cutmix_images",
+    "masked_mean",
+    "mixup_images",
+    "normalise",
+    "relu",
+]
