@@ -14,8 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, DropPath, gelu, global_mean, layer_norm, linear_rates, truncated_normal
+from jaxvision.models.layers import Conv, DropPath, global_mean, layer_norm, linear_rates, truncated_normal
 from jaxvision.models.origin import Origin
+from jaxvision.ops import gelu
 
 __all__ = ["convnext_base", "convnext_large", "convnext_small", "convnext_tiny"]
 

@@ -148,12 +148,17 @@ class DropPath(nn.Module):
 
     rate: float
 
-    @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        if not train or self.rate == 0.0:
+        keep = self.keep(x.shape[0], train=train)
+        if keep is None:
             return x
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, (x.shape[0],) + (1,) * (x.ndim - 1))
-        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros((), x.dtype))
+        return jnp.where(keep.reshape(-1, *(1,) * (x.ndim - 1)), x / (1.0 - self.rate), jnp.zeros((), x.dtype))
+
+    def keep(self, samples: int, *, train: bool) -> jax.Array | None:
+        """bool[samples], False for those whose branch is dropped; None: none is."""
+        if not train or self.rate == 0.0:
+            return None
+        return jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, (samples,))
 
 
 def linear_rates(rate: float, blocks: int) -> list[float]:
@@ -190,11 +195,6 @@ def global_mean(x: jax.Array) -> jax.Array:
     return jnp.mean(at_least_float32(x), axis=(1, 2))
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """The exact one, as torch's default."""
-    return nn.gelu(x, approximate=False)
-
-
 def channels_first(x: jax.Array) -> jax.Array:
     """[B, H, W, C] to [B, C * H * W] in torch's order, so that a dense layer after it has torch's kernel."""
     return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
@@ -227,14 +227,6 @@ def patches(width: int, patch: int, dtype: Any, name: str) -> Conv:
     """The embedding of square patches: a convolution whose stride is its kernel."""
     init = nn.initializers.lecun_normal()
     return Conv(width, patch, patch, 0, bias=True, kernel_init=init, dtype=dtype, name=name)
-
-
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """softmax(q k^T / sqrt(D) + bias) v of [..., N, H, D] each, `bias` [..., H, N, N]; the softmax is in float32."""
-    accurate = at_least_float32(q).dtype
-    scores = jnp.einsum("...nhd,...mhd->...hnm", q * q.shape[-1] ** -0.5, k, preferred_element_type=accurate)
-    scores = scores if bias is None else scores + bias
-    return jnp.einsum("...hnm,...mhd->...nhd", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
 
 
 def divisible(channels: float, by: int = 8) -> int:

@@ -14,9 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import DropPath, gelu, layer_norm, linear_rates, patches
+from jaxvision.models.layers import DropPath, layer_norm, linear_rates, patches
 from jaxvision.models.origin import Origin
-from jaxvision.ops import at_least_float32
+from jaxvision.ops import at_least_float32, gelu, mlp_branch
 
 __all__ = ["mixer_b16_224", "mixer_b32_224", "mixer_l16_224", "mixer_l32_224", "mixer_s16_224", "mixer_s32_224"]
 
@@ -35,6 +35,9 @@ class Block(nn.Module):
         y = jnp.swapaxes(norm(name="norm1")(x), 1, 2)
         y = jnp.swapaxes(self._mlp(y, width // 2, "mlp_tokens"), 1, 2)
         x = x + path(y, train=self.train)
+        if not (self.is_initializing() or (self.dropout and self.train)):
+            leaves = (self.variables["params"][name] for name in ("norm2", "mlp_channels_fc1", "mlp_channels_fc2"))
+            return mlp_branch(x, *leaves, keep=path.keep(x.shape[0], train=self.train), rate=self.drop_path)
         return x + path(self._mlp(norm(name="norm2")(x), 4 * width, "mlp_channels"), train=self.train)
 
     def _mlp(self, x: jax.Array, hidden: int, name: str) -> jax.Array:

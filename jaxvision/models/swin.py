@@ -18,8 +18,6 @@ import numpy as np
 
 from jaxvision.models.layers import (
     DropPath,
-    attention,
-    gelu,
     global_mean,
     layer_norm,
     linear_rates,
@@ -27,6 +25,7 @@ from jaxvision.models.layers import (
     truncated_normal,
 )
 from jaxvision.models.origin import Origin
+from jaxvision.ops import attention, gelu
 
 __all__ = ["swin_b", "swin_s", "swin_t"]
 

@@ -17,9 +17,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import DropPath, attention, gelu, layer_norm, linear_rates, patches
+from jaxvision.models.layers import DropPath, layer_norm, linear_rates, patches
 from jaxvision.models.origin import Origin
-from jaxvision.ops import at_least_float32
+from jaxvision.ops import at_least_float32, attention, attention_branch, gelu, mlp_branch
 
 _TORCHVISION = ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32"]
 _TIMM = ["vit_tiny_patch16_224", "vit_small_patch16_224", "vit_small_patch32_224"]
@@ -45,6 +45,16 @@ class Block(nn.Module):
         dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype)
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
         path = DropPath(self.drop_path)
+
+        if not (self.is_initializing() or self.qk_norm or self.layer_scale or (self.dropout and self.train)):
+            leaves = self.variables["params"]  # the same computation, by kernels of our own on a TPU
+            for branch, names in (
+                (partial(attention_branch, heads=self.heads), ("ln_1", "qkv", "out")),
+                (mlp_branch, ("ln_2", "mlp_0", "mlp_3")),
+            ):
+                keep = path.keep(x.shape[0], train=self.train)
+                x = branch(x, *(leaves[name] for name in names), keep=keep, rate=self.drop_path)
+            return x
 
         y = dense(3 * width, name="qkv")(norm(name="ln_1")(x))
         q, k, v = jnp.moveaxis(y.reshape(*y.shape[:2], 3, self.heads, -1), 2, 0)
