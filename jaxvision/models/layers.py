@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision.ops import at_least_float32, batch_statistics, conv_batch_norm, normalise
+from jaxvision.ops import Tail, at_least_float32, batch_statistics, finish_and_narrow, folded, pointwise
 
 Initializer = Callable[..., jax.Array]
 
@@ -54,14 +54,21 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, norm: nn.Module | None = None) -> jax.Array:
-        """The convolution; with `norm`, that normalised."""
-        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
+    def __call__(self, x: Any, norm: nn.Module | None = None, *, apply: bool = True) -> Any:
+        """The convolution of x [B, H, W, C]; with `norm`, that normalised.
+
+        In training a 1x1 convolution that widens and its normalisation are one (`ops.folded`); `apply` as there
+        (`BatchNorm`). Of an `ops.Tail` what `ops.finish_and_narrow` gives: two arrays.
+        """
+        width = (x.shortcut if isinstance(x, Tail) else x).shape[-1]
+        shape = (self.kernel, self.kernel, width // self.groups, self.features)
         kernel = self.prepared(self.param("kernel", self.kernel_init, shape))
+        if isinstance(x, Tail):
+            return finish_and_narrow(x, kernel[0, 0])
         x = x.astype(self.dtype)
-        pointwise = self.kernel == self.stride == self.groups == 1 and self.padding in (None, 0) and not self.bias
-        if isinstance(norm, BatchNorm) and norm.train and pointwise and self.features >= 2 * x.shape[-1]:
-            return norm(x, kernel=kernel[0, 0])
+        plain = self.kernel == self.stride == self.groups == 1 and self.padding in (None, 0) and not self.bias
+        if isinstance(norm, BatchNorm) and norm.train and plain and self.features >= 2 * width:
+            return norm(x, kernel=kernel[0, 0], apply=apply)
         pad = (self.kernel - 1) // 2 if self.padding is None else self.padding
         x = jax.lax.conv_general_dilated(
             x,
@@ -100,14 +107,16 @@ class BatchNorm(nn.Module):
         *,
         kernel: jax.Array | None = None,
         pool: Callable[[jax.Array], jax.Array] | None = None,
-    ) -> jax.Array:
+        apply: bool = True,
+    ) -> Any:
         """x [B, H, W, C] normalised, in `dtype`.
 
         Args:
-          kernel: [I, O]: x is what comes before a 1x1 convolution with it, and its output is normalised
-            (`ops.conv_batch_norm`; in training only).
+          kernel: [I, O]: x is what comes before a 1x1 convolution with it, whose output is normalised (`ops.folded`; in
+            training only).
           pool: a maximum over windows of what was normalised. It is taken before, of x, which gives the same since a
             normalised channel rises or falls with x: so the large map is not written a second time.
+          apply: False for what x is to be multiplied with (with `kernel`: convolved) and what is to be added, instead.
         """
         width = x.shape[-1] if kernel is None else kernel.shape[-1]
         scale = self.param("scale", self.scale_init, (width,))
@@ -115,19 +124,23 @@ class BatchNorm(nn.Module):
         stored_mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
         stored_var = self.variable("batch_stats", "var", jnp.ones, (width,))
 
+        sign = jnp.where(scale < 0, -1, 1) if pool is not None else 1  # so that the largest stays the largest
         if kernel is not None:
-            y, mean, var = conv_batch_norm(x, kernel, scale, bias, self.epsilon)
+            times, plus, mean, var = folded(x, kernel, scale, bias, self.epsilon)
         else:
-            sign = jnp.where(scale < 0, -1, 1) if pool is not None else 1  # so that the largest stays the largest
             x = x * jnp.asarray(sign, x.dtype)
             mean, var = batch_statistics(x) if self.train else (stored_mean.value * sign, stored_var.value)
-            x = pool(x) if pool is not None else x
-            y = normalise(x, mean, var, scale * sign, bias, self.epsilon)
-            mean = mean * sign
+            times = jax.lax.rsqrt(var + self.epsilon) * scale * sign
+            plus = bias - mean * times
         if self.train and not self.is_initializing():
-            stored_mean.value = self.momentum * stored_mean.value + (1 - self.momentum) * mean
+            stored_mean.value = self.momentum * stored_mean.value + (1 - self.momentum) * mean * sign
             stored_var.value = self.momentum * stored_var.value + (1 - self.momentum) * var
-        return y.astype(self.dtype)
+        if not apply:
+            return times, plus
+        if kernel is not None:
+            return (at_least_float32(pointwise(x, times)) + plus).astype(self.dtype)
+        x = pool(x) if pool is not None else x
+        return ((at_least_float32(x) - mean) * times + bias).astype(self.dtype)
 
 
 def batch_norm(train: bool, dtype: Any, epsilon: float = 1e-5, momentum: float = 0.9) -> Callable[..., nn.Module]:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxvision.models.layers import Conv, DropPath, batch_norm, dense, global_mean, linear_rates, max_pool
 from jaxvision.models.origin import Origin
-from jaxvision.ops import relu
+from jaxvision.ops import Tail, at_least_float32, finish, relu
 
 _PLAIN = [
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -48,27 +48,44 @@ class Block(nn.Module):
     groups: int = 1
     mean_shortcut: bool = False  # a shortcut shrinks by a 2x2 mean, then a 1x1 convolution (-D)
     drop_path: float = 0.0
+    tail: bool = False  # whether a bottleneck gives a Tail, for the next one to finish
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Any) -> Any:
         c, s = self.channels, self.stride
         last = nn.initializers.zeros if self.zero_init else nn.initializers.ones
         if self.bottleneck:
             out, inner = 4 * c, self.inner or c
-            y = relu(self.norm(name="bn1")(self.conv(inner, 1, 1, name="conv1")(x)))
-            y = relu(self.norm(name="bn2")(self.conv(inner, 3, s, groups=self.groups, name="conv2")(y)))
-            y = self.conv(out, 1, 1, name="conv3")(y, self.norm(name="bn3", scale_init=last))
+            y = self.conv(inner, 1, 1, name="conv1")(x)
+            if isinstance(x, Tail):
+                x, y = y
+            y = relu(self.norm(name="bn1")(y))
+            y = self.conv(inner, 3, s, groups=self.groups, name="conv2")(y)
+            conv3, norm2, norm3 = (
+                self.conv(out, 1, 1, name="conv3"),
+                self.norm(name="bn2"),
+                self.norm(name="bn3", scale_init=last),
+            )
+            if self.tail and self.drop_path == 0 and out >= 2 * inner:
+                a, b = norm2(y, apply=False)
+                z = relu((at_least_float32(y) * a + b).astype(y.dtype))
+                kernel, bias = conv3(z, norm3, apply=False)
+                return Tail(z, y, a, b, self._shortcut(x, out), kernel, bias)
+            y = conv3(relu(norm2(y)), norm3)
         else:
             out = c
             y = relu(self.norm(name="bn1")(self.conv(c, 3, s, name="conv1")(x)))
             y = self.norm(name="bn2", scale_init=last)(self.conv(c, 3, 1, name="conv2")(y))
-        if x.shape[-1] != out or s != 1:
-            if self.mean_shortcut:
-                x = _halved(x) if s != 1 else x
-                x = self.conv(out, 1, 1, name="downsample_1")(x, self.norm(name="downsample_2"))
-            else:
-                x = self.conv(out, 1, s, name="downsample_0")(x, self.norm(name="downsample_1"))
-        return relu(x + DropPath(self.drop_path)(y, train=self.train))
+        return relu(self._shortcut(x, out) + DropPath(self.drop_path)(y, train=self.train))
+
+    def _shortcut(self, x: jax.Array, out: int) -> jax.Array:
+        s = self.stride
+        if x.shape[-1] == out and s == 1:
+            return x
+        if self.mean_shortcut:
+            x = _halved(x) if s != 1 else x
+            return self.conv(out, 1, 1, name="downsample_1")(x, self.norm(name="downsample_2"))
+        return self.conv(out, 1, s, name="downsample_0")(x, self.norm(name="downsample_1"))
 
 
 def _halved(x: jax.Array) -> jax.Array:
@@ -150,11 +167,12 @@ class ResNet(nn.Module):
                     groups=self.groups,
                     mean_shortcut=self.mean_shortcut,
                     drop_path=next(rates),
+                    tail=train and self.norm == "batch" and not self.remat,
                     name=f"layer{stage + 1}_{block}",
                 )(x)
-            outputs[f"c{stage + 2}"] = x
+            outputs[f"c{stage + 2}"] = finish(x) if isinstance(x, Tail) else x
 
-        features = global_mean(x)
+        features = global_mean(outputs["c5"])
         y = nn.Dropout(self.dropout, deterministic=not train)(features)
         return {**outputs, "features": features, "logits": dense(self.classes, features.shape[-1], "fc")(y)}
 

@@ -1,22 +1,26 @@
 """Pure jax on arrays."""
 
 from jaxvision.ops.attention import attention, attention_branch
-from jaxvision.ops.batch_norm import batch_statistics, conv_batch_norm, normalise, relu
+from jaxvision.ops.batch_norm import batch_statistics, folded, pointwise, relu
+from jaxvision.ops.bottleneck import Tail, finish, finish_and_narrow
 from jaxvision.ops.mixing import cutmix_images, mixup_images
 from jaxvision.ops.mlp import gelu, mlp_branch
 from jaxvision.ops.reduce import at_least_float32, masked_mean
 
 __all__ = [
+    "Tail",
     "at_least_float32",
     "attention",
     "attention_branch",
     "batch_statistics",
-    "conv_batch_norm",
     "cutmix_images",
+    "finish",
+    "finish_and_narrow",
+    "folded",
     "gelu",
     "masked_mean",
     "mixup_images",
     "mlp_branch",
-    "normalise",
+    "pointwise",
     "relu",
 ]

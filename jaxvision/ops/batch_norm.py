@@ -42,23 +42,15 @@ def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return mean, jnp.maximum(jnp.mean(x * x, _PIXELS) - mean * mean, 0)
 
 
-def normalise(
-    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
-) -> jax.Array:
-    """(x - mean) / sqrt(var + epsilon) * scale + bias, in at least float32."""
-    return (at_least_float32(x) - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def conv_batch_norm(
+def folded(
     x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A 1x1 convolution and the batch normalisation of its output, which is never written before it is normalised.
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The batch normalisation of a 1x1 convolution's output y = x W, without the output: as another kernel and a bias.
 
-    The output y = x W is linear in x, so what normalisation needs of it follows from matrices as small as W: its mean
-    is E[x] W, its variance that of diag(W' Cov[x] W), the sum of g y in the backward pass that of the columns of
-    W * (x' g), and x' g is what the gradient of W is made of. So y is neither kept nor read again. It costs a product
-    x' x a pixel, a quarter of the convolution where it widens four times; see `Conv` for where it is used.
+    y is linear in x, so its mean is E[x] W and its variance the diagonal of W' Cov[x] W; with the scale folded into W,
+    the backward pass needs of y only what the gradient of W is made of. So y is not written before it is normalised,
+    and neither kept nor read again. It costs a product x' x a pixel, a quarter of the convolution where that widens
+    four times; see `models.layers.Conv` for where it is used.
 
     Args:
       x: [B, H, W, I].
@@ -67,52 +59,45 @@ def conv_batch_norm(
       epsilon: added to the variance.
 
     Returns:
-      [B, H, W, O] in the dtype of x; mean and biased variance of the convolution's output, float32 [O], which have no
-      gradient.
+      kernel float32 [I, O] and bias float32 [O], with which `pointwise` gives the normalised output; mean and biased
+      variance of y, float32 [O].
     """
-    return _forward(x, kernel, scale, bias, epsilon)[0]
-
-
-def _forward(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple:
-    rounded = kernel.astype(x.dtype)
-    w = at_least_float32(rounded)
     mean_x = jnp.mean(at_least_float32(x), _PIXELS)
-    gram = jnp.einsum("bhwi,bhwj->ij", x, x, preferred_element_type=w.dtype) / (x.size // x.shape[-1])
-    mean = _exact("i,io->o", mean_x, w)
-    var = jnp.maximum(jnp.sum(w * _exact("ij,jo->io", gram, w), 0) - mean * mean, 0)
-    y = normalise(_pointwise(x, rounded), mean, var, scale, bias, epsilon).astype(x.dtype)
-    return (y, mean, var), (x, kernel, scale, mean_x, gram, mean, jax.lax.rsqrt(var + epsilon))
+    gram = _gram(x) / (x.size // x.shape[-1])
+    mean = _exact("i,io->o", mean_x, kernel)
+    var = jnp.maximum(jnp.sum(kernel * _exact("ij,jo->io", gram, kernel), 0) - mean * mean, 0)
+    by = jax.lax.rsqrt(var + epsilon) * scale
+    return kernel * by, bias - mean * by, mean, var
 
 
-def _backward(epsilon: float, kept: tuple, cotangents: tuple) -> tuple:
-    x, kernel, scale, mean_x, gram, mean, inverse = kept
-    g = cotangents[0]
-    w = at_least_float32(kernel.astype(x.dtype))
-    count = x.size // x.shape[-1]
-    sum_g = jnp.sum(at_least_float32(g), _PIXELS)
-    cross = jnp.einsum("bhwi,bhwo->io", x, g, preferred_element_type=w.dtype)
-    grad_scale = inverse * (jnp.sum(w * cross, 0) - mean * sum_g)
-    # the gradient of y is a g + b y + c, channel by channel, and y = x W
-    a = scale * inverse
-    b = -a * inverse * grad_scale / count
-    c = -a * sum_g / count - b * mean
-    through_g, through_y = (w * a).T, _exact("io,o,jo->ij", w, b, w)
-    grad_x = at_least_float32(_pointwise(g, through_g.astype(x.dtype)))
-    grad_x += at_least_float32(_pointwise(x, through_y.astype(x.dtype))) + _exact("io,o->i", w, c)
-    grad_w = a * cross + count * (b * _exact("ij,jo->io", gram, w) + jnp.outer(mean_x, c))
-    return (
-        grad_x.astype(x.dtype),
-        grad_w.astype(kernel.dtype),
-        grad_scale.astype(scale.dtype),
-        sum_g.astype(scale.dtype),
-    )
+@jax.custom_vjp
+def _gram(x: jax.Array) -> jax.Array:
+    """x' x over all pixels, at least float32 [I, I]; its own gradient is one product instead of two."""
+    return jnp.einsum("bhwi,bhwj->ij", x, x, preferred_element_type=at_least_float32(x[0, 0, 0]).dtype)
 
 
-def _pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+_gram.defvjp(lambda x: (_gram(x), x), lambda x, g: (pointwise(x, g + g.T),))
+
+
+@jax.custom_vjp
+def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 1x1 convolution of x [B, H, W, I] by kernel float32 [I, O], in the dtype of x.
+
+    The gradient of the kernel is float32 throughout, where a cast before the convolution would round it.
+    """
     # as a convolution and not as a product, so that the compiler lays x out as its neighbours do
     return jax.lax.conv_general_dilated(
-        x, kernel[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel[None, None].astype(x.dtype), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-conv_batch_norm.defvjp(_forward, _backward)
+def _pointwise_forward(x: jax.Array, kernel: jax.Array) -> tuple:
+    return pointwise(x, kernel), (x, kernel)
+
+
+def _pointwise_backward(kept: tuple, g: jax.Array) -> tuple:
+    x, kernel = kept
+    return pointwise(g, kernel.T), jnp.einsum("bhwi,bhwo->io", x, g, preferred_element_type=kernel.dtype)
+
+
+pointwise.defvjp(_pointwise_forward, _pointwise_backward)

@@ -91,19 +91,23 @@ def _plain_backward(call: Call, x: jax.Array, dy: jax.Array, keep: jax.Array | N
 
 
 def _fits(call: Call, x: jax.Array, weights: Weights) -> bool:
-    mesh = _mesh(x, weights)
-    device = mesh.abstract_device  # where the mesh lies; it may be described only, and be compiled for elsewhere
-    if (device.platform if device else jax.default_backend()) != "tpu" or x.dtype != jnp.bfloat16:
-        return False
-    if any(kind != AxisType.Auto for kind in mesh.axis_types) or x.shape[0] % (mesh.size or 1):
+    if x.dtype != jnp.bfloat16 or not for_tpu(mesh_of((x, weights)), x.shape[0]):
         return False
     parameters = sum(math.prod(w.shape) for w in weights)
     return 4 * call.branch.size(*x.shape[1:], weights, call.options) + (2 + 4) * parameters < VMEM
 
 
-def _mesh(x: jax.Array, weights: Weights) -> Any:
+def for_tpu(mesh: Any, rows: int) -> bool:
+    """Whether the program may be lowered for a TPU, and rows split evenly over the mesh."""
+    device = mesh.abstract_device  # where the mesh lies; it may be described only, and be compiled for elsewhere
+    if (device.platform if device else jax.default_backend()) != "tpu":
+        return False
+    return all(kind == AxisType.Auto for kind in mesh.axis_types) and rows % (mesh.size or 1) == 0
+
+
+def mesh_of(arrays: Any) -> Any:
     """The abstract mesh that they lie on, empty without one."""
-    meshes = [jax.typeof(leaf).sharding.mesh for leaf in (x, *weights)]
+    meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(arrays)]
     return next((mesh for mesh in meshes if not mesh.empty), meshes[0])
 
 
@@ -146,7 +150,7 @@ def _forward(call: Call, x: jax.Array, keep: jax.Array | None, weights: Weights)
     def local(factor: jax.Array, x: jax.Array, weights: Weights) -> jax.Array:
         return _launch(call, _forward_kernel, call.branch.forward, factor, (x,), weights, ())[0]
 
-    mesh = _mesh(x, weights)
+    mesh = mesh_of((x, weights))
     factor = _factor(call, keep, x)
     weights = tuple(w.astype(x.dtype) if w.ndim > 1 else w[None] for w in weights)
     if not mesh.empty:
@@ -156,7 +160,7 @@ def _forward(call: Call, x: jax.Array, keep: jax.Array | None, weights: Weights)
 
 
 def _backward(call: Call, x: jax.Array, dy: jax.Array, keep: jax.Array | None, weights: Weights) -> tuple:
-    mesh = _mesh(x, weights)
+    mesh = mesh_of((x, weights))
 
     def local(factor: jax.Array, x: jax.Array, dy: jax.Array, weights: Weights) -> tuple:
         sums = tuple(jax.ShapeDtypeStruct(w.shape, jnp.float32) for w in weights)
