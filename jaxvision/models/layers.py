@@ -14,7 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision.ops import Tail, at_least_float32, batch_statistics, finish_and_narrow, folded, pointwise
+from jaxvision.ops import (
+    Tail,
+    at_least_float32,
+    batch_statistics,
+    conv,
+    finish_and_narrow,
+    folded,
+    pointwise,
+    scale_shift,
+    shift,
+)
+from jaxvision.ops import max_pool as max_pool  # families take it from here
 
 Initializer = Callable[..., jax.Array]
 
@@ -70,14 +81,8 @@ class Conv(nn.Module):
         if isinstance(norm, BatchNorm) and norm.train and plain and self.features >= 2 * width:
             return norm(x, kernel=kernel[0, 0], apply=apply)
         pad = (self.kernel - 1) // 2 if self.padding is None else self.padding
-        x = jax.lax.conv_general_dilated(
-            x,
-            kernel.astype(self.dtype),
-            (self.stride, self.stride),
-            ((pad, pad), (pad, pad)) if isinstance(pad, int) else pad,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        pads = ((pad, pad), (pad, pad)) if isinstance(pad, int) else tuple(pad)
+        x = conv(x, kernel.astype(self.dtype), self.stride, pads, self.groups)
         if self.bias:
             x = x + self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
         return x if norm is None else norm(x)
@@ -138,9 +143,8 @@ class BatchNorm(nn.Module):
         if not apply:
             return times, plus
         if kernel is not None:
-            return (at_least_float32(pointwise(x, times)) + plus).astype(self.dtype)
-        x = pool(x) if pool is not None else x
-        return ((at_least_float32(x) - mean) * times + bias).astype(self.dtype)
+            return shift(pointwise(x, times), plus).astype(self.dtype)
+        return scale_shift(x if pool is None else pool(x), times, plus).astype(self.dtype)
 
 
 def batch_norm(train: bool, dtype: Any, epsilon: float = 1e-5, momentum: float = 0.9) -> Callable[..., nn.Module]:
@@ -197,10 +201,6 @@ class SqueezeExcite(nn.Module):
         y = jnp.mean(at_least_float32(x), axis=(1, 2), keepdims=True).astype(self.dtype)
         y = self.activation(conv(self.reduced, name=self.names[0])(y))
         return x * self.gate(conv(x.shape[-1], name=self.names[1])(y))
-
-
-def max_pool(x: jax.Array, kernel: int, stride: int, padding: int = 0) -> jax.Array:
-    return nn.max_pool(x, (kernel, kernel), strides=(stride, stride), padding=((padding, padding),) * 2)
 
 
 def global_mean(x: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxvision.models.layers import Conv, DropPath, batch_norm, dense, global_mean, linear_rates, max_pool
 from jaxvision.models.origin import Origin
-from jaxvision.ops import Tail, at_least_float32, finish, relu
+from jaxvision.ops import Tail, finish, relu, scale_shift
 
 _PLAIN = [
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -68,7 +68,7 @@ class Block(nn.Module):
             )
             if self.tail and self.drop_path == 0 and out >= 2 * inner:
                 a, b = norm2(y, apply=False)
-                z = relu((at_least_float32(y) * a + b).astype(y.dtype))
+                z = relu(scale_shift(y, a, b).astype(y.dtype))
                 kernel, bias = conv3(z, norm3, apply=False)
                 return Tail(z, y, a, b, self._shortcut(x, out), kernel, bias)
             y = conv3(relu(norm2(y)), norm3)

@@ -11,9 +11,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxvision.ops.convolution import conv, pixel_product, pixel_sums
 from jaxvision.ops.reduce import at_least_float32
 
-_PIXELS = (0, 1, 2)
 _exact = partial(jnp.einsum, precision="highest")  # of what is as small as the weights
 
 
@@ -35,11 +35,56 @@ def _relu_backward(y: jax.Array, g: jax.Array) -> tuple[jax.Array]:
 relu.defvjp(_relu_forward, _relu_backward)
 
 
+@jax.custom_vjp
 def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and (biased) variance of x [B, H, W, C] over all but the channels, at least float32, in one pass."""
-    x = at_least_float32(x)
-    mean = jnp.mean(x, _PIXELS)
-    return mean, jnp.maximum(jnp.mean(x * x, _PIXELS) - mean * mean, 0)
+    count = x.size // x.shape[-1]
+    total, squares = pixel_sums(lambda x: (x, x * x), x)
+    mean = total / count
+    return mean, jnp.maximum(squares / count - mean * mean, 0)
+
+
+def _batch_statistics_forward(x: jax.Array) -> tuple:
+    mean, var = batch_statistics(x)
+    return (mean, var), (x, mean, var)
+
+
+def _batch_statistics_backward(kept: tuple, cotangents: tuple) -> tuple[jax.Array]:
+    x, mean, var = kept
+    count = x.size // x.shape[-1]
+    through_mean, through_var = cotangents[0] / count, jnp.where(var > 0, cotangents[1], 0) * (2 / count)
+    return ((through_mean + (at_least_float32(x) - mean) * through_var).astype(x.dtype),)
+
+
+batch_statistics.defvjp(_batch_statistics_forward, _batch_statistics_backward)
+
+
+@jax.custom_vjp
+def scale_shift(x: jax.Array, times: jax.Array, plus: jax.Array) -> jax.Array:
+    """x * times + plus of [B, H, W, C] and [C], in at least float32."""
+    return at_least_float32(x) * times + plus
+
+
+def _scale_shift_backward(kept: tuple, g: jax.Array) -> tuple:
+    x, times = kept
+    sum_g, sum_gx = pixel_sums(lambda g, x: (g, g * x), g, x)
+    return (g * times).astype(x.dtype), sum_gx.astype(times.dtype), sum_g.astype(times.dtype)
+
+
+scale_shift.defvjp(lambda x, times, plus: (scale_shift(x, times, plus), (x, times)), _scale_shift_backward)
+
+
+@jax.custom_vjp
+def shift(x: jax.Array, plus: jax.Array) -> jax.Array:
+    """x + plus of [B, H, W, C] and [C], in at least float32."""
+    return at_least_float32(x) + plus
+
+
+# of kept arrays only what says the dtypes
+shift.defvjp(
+    lambda x, plus: (shift(x, plus), (x[:0], plus)),
+    lambda kept, g: (g.astype(kept[0].dtype), pixel_sums(lambda g: (g,), g)[0].astype(kept[1].dtype)),
+)
 
 
 def folded(
@@ -62,8 +107,9 @@ def folded(
       kernel float32 [I, O] and bias float32 [O], with which `pointwise` gives the normalised output; mean and biased
       variance of y, float32 [O].
     """
-    mean_x = jnp.mean(at_least_float32(x), _PIXELS)
-    gram = _gram(x) / (x.size // x.shape[-1])
+    count = x.size // x.shape[-1]
+    mean_x = pixel_sum(x) / count
+    gram = _gram(x) / count
     mean = _exact("i,io->o", mean_x, kernel)
     var = jnp.maximum(jnp.sum(kernel * _exact("ij,jo->io", gram, kernel), 0) - mean * mean, 0)
     by = jax.lax.rsqrt(var + epsilon) * scale
@@ -71,9 +117,18 @@ def folded(
 
 
 @jax.custom_vjp
+def pixel_sum(x: jax.Array) -> jax.Array:
+    """x [B, H, W, C] summed to [C], in at least float32."""
+    return pixel_sums(lambda x: (x,), x)[0]
+
+
+pixel_sum.defvjp(lambda x: (pixel_sum(x), x), lambda x, g: (jnp.broadcast_to(g, x.shape).astype(x.dtype),))
+
+
+@jax.custom_vjp
 def _gram(x: jax.Array) -> jax.Array:
     """x' x over all pixels, at least float32 [I, I]; its own gradient is one product instead of two."""
-    return jnp.einsum("bhwi,bhwj->ij", x, x, preferred_element_type=at_least_float32(x[0, 0, 0]).dtype)
+    return pixel_product(x, x)
 
 
 _gram.defvjp(lambda x: (_gram(x), x), lambda x, g: (pointwise(x, g + g.T),))
@@ -86,18 +141,12 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     The gradient of the kernel is float32 throughout, where a cast before the convolution would round it.
     """
     # as a convolution and not as a product, so that the compiler lays x out as its neighbours do
-    return jax.lax.conv_general_dilated(
-        x, kernel[None, None].astype(x.dtype), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def _pointwise_forward(x: jax.Array, kernel: jax.Array) -> tuple:
-    return pointwise(x, kernel), (x, kernel)
+    return conv(x, kernel[None, None].astype(x.dtype))
 
 
 def _pointwise_backward(kept: tuple, g: jax.Array) -> tuple:
     x, kernel = kept
-    return pointwise(g, kernel.T), jnp.einsum("bhwi,bhwo->io", x, g, preferred_element_type=kernel.dtype)
+    return pointwise(g, kernel.T), pixel_product(x, g).astype(kernel.dtype)
 
 
-pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+pointwise.defvjp(lambda x, kernel: (pointwise(x, kernel), (x, kernel)), _pointwise_backward)

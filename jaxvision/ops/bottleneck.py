@@ -22,7 +22,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
 from jaxvision.ops import fused
-from jaxvision.ops.batch_norm import pointwise, relu
+from jaxvision.ops.batch_norm import pixel_sum, pointwise, relu, shift
+from jaxvision.ops.convolution import pixel_product
 from jaxvision.ops.reduce import at_least_float32
 
 LANES = 128
@@ -43,7 +44,7 @@ class Tail(NamedTuple):
 
 def finish(tail: Tail) -> jax.Array:
     """wide, [B, H, W, O]."""
-    y = at_least_float32(pointwise(tail.z, tail.kernel)) + tail.bias
+    y = shift(pointwise(tail.z, tail.kernel), tail.bias)
     return relu((at_least_float32(tail.shortcut) + y).astype(tail.z.dtype))
 
 
@@ -91,14 +92,12 @@ def _between(kept: _Kept) -> tuple:
 
 def _plain(kept: _Kept) -> tuple:
     """Gradients of the shortcut, z, W, c and V."""
-    dtype, exact = kept.y.dtype, at_least_float32(kept.a).dtype
-    product = partial(jnp.einsum, preferred_element_type=exact)
-    g = at_least_float32(kept.d_wide) + product("bhwn,on->bhwo", kept.d_narrow, kept.kernel)
+    dtype = kept.y.dtype
+    g = at_least_float32(kept.d_wide) + at_least_float32(pointwise(kept.d_narrow, kept.kernel.T))
     g = jnp.where(kept.wide > 0, g, 0).astype(dtype)
     z = relu(at_least_float32(kept.y) * kept.a + kept.b).astype(dtype)
-    d_z = product("bhwo,oi->bhwi", g, kept.back).astype(dtype)
-    d_kernel = product("bhwo,bhwn->on", kept.wide, kept.d_narrow)
-    return g, d_z, product("bhwi,bhwo->io", z, g), jnp.sum(at_least_float32(g), (0, 1, 2)), d_kernel
+    d_z, d_kernel = pointwise(g, kept.back), pixel_product(kept.wide, kept.d_narrow)
+    return g, d_z, pixel_product(z, g), pixel_sum(g), d_kernel
 
 
 # --------------------------------------------------------------------------- the kernel
