@@ -11,7 +11,6 @@ memory; on a TPU a kernel makes one.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -55,8 +54,20 @@ def finish_and_narrow(tail: Tail, kernel: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def _forward(tail: Tail, kernel: jax.Array) -> tuple:
-    wide = jax.lax.optimization_barrier(finish(tail))  # else what lies before relu is written too
-    return (wide, pointwise(wide, kernel)), (tail.y, tail.a, tail.b, tail.kernel, wide, kernel)
+    wide, narrow = _both(tail, kernel)
+    return (wide, narrow), (tail.y, tail.a, tail.b, tail.kernel, wide, kernel)
+
+
+@jax.jit  # so that alike blocks are traced and lowered once; `_between` too
+def _both(tail: Tail, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    if not _fits(tail.y, tail):
+        return _plain_both(tail, kernel)
+    return jax.lax.platform_dependent(tail, kernel, tpu=_forward_kernel, default=_plain_both)
+
+
+def _plain_both(tail: Tail, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    wide = finish(tail)
+    return wide, pointwise(wide, kernel)
 
 
 class _Kept(NamedTuple):
@@ -83,11 +94,11 @@ def _backward(kept: tuple, cotangents: tuple) -> tuple:
 finish_and_narrow.defvjp(_forward, _backward)
 
 
-@jax.jit  # so that alike blocks are traced and lowered once
+@jax.jit
 def _between(kept: _Kept) -> tuple:
-    if not _fits(kept):
+    if not _fits(kept.y, kept):
         return _plain(kept)
-    return jax.lax.platform_dependent(kept, tpu=_kernel, default=_plain)
+    return jax.lax.platform_dependent(kept, tpu=_backward_kernel, default=_plain)
 
 
 def _plain(kept: _Kept) -> tuple:
@@ -100,19 +111,60 @@ def _plain(kept: _Kept) -> tuple:
     return g, d_z, pixel_product(z, g), pixel_sum(g), d_kernel
 
 
-# --------------------------------------------------------------------------- the kernel
+# --------------------------------------------------------------------------- the kernels
 
 
-def _fits(kept: _Kept) -> bool:
-    mesh = fused.mesh_of(kept)
-    rows = kept.y.shape[0] // (mesh.size or 1)
-    return kept.y.dtype == jnp.bfloat16 and fused.for_tpu(mesh, kept.y.shape[0]) and rows % 16 == 0
+def _fits(y: jax.Array, arrays: Any) -> bool:
+    mesh = fused.mesh_of(arrays)
+    rows = y.shape[0] // (mesh.size or 1)
+    return y.dtype == jnp.bfloat16 and fused.for_tpu(mesh, y.shape[0]) and rows % 16 == 0
 
 
-def _kernel(kept: _Kept, interpret: bool = False) -> tuple:
+def _forward_kernel(tail: Tail, kernel: jax.Array, interpret: bool = False) -> tuple[jax.Array, jax.Array]:
+    """The same as `_plain_both`, on each device's own rows."""
+    mesh = fused.mesh_of((tail, kernel))
+    local = partial(_launch_forward, interpret=interpret)
+    tail = tail._replace(z=tail.z[:0], kernel=tail.kernel.astype(tail.y.dtype))  # z is computed again
+    kernel = kernel.astype(tail.y.dtype)
+    if mesh.empty:
+        return local(tail, kernel)
+    rows, whole = P(mesh.axis_names), P()
+    specs = Tail(whole, rows, whole, whole, rows, whole, whole)
+    return jax.shard_map(local, mesh=mesh, in_specs=(specs, whole), out_specs=(rows, rows), check_vma=False)(
+        tail, kernel
+    )
+
+
+def _launch_forward(tail: Tail, kernel: jax.Array, interpret: bool) -> tuple[jax.Array, jax.Array]:
+    y_flat, narrow_flat = _channels_first(tail.y, None), _channels_first(tail.y, kernel.shape[1])
+    shape = (*tail.y.shape[:3], kernel.shape[1])
+    wide, narrow = _launch(
+        partial(_forward_body, y_flat, narrow_flat),
+        [(tail.y, y_flat), (tail.shortcut, False)],
+        [_vector(tail.a, y_flat), _vector(tail.b, y_flat), tail.kernel, tail.bias[None], kernel],
+        [(tail.shortcut, False), (jax.ShapeDtypeStruct(shape, tail.y.dtype), narrow_flat)],
+        [],
+        products=2,
+        interpret=interpret,
+    )
+    return wide, narrow
+
+
+def _forward_body(y_flat: bool, narrow_flat: bool, *refs: Any) -> None:
+    y, shortcut, a, b, widening, bias, kernel, wide_out, narrow_out = refs
+    for i in range(y.shape[0]):
+        z = _active(y[i], a, b)
+        wide = shortcut[i].astype(jnp.float32) + _dot(z, widening[...], 0 if y_flat else 1, 0) + bias[...]
+        wide = jnp.maximum(wide, 0.0).astype(wide_out.dtype)
+        wide_out[i] = wide
+        narrow = _dot(kernel[...], wide, 0, 1) if narrow_flat else _dot(wide, kernel[...], 1, 0)
+        narrow_out[i] = narrow.astype(narrow_out.dtype)
+
+
+def _backward_kernel(kept: _Kept, interpret: bool = False) -> tuple:
     """The same as `_plain`, on each device's own rows; the last three are summed over the devices."""
     mesh = fused.mesh_of(kept)
-    local = partial(_local, interpret=interpret)
+    local = partial(_launch_backward, interpret=interpret)
     if mesh.empty:
         return local(kept)
     rows, whole = P(mesh.axis_names), P()
@@ -126,87 +178,110 @@ def _kernel(kept: _Kept, interpret: bool = False) -> tuple:
     return jax.shard_map(summed, mesh=mesh, in_specs=(specs,), out_specs=out, check_vma=False)(kept)
 
 
-def _local(kept: _Kept, interpret: bool) -> tuple:
-    batch, height, width, inner = kept.y.shape
-    outer, narrow = kept.kernel.shape
-    pixels = height * width
-    step = max(n for n in range(1, PIXELS + 1) if pixels % n == 0)
-    # XLA lays activations out as [H, W, B, C], and as [H, W, C, B] where the channels do not fill the lanes
-    y_flat, d_narrow_flat = _channels_first(batch, inner), _channels_first(batch, narrow)
-
-    def tile(channels: int, flat: bool) -> pl.BlockSpec:
-        return pl.BlockSpec((step, channels, batch) if flat else (step, batch, channels), lambda i: (i, 0, 0))
-
-    def whole(*shape: int) -> pl.BlockSpec:
-        return pl.BlockSpec(shape, lambda i: (0, 0), pipeline_mode=pl.Buffered(1))
-
-    vector = (inner, 1) if y_flat else (1, inner)
-    arguments = (
-        _to_tiles(kept.d_wide, False), _to_tiles(kept.d_narrow, d_narrow_flat), _to_tiles(kept.wide, False),
-        _to_tiles(kept.y, y_flat), kept.a.reshape(vector), kept.b.reshape(vector), kept.back, kept.kernel,
-    )  # fmt: skip
-    y_tile, wide_tile = tile(inner, y_flat), tile(outer, False)
-    in_specs = [
-        wide_tile, tile(narrow, d_narrow_flat), wide_tile, y_tile, whole(*vector), whole(*vector),
-        whole(outer, inner), whole(outer, narrow),
-    ]  # fmt: skip
-    shapes = [jax.ShapeDtypeStruct(arguments[i].shape, kept.y.dtype) for i in (0, 3)]
-    sums = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((inner, outer), (1, outer), (outer, narrow))]
-    traffic = sum(x.size * x.dtype.itemsize for x in (*arguments, *shapes, *sums))
-    g, d_z, d_widening, d_bias, d_kernel = pl.pallas_call(
-        partial(_body, y_flat, d_narrow_flat),
-        grid=(pixels // step,),
-        in_specs=in_specs,
-        out_specs=[wide_tile, y_tile, *(whole(*s.shape) for s in sums)],
-        out_shape=[*shapes, *sums],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), vmem_limit_bytes=fused.VMEM),
-        cost_estimate=pl.CostEstimate(
-            flops=4 * pixels * batch * outer * (inner + narrow), transcendentals=0, bytes_accessed=traffic
-        ),
+def _launch_backward(kept: _Kept, interpret: bool) -> tuple:
+    y_flat, narrow_flat = _channels_first(kept.y, None), _channels_first(kept.d_narrow, None)
+    (outer, inner), narrow = kept.back.shape, kept.kernel.shape[1]
+    g, d_z, d_widening, d_bias, d_kernel = _launch(
+        partial(_backward_body, y_flat, narrow_flat),
+        [(kept.d_wide, False), (kept.d_narrow, narrow_flat), (kept.wide, False), (kept.y, y_flat)],
+        [_vector(kept.a, y_flat), _vector(kept.b, y_flat), kept.back, kept.kernel],
+        [(kept.d_wide, False), (kept.y, y_flat)],
+        [(inner, outer), (1, outer), (outer, narrow)],
+        products=4,
         interpret=interpret,
-        name="bottleneck_backward",
-    )(*arguments)
-    g, d_z = _from_tiles(g, kept.d_wide.shape, False), _from_tiles(d_z, kept.y.shape, y_flat)
-    # the barrier keeps casts of them after the change of shape, where they are part of what uses them
-    return *jax.lax.optimization_barrier((g, d_z)), d_widening, d_bias[0], d_kernel
+    )
+    return g, d_z, d_widening, d_bias[0], d_kernel
 
 
-def _channels_first(batch: int, channels: int) -> bool:
-    return channels < LANES and batch % LANES == 0
-
-
-def _to_tiles(x: jax.Array, channels_first: bool) -> jax.Array:
-    """[B, H, W, C] to [H * W, B, C] or [H * W, C, B]."""
-    x = x.transpose((1, 2, 3, 0) if channels_first else (1, 2, 0, 3))
-    return x.reshape(math.prod(x.shape[:2]), *x.shape[2:])
-
-
-def _from_tiles(x: jax.Array, shape: tuple[int, ...], channels_first: bool) -> jax.Array:
-    x = x.reshape(*shape[1:3], *x.shape[1:])
-    return x.transpose((3, 0, 1, 2) if channels_first else (2, 0, 1, 3))
-
-
-def _body(y_flat: bool, d_narrow_flat: bool, *refs: Any) -> None:
+def _backward_body(y_flat: bool, narrow_flat: bool, *refs: Any) -> None:
     d_wide, d_narrow, wide, y, a, b, back, kernel, g_out, d_z, d_widening, d_bias, d_kernel = refs
-    sums = (d_widening, d_bias, d_kernel)
 
     @pl.when(pl.program_id(0) == 0)
     def _() -> None:
-        for ref in sums:
+        for ref in (d_widening, d_bias, d_kernel):
             ref[...] = jnp.zeros(ref.shape, ref.dtype)
 
     for i in range(d_wide.shape[0]):
         dn = d_narrow[i]
-        g = d_wide[i].astype(jnp.float32) + _dot(dn, kernel[...], 0 if d_narrow_flat else 1, 1)
+        g = d_wide[i].astype(jnp.float32) + _dot(dn, kernel[...], 0 if narrow_flat else 1, 1)
         g = jnp.where(wide[i].astype(jnp.float32) > 0, g, 0.0)
         d_bias[...] += jnp.sum(g, axis=0, keepdims=True)
         g = g.astype(g_out.dtype)
         g_out[i] = g
-        z = jnp.maximum(y[i].astype(jnp.float32) * a[...] + b[...], 0.0).astype(g.dtype)
         d_z[i] = (_dot(back[...], g, 0, 1) if y_flat else _dot(g, back[...], 1, 0)).astype(d_z.dtype)
-        d_widening[...] += _dot(z, g, 1 if y_flat else 0, 0)
-        d_kernel[...] += _dot(wide[i], dn, 0, 1 if d_narrow_flat else 0)
+        d_widening[...] += _dot(_active(y[i], a, b), g, 1 if y_flat else 0, 0)
+        d_kernel[...] += _dot(wide[i], dn, 0, 1 if narrow_flat else 0)
+
+
+def _active(y: jax.Array, a: Any, b: Any) -> jax.Array:
+    return jnp.maximum(y.astype(jnp.float32) * a[...] + b[...], 0.0).astype(y.dtype)
 
 
 def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
-    return jax.lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(
+        a,
+        b,
+        (((axis_a,), (axis_b,)), ((), ())),
+        preferred_element_type=jnp.float32,
+        precision="highest" if a.dtype == jnp.float32 else None,
+    )
+
+
+# Activations go to a kernel as XLA lays them out: [H, W, B, C], or [H, W, C, B] where the channels do not fill the
+# lanes. A pair (array, whether channels come first) says which.
+
+
+def _channels_first(like: jax.Array, channels: int | None) -> bool:
+    return (channels or like.shape[-1]) < LANES and like.shape[0] % LANES == 0
+
+
+def _vector(x: jax.Array, channels_first: bool) -> jax.Array:
+    return x[:, None] if channels_first else x[None]
+
+
+def _launch(
+    body: Any, activations: list, weights: list, results: list, sums: list, *, products: int, interpret: bool
+) -> list[jax.Array]:
+    """The kernel over all pixels, some at a time, with all images; float32 sums of the given shapes come last."""
+    batch, height, width, _ = activations[0][0].shape
+    pixels = height * width
+    step = max(n for n in range(1, PIXELS + 1) if pixels % n == 0)
+
+    def tiled(like: Any, channels_first: bool) -> tuple[int, ...]:
+        return (pixels, like.shape[-1], batch) if channels_first else (pixels, batch, like.shape[-1])
+
+    def tile(like: Any, channels_first: bool) -> pl.BlockSpec:
+        return pl.BlockSpec((step, *tiled(like, channels_first)[1:]), lambda i: (i, 0, 0))
+
+    def whole(shape: tuple[int, ...]) -> pl.BlockSpec:
+        return pl.BlockSpec(shape, lambda i: (0, 0), pipeline_mode=pl.Buffered(1))
+
+    def to_tiles(x: jax.Array, channels_first: bool) -> jax.Array:
+        return x.transpose((1, 2, 3, 0) if channels_first else (1, 2, 0, 3)).reshape(tiled(x, channels_first))
+
+    def from_tiles(x: jax.Array, channels_first: bool) -> jax.Array:
+        x = x.reshape(height, width, *x.shape[1:])
+        return x.transpose((3, 0, 1, 2) if channels_first else (2, 0, 1, 3))
+
+    inputs = [*(to_tiles(*pair) for pair in activations), *weights]
+    out = [jax.ShapeDtypeStruct(tiled(*pair), pair[0].dtype) for pair in results]
+    out += [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in sums]
+    matrices = sum(w.size for w in weights if min(w.shape) > 1)
+    made = pl.pallas_call(
+        body,
+        grid=(pixels // step,),
+        in_specs=[*(tile(*pair) for pair in activations), *(whole(w.shape) for w in weights)],
+        out_specs=[*(tile(*pair) for pair in results), *map(whole, sums)],
+        out_shape=out,
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), vmem_limit_bytes=fused.VMEM),
+        cost_estimate=pl.CostEstimate(
+            flops=products * pixels * batch * matrices,
+            transcendentals=0,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*inputs, *out)),
+        ),
+        interpret=interpret,
+        name=f"bottleneck{body.func.__name__}",
+    )(*inputs)
+    shaped = [from_tiles(x, pair[1]) for x, pair in zip(made, results)]
+    # the barrier keeps casts of them after the change of shape, where they are part of what uses them
+    return [*jax.lax.optimization_barrier(shaped), *made[len(results) :]]

@@ -1,4 +1,6 @@
-"""The joint backward pass of the 1x1 convolutions between two bottlenecks, as written out and as a TPU kernel."""
+"""The 1x1 convolutions between two bottlenecks, as written out and as TPU kernels."""
+
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -61,9 +63,11 @@ def test_gradients_are_those_of_autodiff():
     [(128, 2, 8, 32, 8), (128, 2, 8, 32, 128), (16, 3, 8, 32, 16), (16, 4, 128, 256, 128)],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_kernel_is_the_plain_path(batch, side, inner, outer, narrow, dtype):
-    inputs = kept(*make(batch, side, inner, outer, narrow, dtype))
-    got, want = bottleneck._kernel(inputs, interpret=True), jax.jit(bottleneck._plain)(inputs)
+def test_the_kernels_are_the_plain_paths(batch, side, inner, outer, narrow, dtype):
+    made = make(batch, side, inner, outer, narrow, dtype)
+    inputs = kept(*made)
+    got = *bottleneck._backward_kernel(inputs, interpret=True), *bottleneck._forward_kernel(*made[:2], interpret=True)
+    want = *jax.jit(bottleneck._plain)(inputs), *jax.jit(bottleneck._plain_both)(*made[:2])
     # float32: other orders of the sums; bfloat16: a gradient that lies between two values may be rounded either way
     tolerance = 1e-5 if dtype == jnp.float32 else 1e-2
     for a, b in zip(got, want):
@@ -74,11 +78,18 @@ def test_the_kernel_is_the_plain_path(batch, side, inner, outer, narrow, dtype):
 
 def test_the_kernel_on_two_devices_is_that_on_one():
     mesh = jax.make_mesh((2, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:2])
-    inputs = kept(*make(32, 2, 8, 32, 8, jnp.float32))
+    made = make(32, 2, 8, 32, 8, jnp.float32)
+    inputs = kept(*made)
     rows, whole = NamedSharding(mesh, P(("data", "fsdp"))), NamedSharding(mesh, P())
-    split = bottleneck._Kept(*(jax.device_put(x, rows if x.ndim == 4 else whole) for x in inputs))
-    got = jax.jit(lambda x: bottleneck._kernel(x, interpret=True))(split)
-    for a, b in zip(got, bottleneck._plain(inputs)):
+
+    def split(tree):
+        return jax.tree.map(lambda x: jax.device_put(x, rows if x.ndim == 4 else whole), tree)
+
+    got = (
+        *jax.jit(partial(bottleneck._backward_kernel, interpret=True))(split(inputs)),
+        *jax.jit(partial(bottleneck._forward_kernel, interpret=True))(*split(made[:2])),
+    )
+    for a, b in zip(got, (*bottleneck._plain(inputs), *bottleneck._plain_both(*made[:2]))):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
