@@ -16,6 +16,7 @@ import argparse
 import ast
 import json
 import os
+import re
 import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -58,9 +59,11 @@ def measure(name: str, options: dict, chips: str, batch: int, dump: str = "") ->
         with open(dump, "w") as file:
             file.write(compiled.as_text())
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    kernels = kernel_bytes(compiled.as_text())
     return {
         "network": name, **options, "chips": chips, "images_per_chip": batch,
         "bytes_per_image": round(cost["bytes accessed"] / batch),
+        "kernel_bytes_per_image": round(kernels / batch),
         "flops_per_image": round(cost["flops"] / batch),
         "temporary_bytes": memory.temp_size_in_bytes, "argument_bytes": memory.argument_size_in_bytes,
         "compile_s": round(time.time() - start, 1), "jax": jax.__version__,

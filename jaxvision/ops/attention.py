@@ -63,7 +63,9 @@ def _forward(x: jax.Array, *, weights: Weights, options: tuple[int, float]) -> j
     return dot(jnp.concatenate(parts, axis=1).astype(x.dtype), w2) + b2
 
 
-def _backward(x: jax.Array, dz: jax.Array, *, weights: Weights, options: tuple[int, float]) -> tuple[jax.Array, Weights]:
+def _backward(
+    x: jax.Array, dz: jax.Array, *, weights: Weights, options: tuple[int, float]
+) -> tuple[jax.Array, Weights]:
     (heads, epsilon), (scale, bias, w1, b1, w2, _) = options, weights
     y, by = normalised(x, epsilon)
     inside = (y * scale + bias).astype(x.dtype)

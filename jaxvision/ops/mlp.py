@@ -28,7 +28,9 @@ def gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=False)
 
 
-def mlp_branch(x: jax.Array, norm: Leaves, first: Leaves, second: Leaves, *, epsilon: float = 1e-6, **more: Any) -> jax.Array:
+def mlp_branch(
+    x: jax.Array, norm: Leaves, first: Leaves, second: Leaves, *, epsilon: float = 1e-6, **more: Any
+) -> jax.Array:
     """x + second(gelu(first(norm(x)))) of [B, N, D]; leaves are those of nn.LayerNorm and nn.Dense.
 
     On a TPU the hidden layer never reaches memory (`fused`); `more` are the arguments of `fused.residual`.
