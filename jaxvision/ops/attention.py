@@ -40,8 +40,10 @@ def _plain(x: jax.Array, weights: fused.Weights, call: fused.Call) -> jax.Array:
 
 def _middle(q: jax.Array, k: jax.Array, v: jax.Array, call: fused.Call, dtype: Any) -> jax.Array:
     q, k, v = (q * call.options**-0.5).astype(dtype), k.astype(dtype), v.astype(dtype)
-    heads = _masks(call, q)
-    return sum(fused.dot(_softmax(fused.dot(q * own, k, "nt")).astype(dtype), v * own) for own in heads)
+    y = jnp.zeros(q.shape, jnp.float32)
+    for own in _masks(call, q):
+        y += fused.dot(_softmax(fused.dot(q * own, k, "nt")).astype(dtype), v * own)
+    return y
 
 
 def _backward(
@@ -49,7 +51,7 @@ def _backward(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     factor = call.options**-0.5
     q, k, v = (q * factor).astype(dtype), k.astype(dtype), v.astype(dtype)
-    y = dq = dk = dv = 0.0
+    y = dq = dk = dv = jnp.zeros(q.shape, jnp.float32)
     for own in _masks(call, q):
         p = _softmax(fused.dot(q * own, k, "nt"))
         dp = fused.dot(dy * own, v, "nt")

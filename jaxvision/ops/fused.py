@@ -347,7 +347,7 @@ def first(x: jax.Array, weights: Weights, call: Call) -> jax.Array:
     scale, bias, kernel, shift = weights[:4]
     wide = at_least_float32(x)
     mean = jnp.mean(wide, axis=-1, keepdims=True)
-    variance = jnp.maximum(0.0, jnp.mean(wide * wide, axis=-1, keepdims=True) - mean * mean)
+    variance = jnp.maximum(0.0, jnp.mean(jnp.square(wide), axis=-1, keepdims=True) - jnp.square(mean))
     y = ((x - mean) * (jax.lax.rsqrt(variance + call.epsilon) * scale) + bias).astype(x.dtype)
     return y @ kernel.astype(x.dtype) + shift.astype(x.dtype)
 
