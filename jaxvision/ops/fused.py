@@ -5,8 +5,7 @@ kernel reads x and writes x + f(x); backward, it reads x and the gradient, compu
 the gradient of x. The gradients of the weights are summed over the images in vector memory and written once.
 
 Which way is taken is decided without the user: the kernels where the arrays lie on a mesh of TPUs (or, without a mesh,
-on the default device if it is one), x is bfloat16 and the shapes fit; else the plain function, as if there were no
-kernels. XLA cannot partition a kernel, so each device of the mesh runs it on its own rows and the gradients are summed.
+on the only device there is), x is bfloat16 and the shapes fit; else the plain function, as if there were no kernels. XLA cannot partition a kernel, so each device of the mesh runs it on its own rows and the gradients are summed.
 The kernels have no forward-mode derivative and no second one.
 """
 
@@ -105,14 +104,20 @@ def _plain_backward(call: Call, x: jax.Array, dz: jax.Array, keep: jax.Array | N
 
 def _fits(call: Call, x: jax.Array, weights: Weights) -> bool:
     mesh = _mesh(x, weights)
-    device = mesh.abstract_device  # what is compiled for; it need not be here
-    if (device.platform if device else jax.default_backend()) != "tpu" or x.dtype != jnp.bfloat16:
+    if x.dtype != jnp.bfloat16 or not _on_tpu(mesh):
         return False
     if any(kind != AxisType.Auto for kind in mesh.axis_types) or x.shape[0] % (mesh.size or 1):
         return False
     tokens, width = x.shape[1:]
     values = 10 * tokens * (IMAGES * width + call.branch.parts * _chunk(call, weights)) + call.branch.size(tokens)
     return 4 * values + (2 + 4) * sum(math.prod(w.shape) for w in weights) < VMEM
+
+
+def _on_tpu(mesh: Any) -> bool:
+    if mesh.empty and jax.device_count() > 1:  # it may be for all of them, and how is not known
+        return False
+    device = mesh.abstract_device  # what is compiled for; it need not be here
+    return (device.platform if device else jax.default_backend()) == "tpu"
 
 
 def _chunk(call: Call, weights: Weights) -> int:
