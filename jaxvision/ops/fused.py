@@ -5,8 +5,9 @@ kernel reads x and writes x + f(x); backward, it reads x and the gradient, compu
 the gradient of x. The gradients of the weights are summed over the images in vector memory and written once.
 
 Which way is taken is decided without the user: the kernels where the arrays lie on a mesh of TPUs (or, without a mesh,
-on the only device there is), x is bfloat16 and the shapes fit; else the plain function, as if there were no kernels. XLA cannot partition a kernel, so each device of the mesh runs it on its own rows and the gradients are summed.
-The kernels have no forward-mode derivative and no second one.
+on the only device there is), x is bfloat16 and the shapes fit; else the plain function, as if there were no kernels.
+XLA cannot partition a kernel, so each device of the mesh runs it on its own rows and the gradients are summed. The
+kernels have no forward-mode derivative and no second one.
 """
 
 from __future__ import annotations
