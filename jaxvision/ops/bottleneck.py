@@ -11,6 +11,7 @@ memory; on a TPU a kernel makes one.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ def _forward(tail: Tail, kernel: jax.Array) -> tuple:
 
 @jax.jit  # so that alike blocks are traced and lowered once; `_between` too
 def _both(tail: Tail, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    if not _fits(tail.y, tail):
+    if not _fits(tail.y, (*tail, kernel)):
         return _plain_both(tail, kernel)
     return jax.lax.platform_dependent(tail, kernel, tpu=_forward_kernel, default=_plain_both)
 
@@ -116,8 +117,15 @@ def _plain(kept: _Kept) -> tuple:
 
 def _fits(y: jax.Array, arrays: Any) -> bool:
     mesh = fused.mesh_of(arrays)
+    if y.dtype != jnp.bfloat16 or not fused.for_tpu(mesh, y.shape[0]):
+        return False
+    shapes = [x.shape for x in arrays]
+    channels = sum(shape[-1] for shape in shapes if len(shape) == 4)
+    weights = sum(math.prod(shape) for shape in shapes if len(shape) == 2)
     rows = y.shape[0] // (mesh.size or 1)
-    return y.dtype == jnp.bfloat16 and fused.for_tpu(mesh, y.shape[0]) and rows % 16 == 0
+    # tiles in two buffers, what a pixel's images are in float32, weights, and their gradients in float32
+    need = 2 * 2 * PIXELS * rows * 2 * channels + 4 * 4 * rows * channels + (2 + 4) * weights
+    return rows % 16 == 0 and need < fused.VMEM
 
 
 def _forward_kernel(tail: Tail, kernel: jax.Array, interpret: bool = False) -> tuple[jax.Array, jax.Array]:

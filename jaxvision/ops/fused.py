@@ -1,13 +1,13 @@
 """Residual branches x + f(x) that a TPU computes in one kernel each way, image by image, in its vector memory.
 
 On a TPU a ViT is bound by memory traffic: hidden activations, scores and their gradients go to memory and back. Here a
-kernel reads x and writes x + f(x); backward, it reads x and the gradient, computes f's intermediates again and writes
+kernel reads x and writes x + f(x); backward, it reads x and the gradient, computes what lies between again and writes
 the gradient of x. The gradients of the weights are summed over the images in vector memory and written once.
 
-Whoever has a branch gives four functions (`Branch`). Which of them run is decided without the user: the kernels where
-the program is lowered for a TPU, x is bfloat16 and the shapes fit, else the plain function. XLA cannot partition a
-kernel, so on a mesh each device runs it on its own rows and the gradients are summed; the mesh is the one that the
-arrays say they lie on. Without one, one device is assumed. A branch has no forward-mode derivative.
+Which way is taken is decided without the user: the kernels where the arrays lie on a mesh of TPUs (or, without a mesh,
+on the only device there is), x is bfloat16 and the shapes fit; else the plain function, as if there were no kernels.
+XLA cannot partition a kernel, so each device of the mesh runs it on its own rows and the gradients are summed. The
+kernels have no forward-mode derivative and no second one.
 """
 
 from __future__ import annotations
@@ -26,37 +26,46 @@ from jax.sharding import PartitionSpec as P
 
 from jaxvision.ops.reduce import at_least_float32
 
+# scale and bias of the norm f32[D], kernel f32[D, parts * H] and bias of the first layer, kernel f32[H, D] and bias of
+# the second.
 Weights = tuple[jax.Array, ...]
 
-# Of the 128 MiB of vector memory in a core of v5e, v5p and v6e. What needs more takes the plain path.
-VMEM = 96 * 2**20
+VMEM = 96 * 2**20  # of the 128 MiB of vector memory in a core of v5e, v5p and v6e
 IMAGES = 2  # at most, in a step of the grid
 
 
 class Branch(NamedTuple):
-    """f, one image at a time. `weights` are vectors f32[n] and matrices f32[n, m]; `options` is hashable.
+    """f(x) = second(middle(first(norm(x)))): a layer norm and two dense layers with something between them.
+
+    The H channels before the second layer are cut into chunks of C that `middle` treats alone: a few heads, or some
+    hidden units. The first layer has `parts` outputs for each: queries, keys and values are three.
 
     Attributes:
       name: of its kernels, in the compiled program.
-      plain: (x[B, N, D], weights, options) -> f(x)[B, N, D]; for any device, differentiable.
-      forward: (x[N, D], weights, options) -> f(x) f32[N, D]; within a kernel.
-      backward: (x[N, D], dy[N, D], weights, options) -> (dx f32[N, D], dweights); within a kernel. There vectors are
-        f32[1, n], and matrices of the dtype of x; their gradients are float32 of the same shape.
-      size: (N, D, weights, options) -> float32 values that `backward` holds at once; infinite if it does not fit.
+      parts: see above.
+      plain: (x[B, N, D], weights, call) -> f(x)[B, N, D]; for any device, differentiable.
+      middle: (parts f32[N, C], ..., call, dtype) -> f32[N, C]; of one image, within a kernel. What it multiplies
+        matrices in is `dtype`; all else is float32.
+      backward: (parts, ..., dy[N, C] of `dtype`, call, dtype) -> what `middle` gives, and the gradients of the parts.
+      chunk: (H, options) -> C.
+      size: (N) -> float32 values that `backward` holds at once, beside some of [N, C].
     """
 
     name: str
+    parts: int
     plain: Callable[..., jax.Array]
-    forward: Callable[..., jax.Array]
-    backward: Callable[..., tuple[jax.Array, Weights]]
-    size: Callable[..., float]
+    middle: Callable[..., jax.Array]
+    backward: Callable[..., tuple[jax.Array, tuple[jax.Array, ...]]]
+    chunk: Callable[[int, Any], int]
+    size: Callable[[int], int]
 
 
 class Call(NamedTuple):
-    """What is known when a branch is traced."""
+    """What is known of a branch when it is traced."""
 
     branch: Branch
-    options: Any
+    options: Any  # the branch's own; hashable
+    epsilon: float
     rate: float
     interpret: bool
 
@@ -65,48 +74,59 @@ def residual(
     branch: Branch,
     x: jax.Array,
     weights: Weights,
-    options: Any,
     *,
+    options: Any = None,
+    epsilon: float = 1e-6,
     keep: jax.Array | None = None,
     rate: float = 0.0,
     interpret: bool = False,
 ) -> jax.Array:
-    """x[B, N, D] + f(x). Stochastic depth: f is 0 in images where keep bool[B] is False, else divided by 1 - rate.
+    """x[B, N, D] + f(x).
 
-    `interpret` runs the kernels on any device and in any dtype, slowly: for tests.
+    Args:
+      epsilon: of the norm.
+      keep: bool[B]; where False, f is dropped for that image, else divided by 1 - rate (stochastic depth).
+      interpret: the kernels, on any device and in any dtype, slowly; for tests.
     """
-    call = Call(branch, options, rate, interpret)
+    call = Call(branch, options, epsilon, rate, interpret)
     if interpret or _fits(call, x, weights):
         return _fused(call, x, keep, weights)
     return _plain(call, x, keep, weights)
 
 
 def _plain(call: Call, x: jax.Array, keep: jax.Array | None, weights: Weights) -> jax.Array:
-    y = call.branch.plain(x, weights, call.options)
+    y = call.branch.plain(x, weights, call)
     return x + (y if keep is None else jnp.where(keep[:, None, None], y / (1.0 - call.rate), jnp.zeros((), y.dtype)))
 
 
-def _plain_backward(call: Call, x: jax.Array, dy: jax.Array, keep: jax.Array | None, weights: Weights) -> tuple:
-    return jax.vjp(lambda x, weights: _plain(call, x, keep, weights), x, weights)[1](dy)
+def _plain_backward(call: Call, x: jax.Array, dz: jax.Array, keep: jax.Array | None, weights: Weights) -> tuple:
+    return jax.vjp(lambda x, weights: _plain(call, x, keep, weights), x, weights)[1](dz)
 
 
 def _fits(call: Call, x: jax.Array, weights: Weights) -> bool:
     if x.dtype != jnp.bfloat16 or not for_tpu(mesh_of((x, weights)), x.shape[0]):
         return False
-    parameters = sum(math.prod(w.shape) for w in weights)
-    return 4 * call.branch.size(*x.shape[1:], weights, call.options) + (2 + 4) * parameters < VMEM
+    tokens, width = x.shape[1:]
+    values = 10 * tokens * (IMAGES * width + call.branch.parts * _chunk(call, weights)) + call.branch.size(tokens)
+    return 4 * values + (2 + 4) * sum(math.prod(w.shape) for w in weights) < VMEM
 
 
 def for_tpu(mesh: Any, rows: int) -> bool:
-    """Whether the program may be lowered for a TPU, and rows split evenly over the mesh."""
-    device = mesh.abstract_device  # where the mesh lies; it may be described only, and be compiled for elsewhere
+    """Whether a program for arrays on `mesh` is compiled for a TPU, with `rows` split evenly over its devices."""
+    if mesh.empty and jax.device_count() > 1:  # it may be for all of them, and how is not known
+        return False
+    device = mesh.abstract_device  # what is compiled for; it need not be here
     if (device.platform if device else jax.default_backend()) != "tpu":
         return False
     return all(kind == AxisType.Auto for kind in mesh.axis_types) and rows % (mesh.size or 1) == 0
 
 
+def _chunk(call: Call, weights: Weights) -> int:
+    return call.branch.chunk(weights[4].shape[0], call.options)
+
+
 def mesh_of(arrays: Any) -> Any:
-    """The abstract mesh that they lie on, empty without one."""
+    """The abstract mesh that they lie on; empty without one."""
     meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(arrays)]
     return next((mesh for mesh in meshes if not mesh.empty), meshes[0])
 
@@ -120,9 +140,9 @@ def _fused_forward(call: Call, x: jax.Array, keep: jax.Array | None, weights: We
     return _run(call, x, keep, weights), (x, keep, weights)
 
 
-def _fused_backward(call: Call, kept: tuple, dy: jax.Array) -> tuple:
+def _fused_backward(call: Call, kept: tuple, dz: jax.Array) -> tuple:
     x, keep, weights = kept
-    dx, dweights = _run_backward(call, x, dy, keep, weights)
+    dx, dweights = _run_backward(call, x, dz, keep, weights)
     return dx, None, dweights
 
 
@@ -136,155 +156,208 @@ def _run(call: Call, x: jax.Array, keep: jax.Array | None, weights: Weights) -> 
 
 
 @partial(jax.jit, static_argnums=0)
-def _run_backward(call: Call, x: jax.Array, dy: jax.Array, keep: jax.Array | None, weights: Weights) -> tuple:
-    return _select(call, _backward, _plain_backward, x, dy, keep, weights)
+def _run_backward(call: Call, x: jax.Array, dz: jax.Array, keep: jax.Array | None, weights: Weights) -> tuple:
+    return _select(call, _backward, _plain_backward, x, dz, keep, weights)
 
 
 def _select(call: Call, kernel: Callable, plain: Callable, *arguments: Any) -> Any:
+    """By the platform that is lowered for, which may be another one after all: a host of TPUs has a CPU, too."""
     if call.interpret:
         return kernel(call, *arguments)
     return jax.lax.platform_dependent(*arguments, tpu=partial(kernel, call), default=partial(plain, call))
 
 
 def _forward(call: Call, x: jax.Array, keep: jax.Array | None, weights: Weights) -> jax.Array:
-    def local(factor: jax.Array, x: jax.Array, weights: Weights) -> jax.Array:
-        return _launch(call, _forward_kernel, call.branch.forward, factor, (x,), weights, ())[0]
+    def local(factor: jax.Array, weights: Weights, x: jax.Array) -> jax.Array:
+        return _launch(call, _forward_kernel, factor, weights, (x,), ())[0]
 
-    mesh = mesh_of((x, weights))
-    factor = _factor(call, keep, x)
+    return _on_each_device(call, local, keep, weights, (x,), sums=False)
+
+
+def _backward(call: Call, x: jax.Array, dz: jax.Array, keep: jax.Array | None, weights: Weights) -> tuple:
+    axes = mesh_of((x, weights)).axis_names
+
+    def local(factor: jax.Array, weights: Weights, x: jax.Array, dz: jax.Array) -> tuple:
+        sums = tuple(jax.ShapeDtypeStruct(w.shape, jnp.float32) for w in weights)
+        dx, *dweights = _launch(call, _backward_kernel, factor, weights, (x, dz), sums)
+        return dx, jax.lax.psum(tuple(dweights), axes) if axes else tuple(dweights)
+
+    dx, dweights = _on_each_device(call, local, keep, weights, (x, dz), sums=True)
+    return dx, tuple(d.reshape(w.shape).astype(w.dtype) for d, w in zip(dweights, weights, strict=True))
+
+
+def _on_each_device(
+    call: Call, local: Callable, keep: jax.Array | None, weights: Weights, images: tuple, sums: bool
+) -> Any:
+    """local(factor of f f32[B], weights, *images) of each device's rows. Vectors are [1, n], matrices as wide as x."""
+    x, mesh = images[0], mesh_of((images[0], weights))
+    factor = jnp.ones(x.shape[:1], jnp.float32)
+    factor = factor if keep is None else jnp.where(keep, factor / (1.0 - call.rate), 0.0)
     weights = tuple(w.astype(x.dtype) if w.ndim > 1 else w[None] for w in weights)
     if not mesh.empty:
-        rows = P(mesh.axis_names)
-        local = jax.shard_map(local, mesh=mesh, in_specs=(rows, rows, P()), out_specs=rows, check_vma=False)
-    return local(factor, x, weights)
-
-
-def _backward(call: Call, x: jax.Array, dy: jax.Array, keep: jax.Array | None, weights: Weights) -> tuple:
-    mesh = mesh_of((x, weights))
-
-    def local(factor: jax.Array, x: jax.Array, dy: jax.Array, weights: Weights) -> tuple:
-        sums = tuple(jax.ShapeDtypeStruct(w.shape, jnp.float32) for w in weights)
-        dx, *sums = _launch(call, _backward_kernel, call.branch.backward, factor, (x, dy), weights, sums)
-        return dx, tuple(sums) if mesh.empty else jax.lax.psum(tuple(sums), mesh.axis_names)
-
-    factor = _factor(call, keep, x)
-    cast = tuple(w.astype(x.dtype) if w.ndim > 1 else w[None] for w in weights)
-    if not mesh.empty:
-        rows = P(mesh.axis_names)
+        rows, same = P(mesh.axis_names), P()
+        places = (rows, same, *(rows for _ in images))
         local = jax.shard_map(
-            local, mesh=mesh, in_specs=(rows, rows, rows, P()), out_specs=(rows, P()), check_vma=False
+            local, mesh=mesh, in_specs=places, out_specs=(rows, same) if sums else rows, check_vma=False
         )
-    dx, sums = local(factor, x, dy, cast)
-    return dx, tuple(s.reshape(w.shape).astype(w.dtype) for s, w in zip(sums, weights))
-
-
-def _factor(call: Call, keep: jax.Array | None, x: jax.Array) -> jax.Array:
-    if keep is None:
-        return jnp.ones(x.shape[:1], jnp.float32)
-    return jnp.where(keep, jnp.float32(1.0 / (1.0 - call.rate)), 0.0)
+    return local(factor, weights, *images)
 
 
 def _launch(
-    call: Call, kernel: Callable, f: Callable, factor: jax.Array, images: tuple, weights: Weights, sums: tuple
+    call: Call, kernel: Callable, factor: jax.Array, weights: Weights, images: tuple, sums: tuple
 ) -> list[jax.Array]:
-    """The kernel over all images of this device: one result like images[0], then the sums."""
-    shape = images[0].shape
-    block = math.gcd(shape[0], IMAGES)
+    """The kernel, in steps of a few images: one result like images[0], then the sums over all images."""
+    rows, tokens, width = images[0].shape
+    block = math.gcd(rows, IMAGES)
 
-    def image() -> pl.BlockSpec:
-        return pl.BlockSpec((block, *shape[1:]), lambda i: (i, 0, 0))
+    def image(_: Any) -> pl.BlockSpec:
+        return pl.BlockSpec((block, tokens, width), lambda i: (i, 0, 0))
 
     def whole(like: Any) -> pl.BlockSpec:
         return pl.BlockSpec(like.shape, lambda i: (0, 0), pipeline_mode=pl.Buffered(1))
 
-    once = pl.estimate_cost(partial(f, options=call.options), *(x[0] for x in images), weights=weights)
-    results = (jax.ShapeDtypeStruct(shape, images[0].dtype), *sums)
+    results = (jax.ShapeDtypeStruct(images[0].shape, images[0].dtype), *sums)
+    chunk, branch = _chunk(call, weights), call.branch
+    part = jax.ShapeDtypeStruct((tokens, chunk), jnp.float32)
+    between = partial(branch.backward if sums else branch.middle, call=call, dtype=images[0].dtype)
+    dy = (part.update(dtype=images[0].dtype),) if sums else ()
+    cost, chunks = pl.estimate_cost(between, *(part,) * branch.parts, *dy), weights[4].shape[0] // chunk
+    # Products with the kernels; backward the first layer is computed again, and each has two gradients.
+    products = 3 * weights[2].size + 2 * weights[4].size if sums else weights[2].size + weights[4].size
     return pl.pallas_call(
         partial(kernel, call),
-        grid=(shape[0] // block,),
-        in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *(image() for _ in images), *map(whole, weights)],
-        out_specs=[image(), *map(whole, sums)],
+        grid=(rows // block,),
+        in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *map(image, images), *map(whole, weights)],
+        out_specs=[image(None), *map(whole, sums)],
         out_shape=results,
+        scratch_shapes=[
+            pltpu.VMEM((block, tokens, width), images[0].dtype),
+            pltpu.VMEM((block, tokens, width), jnp.float32),
+        ],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), vmem_limit_bytes=VMEM),
         cost_estimate=pl.CostEstimate(
-            flops=shape[0] * once.flops,
-            transcendentals=shape[0] * once.transcendentals,
+            flops=rows * (2 * tokens * products + chunks * cost.flops),
+            transcendentals=rows * chunks * cost.transcendentals,
+            # Every block is fetched once. The compiler's count of the traffic has this from here.
             bytes_accessed=sum(a.size * a.dtype.itemsize for a in (factor, *images, *weights, *results)),
         ),
         interpret=call.interpret,
-        name=f"{call.branch.name}_{kernel.__name__}",
+        name=f"{branch.name}{kernel.__name__}",
     )(factor, *images, *weights)
 
 
 def _forward_kernel(call: Call, factor_ref: Any, x_ref: Any, *refs: Any) -> None:
-    *weight_refs, y_ref = refs
-    weights = tuple(ref[...] for ref in weight_refs)
-    for i in range(x_ref.shape[0]):
-        y = call.branch.forward(x_ref[i], weights=weights, options=call.options)
-        factor = factor_ref[pl.program_id(0) * x_ref.shape[0] + i]
-        y_ref[i] = (x_ref[i].astype(jnp.float32) + factor * y).astype(y_ref.dtype)
+    *weight_refs, z_ref, inside_ref, sum_ref = refs
+    images, before = range(x_ref.shape[0]), pl.program_id(0) * x_ref.shape[0]
+    for i in images:
+        inside_ref[i] = _scaled(_normalised(x_ref[i], call.epsilon)[0], *weight_refs[:2]).astype(x_ref.dtype)
+        sum_ref[i] = jnp.broadcast_to(weight_refs[5][...], sum_ref.shape[1:])
+
+    def one(columns: list, rows: Any) -> None:
+        for i in images:
+            parts = [dot(inside_ref[i], weight_refs[2][:, c]) + weight_refs[3][:, c] for c in columns]
+            y = call.branch.middle(*parts, call, x_ref.dtype)
+            sum_ref[i] += dot(y.astype(x_ref.dtype), weight_refs[4][rows, :])
+
+    _for_each_chunk(call, weight_refs, one)
+    for i in images:
+        factor = factor_ref[before + i]
+        z_ref[i] = (x_ref[i].astype(jnp.float32) + factor * sum_ref[i]).astype(z_ref.dtype)
 
 
-def _backward_kernel(call: Call, factor_ref: Any, x_ref: Any, dy_ref: Any, *refs: Any) -> None:
-    count = len(refs) // 2
-    weights, dx_ref, sum_refs = tuple(ref[...] for ref in refs[:count]), refs[count], refs[count + 1 :]
+def _backward_kernel(call: Call, factor_ref: Any, x_ref: Any, dz_ref: Any, *refs: Any) -> None:
+    weight_refs, dx_ref, gradient_refs, (inside_ref, sum_ref) = refs[:6], refs[6], refs[7:13], refs[13:]
+    images, before, dtype = range(x_ref.shape[0]), pl.program_id(0) * x_ref.shape[0], x_ref.dtype
 
     @pl.when(pl.program_id(0) == 0)
     def _() -> None:
-        for ref in sum_refs:
+        for ref in gradient_refs:
             ref[...] = jnp.zeros(ref.shape, ref.dtype)
 
-    for i in range(x_ref.shape[0]):
-        dy = dy_ref[i].astype(jnp.float32)
-        scaled = (factor_ref[pl.program_id(0) * x_ref.shape[0] + i] * dy).astype(dy_ref.dtype)
-        dx, sums = call.branch.backward(x_ref[i], scaled, weights=weights, options=call.options)
-        dx_ref[i] = (dy + dx).astype(dx_ref.dtype)
-        for ref, more in zip(sum_refs, sums, strict=True):
-            ref[...] += more
+    def outer(i: int) -> jax.Array:
+        return factor_ref[before + i] * dz_ref[i].astype(jnp.float32)
+
+    for i in images:
+        inside_ref[i] = _scaled(_normalised(x_ref[i], call.epsilon)[0], *weight_refs[:2]).astype(dtype)
+        sum_ref[i] = jnp.zeros(sum_ref.shape[1:], jnp.float32)
+        gradient_refs[5][...] += _over_rows(outer(i))
+
+    def one(columns: list, rows: Any) -> None:
+        for i in images:
+            dz = outer(i).astype(dtype)
+            parts = [dot(inside_ref[i], weight_refs[2][:, c]) + weight_refs[3][:, c] for c in columns]
+            dy = dot(dz, weight_refs[4][rows, :], "nt").astype(dtype)
+            y, dparts = call.branch.backward(*parts, dy, call, dtype)
+            gradient_refs[4][rows, :] += dot(y.astype(dtype), dz, "tn")
+            for c, dpart in zip(columns, dparts, strict=True):
+                gradient_refs[3][:, c] += _over_rows(dpart)
+                dpart = dpart.astype(dtype)
+                gradient_refs[2][:, c] += dot(inside_ref[i], dpart, "tn")
+                sum_ref[i] += dot(dpart, weight_refs[2][:, c], "nt")
+
+    _for_each_chunk(call, weight_refs, one)
+    for i in images:
+        y, by = _normalised(x_ref[i], call.epsilon)
+        dy = sum_ref[i]
+        gradient_refs[0][...] += _over_rows(dy * y)
+        gradient_refs[1][...] += _over_rows(dy)
+        dy = dy * weight_refs[0][...]
+        along = jnp.mean(dy * y, axis=1, keepdims=True)
+        dx = by * (dy - jnp.mean(dy, axis=1, keepdims=True) - y * along)
+        dx_ref[i] = (dz_ref[i].astype(jnp.float32) + dx).astype(dtype)
 
 
-# What both kinds of branches compute with, within a kernel.
+def _for_each_chunk(call: Call, weight_refs: Any, one: Callable) -> None:
+    """one(columns of the first layer, a slice a part; rows of the second layer), for each chunk."""
+    hidden, chunk = weight_refs[4].shape[0], _chunk(call, weight_refs)
+
+    def places(start: Any) -> tuple:
+        return [pl.ds(part * hidden + start, chunk) for part in range(call.branch.parts)], pl.ds(start, chunk)
+
+    if chunk == hidden:
+        one(*places(0))
+        return
+
+    def step(c: Any, carry: int) -> int:
+        one(*places(pl.multiple_of(c * chunk, chunk)))
+        return carry
+
+    jax.lax.fori_loop(0, hidden // chunk, step, 0)
 
 
 def dot(a: jax.Array, b: jax.Array, contract: str = "nn") -> jax.Array:
-    """a b, a b^T ("nt") or a^T b ("tn"), in float32."""
-    dims = {"nn": (1, 0), "nt": (1, 1), "tn": (0, 0)}[contract]
-    return jax.lax.dot_general(
-        a, b, (((dims[0],), (dims[1],)), ((), ())), preferred_element_type=jnp.float32, precision=_precision(a)
-    )
+    """a b, a b^T ("nt") or a^T b ("tn"), in float32; within a kernel."""
+    dims = {"nn": ((1,), (0,)), "nt": ((1,), (1,)), "tn": ((0,), (0,))}[contract]
+    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jax.lax.dot_general(a, b, (dims, ((), ())), precision=exact, preferred_element_type=jnp.float32)
 
 
-def _precision(a: jax.Array) -> Any:
-    return jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-
-
-def normalised(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
-    """Layer norm of [N, D] before scale and bias, and what it was multiplied by f32[N, 1]."""
+def _normalised(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
+    """Layer norm of [N, D] before scale and bias, and what it was multiplied by f32[N, 1]; within a kernel."""
     x = x.astype(jnp.float32)
     x = x - jnp.mean(x, axis=1, keepdims=True)
     by = jax.lax.rsqrt(jnp.mean(x * x, axis=1, keepdims=True) + epsilon)
     return x * by, by
 
 
-def normalised_backward(dy: jax.Array, y: jax.Array, by: jax.Array) -> jax.Array:
-    """The gradient of x; y and by are what `normalised` gave."""
-    along = jnp.mean(dy * y, axis=1, keepdims=True)
-    return by * (dy - jnp.mean(dy, axis=1, keepdims=True) - y * along)
+def _scaled(y: jax.Array, scale_ref: Any, bias_ref: Any) -> jax.Array:
+    return y * scale_ref[...] + bias_ref[...]
 
 
-def rows_sum(x: jax.Array) -> jax.Array:
-    """[N, D] to [1, D]."""
+def _over_rows(x: jax.Array) -> jax.Array:
     return jnp.sum(x, axis=0, keepdims=True)
 
 
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    """flax's, outside of the kernels: over the last axis, statistics in float32."""
+def first(x: jax.Array, weights: Weights, call: Call) -> jax.Array:
+    """The first dense layer of the norm of x, as flax computes them: statistics in float32, the rest in x's dtype."""
+    scale, bias, kernel, shift = weights[:4]
     wide = at_least_float32(x)
     mean = jnp.mean(wide, axis=-1, keepdims=True)
-    variance = jnp.maximum(0.0, jnp.mean(wide * wide, axis=-1, keepdims=True) - mean * mean)
-    return ((wide - mean) * (jax.lax.rsqrt(variance + epsilon) * scale) + bias).astype(x.dtype)
+    variance = jnp.maximum(0.0, jnp.mean(jnp.square(wide), axis=-1, keepdims=True) - jnp.square(mean))
+    y = ((x - mean) * (jax.lax.rsqrt(variance + call.epsilon) * scale) + bias).astype(x.dtype)
+    return y @ kernel.astype(x.dtype) + shift.astype(x.dtype)
 
 
-def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """flax's, outside of the kernels: in the dtype of x."""
-    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+def second(y: jax.Array, weights: Weights) -> jax.Array:
+    """The second dense layer, likewise."""
+    return y @ weights[4].astype(y.dtype) + weights[5].astype(y.dtype)

@@ -1,4 +1,4 @@
-"""The MLP of a transformer's block: layer norm, dense, exact GELU, dense, added to what came in."""
+"""The MLP of a transformer's block, with its norm, added to what came in."""
 
 from __future__ import annotations
 
@@ -8,17 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision.ops.fused import (
-    Branch,
-    Weights,
-    dense,
-    dot,
-    layer_norm,
-    normalised,
-    normalised_backward,
-    residual,
-    rows_sum,
-)
+from jaxvision.ops import fused
 
 Leaves = dict[str, jax.Array]
 
@@ -28,53 +18,35 @@ def gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=False)
 
 
-def mlp_branch(
-    x: jax.Array, norm: Leaves, first: Leaves, second: Leaves, *, epsilon: float = 1e-6, **more: Any
-) -> jax.Array:
+def mlp_branch(x: jax.Array, norm: Leaves, first: Leaves, second: Leaves, **more: Any) -> jax.Array:
     """x + second(gelu(first(norm(x)))) of [B, N, D]; leaves are those of nn.LayerNorm and nn.Dense.
 
-    On a TPU the hidden layer never reaches memory (`fused`); `more` are the arguments of `fused.residual`.
+    On a TPU the hidden layer never reaches memory. `more` are keyword arguments of `fused.residual`.
     """
     weights = (norm["scale"], norm["bias"], first["kernel"], first["bias"], second["kernel"], second["bias"])
-    return residual(_MLP, x, weights, epsilon, **more)
+    return fused.residual(_MLP, x, weights, **more)
 
 
-def _plain(x: jax.Array, weights: Weights, epsilon: float) -> jax.Array:
-    scale, bias, w1, b1, w2, b2 = weights
-    return dense(gelu(dense(layer_norm(x, scale, bias, epsilon), w1, b1)), w2, b2)
+def _plain(x: jax.Array, weights: fused.Weights, call: fused.Call) -> jax.Array:
+    return fused.second(gelu(fused.first(x, weights, call)), weights)
 
 
-def _forward(x: jax.Array, *, weights: Weights, options: float) -> jax.Array:
-    scale, bias, w1, b1, w2, b2 = weights
-    y, _ = normalised(x, options)
-    hidden = dot((y * scale + bias).astype(x.dtype), w1) + b1
-    return dot((hidden * _normal_cdf(hidden)).astype(x.dtype), w2) + b2
+def _middle(x: jax.Array, call: fused.Call, dtype: Any) -> jax.Array:
+    return x * _normal_cdf(x)
 
 
-def _backward(x: jax.Array, dz: jax.Array, *, weights: Weights, options: float) -> tuple[jax.Array, Weights]:
-    scale, bias, w1, b1, w2, _ = weights
-    y, by = normalised(x, options)
-    inside = (y * scale + bias).astype(x.dtype)
-    hidden = dot(inside, w1) + b1
-    cdf = _normal_cdf(hidden)
-    active = (hidden * cdf).astype(x.dtype)
-    density = jnp.exp(-0.5 * hidden * hidden) * (2 * np.pi) ** -0.5
-    dhidden = dot(dz, w2, "nt") * (cdf + hidden * density)
-    db1 = rows_sum(dhidden)
-    dhidden = dhidden.astype(x.dtype)
-    dy = dot(dhidden, w1, "nt")
-    dx = normalised_backward(dy * scale, y, by)
-    db2 = rows_sum(dz.astype(jnp.float32))
-    return dx, (rows_sum(dy * y), rows_sum(dy), dot(inside, dhidden, "tn"), db1, dot(active, dz, "tn"), db2)
+def _backward(x: jax.Array, dy: jax.Array, call: fused.Call, dtype: Any) -> tuple[jax.Array, tuple[jax.Array]]:
+    cdf = _normal_cdf(x)
+    density = jnp.exp(-0.5 * x * x) * (2 * np.pi) ** -0.5
+    return x * cdf, (dy.astype(jnp.float32) * (cdf + x * density),)
 
 
 def _normal_cdf(x: jax.Array) -> jax.Array:
     return 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
 
 
-def _size(tokens: int, width: int, weights: Weights, options: float) -> float:
-    hidden = weights[2].shape[1]
-    return tokens * (12 * width + 6 * hidden)
+def _chunk(hidden: int, options: None) -> int:
+    return next((width for width in (512, 384, 256, 128) if hidden % width == 0), hidden)
 
 
-_MLP = Branch("mlp", _plain, _forward, _backward, _size)
+_MLP = fused.Branch("mlp", 1, _plain, _middle, _backward, _chunk, lambda tokens: 0)
