@@ -9,7 +9,7 @@ from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from jaxvision import build, checkpoint, published, sharding, statedict, weights
+from jaxvision import build, checkpoint, models, npz, published, sharding, statedict, weights
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data.contract import InputContract
@@ -73,8 +73,14 @@ def load_plan(source: Source | Published, task_: Task, config: Config, classes: 
             raise UserError(
                 f'init: {source.source} are weights of {source.model}: set config.model.name = "{source.model}"'
             )
+        for key, value in source.options.items():
+            if getattr(build.model(config, 1), key) != value:
+                raise UserError(
+                    f"init: {source.source} are weights of {source.model} with {key} {value!r}: set "
+                    f"config.model.{key} = {value!r}"
+                )
         loaded = _published_leaves(source, fresh, config)
-        same = _class_count(loaded.leaves, head) == len(classes)
+        same = source.classes == tuple(classes) if source.classes else _class_count(loaded.leaves, head) == len(classes)
     else:
         loaded = weights.averaged(checkpoint.read(source.checkpoint, ("params", "extra")))
         same = tuple(source.about["classes"]) == tuple(classes)
@@ -108,8 +114,12 @@ def _published_leaves(source: Published, fresh: dict[str, PyTree], config: Confi
     """A file's tensors by our names. Raises UserError."""
     want = {_variable(n): leaf for n, leaf in traverse_util.flatten_dict(fresh, sep="/").items() if "model" in n}
     model = build.model(config, 1000)
-    found = statedict.from_state_dict(published.read(source.path), want, source.origin, model)
     names = {_variable(n): n for n in traverse_util.flatten_dict(fresh, sep="/")}
+    if source.origin is None:
+        theirs = npz.from_npz(npz.read(source.path), want, model, models.family(source.model), source.path)
+        by_name = [{names[v]: value for v, value in t.items()} for t in (theirs.leaves, theirs.called, theirs.made)]
+        return weights.Source(by_name[0], theirs.unused, by_name[1], by_name[2], theirs.dropped)
+    found = statedict.from_state_dict(published.read(source.path), want, source.origin, model)
     return weights.Source(
         {names[v]: array for v, array in found.leaves.items()},
         found.unused,
@@ -167,13 +177,16 @@ def load(source: str, which: str = "") -> Trained:
 def _load_published(found: Published) -> Trained:
     """In the compute dtype float32, with the config's defaults for all that the weights do not say."""
     config = config_lib.default()
-    config.model = Config(dict(name=found.model))
+    config.model = Config(dict(name=found.model, **found.options))
     config.dtype = "float32"
     config.data.update({k: v for k, v in found.contract.to_dict().items() if k in config.data})
     config.evals = Config(dict(data=dict(config_lib.EVAL)))
     state = _published_leaves(found, _leaves(build.task(config, 1000), config, 1000)[0], config)
     head = _leaves(build.task(config, 1000), config, 1000)[1]
-    classes = tuple(str(k) for k in range(_class_count(state.leaves, head)))
+    count = _class_count(state.leaves, head)
+    classes = found.classes or tuple(str(k) for k in range(count))
+    if len(classes) != count:
+        raise UserError(f"{found.source}: the file names {len(classes)} classes, its last layer has {count}")
     if not classes:
         raise UserError(f"{found.source}: the file holds no last layer, so it names no classes: fine-tune it first")
     built = build.task(config, len(classes))
@@ -182,4 +195,5 @@ def _load_published(found: Published) -> Trained:
     params, extra = jax.jit(built.init, out_shardings=sharding.replicated(mesh))(
         jax.random.key(0), build.zeros(config), plan.given
     )
-    return Trained(config, found.contract, classes, False, built, params, extra, 0, mesh, found.source, None)
+    named = bool(found.classes)
+    return Trained(config, found.contract, classes, named, built, params, extra, 0, mesh, found.source, None)

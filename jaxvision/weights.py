@@ -20,7 +20,7 @@ class Plan(NamedTuple):
 
     given: dict[str, Any]
     loaded: list[str]
-    resized: list[str]  # "NAME: [1, 197, 768] -> [1, 577, 768], how"
+    resized: list[str]  # "NAME: [1, 197, 768] -> [1, 577, 768], how"; or only how, of the same size
     reinitialised: list[str]  # the head, where the classes differ, and what `init_policy.fresh` names
     dropped: list[str]  # of the source: the old head, and what `init_policy.ignore` names
 
@@ -40,6 +40,8 @@ class Source(NamedTuple):
     leaves: dict[str, np.ndarray]
     unused: Sequence[str] = ()  # what else the source holds, by its own names
     called: dict[str, str] = {}  # noqa: RUF012  our name: what the source calls it
+    made: dict[str, str] = {}  # noqa: RUF012  our name: how a leaf was made that is more than a copy
+    dropped: Sequence[str] = ()  # what else the source holds and no network has: an optimiser's state
 
 
 def plan(
@@ -90,6 +92,7 @@ def plan(
             continue
         array = np.asarray(array, np.float32)
         shape = tuple(want[name].shape)
+        note = source.made.get(name, "")
         if array.shape != shape:
             sizes = f"{list(array.shape)} -> {list(shape)}"
             found = resize(name, array, shape)
@@ -97,7 +100,9 @@ def plan(
                 wrong.append(f"{name} ({sizes.replace(' -> ', ' there, ')} here)")
                 continue
             array, how = found
-            resized.append(f"{name}: {sizes}, {how}")
+            note = f"{sizes}, {how}{note and ', ' + note}"
+        if note:
+            resized.append(f"{name}: {note}")
         given[name] = array
     problems = [
         ("missing in the source", missing),
@@ -113,7 +118,7 @@ def plan(
         [n for n in given if not any(r.startswith(n + ": ") for r in resized)],
         resized,
         sorted(new),
-        sorted([*dropped, *(source.called.get(n, n) for n in new & have.keys())]),
+        sorted([*dropped, *source.dropped, *(source.called.get(n, n) for n in new & have.keys())]),
     )
 
 
