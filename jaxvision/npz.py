@@ -219,7 +219,8 @@ def from_npz(state: Mapping[str, np.ndarray], want: Mapping[str, Any], model: An
     """
     prefix = prefix_of(state, path)
     there: dict[str, tuple[str, np.ndarray]] = {}  # present spelling: name in the file, array
-    unused, groups = [], {}
+    unused: list[str] = []
+    groups: dict[str, int] = {}
     for name, array in state.items():
         if not name.startswith(prefix):
             if _TRAINING.match(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NamedTuple
 
 import jax
@@ -112,13 +113,18 @@ def _leaves(task_: Task, config: Config, classes: int) -> tuple[dict[str, PyTree
 
 def _published_leaves(source: Published, fresh: dict[str, PyTree], config: Config) -> weights.Source:
     """A file's tensors by our names. Raises UserError."""
-    want = {_variable(n): leaf for n, leaf in traverse_util.flatten_dict(fresh, sep="/").items() if "model" in n}
+    want = {variable(n): leaf for n, leaf in traverse_util.flatten_dict(fresh, sep="/").items() if "model" in n}
     model = build.model(config, 1000)
-    names = {_variable(n): n for n in traverse_util.flatten_dict(fresh, sep="/")}
+    names = {variable(n): n for n in traverse_util.flatten_dict(fresh, sep="/")}
     if source.origin is None:
         theirs = npz.from_npz(npz.read(source.path), want, model, models.family(source.model), source.path)
-        by_name = [{names[v]: value for v, value in t.items()} for t in (theirs.leaves, theirs.called, theirs.made)]
-        return weights.Source(by_name[0], theirs.unused, by_name[1], by_name[2], theirs.dropped)
+        return weights.Source(
+            {names[v]: array for v, array in theirs.leaves.items()},
+            theirs.unused,
+            {names[v]: name for v, name in theirs.called.items()},
+            {names[v]: how for v, how in theirs.made.items()},
+            theirs.dropped,
+        )
     found = statedict.from_state_dict(published.read(source.path), want, source.origin, model)
     return weights.Source(
         {names[v]: array for v, array in found.leaves.items()},
@@ -127,7 +133,7 @@ def _published_leaves(source: Published, fresh: dict[str, PyTree], config: Confi
     )
 
 
-def _variable(name: str) -> str:
+def variable(name: str) -> str:
     """ "params/model/fc/kernel" to "params/fc/kernel", "extra/model/batch_stats/..." to "batch_stats/..."."""
     return name.replace("params/model/", "params/", 1).removeprefix("extra/model/")
 
@@ -135,6 +141,16 @@ def _variable(name: str) -> str:
 def _class_count(leaves: dict[str, Any], head: set[str]) -> int:
     """Of the loaded head: its bias has one entry a class. 0 if there is none."""
     return next((leaves[n].shape[0] for n in sorted(head) if n in leaves and leaves[n].ndim == 1), 0)
+
+
+def digest(found: Source | Published) -> str:
+    """SHA-256 of a file of weights; of a checkpoint, that of its digests.json, which holds those of all its files."""
+    path = found.path if isinstance(found, Published) else found.checkpoint / "digests.json"
+    value = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value.update(block)
+    return value.hexdigest()
 
 
 class Trained(NamedTuple):
@@ -155,7 +171,11 @@ class Trained(NamedTuple):
 
 def load(source: str, which: str = "") -> Trained:
     """What evaluate and predict start from. Raises UserError."""
-    found = find(source, which)
+    return load_found(find(source, which), source)
+
+
+def load_found(found: Source | Published, source: str) -> Trained:
+    """The same of what `find` found for `source`. Raises UserError."""
     if isinstance(found, Published):
         return _load_published(found)
     if found.workdir is None:

@@ -4,9 +4,9 @@
     hf:timm/NAME.TAG                         fetched from the Hugging Face hub, once
     augreg:NAME[.TAG]=FILE.npz               Google's: ViT and MLP-Mixer of vision_transformer, AugReg and big_vision
 
-NAME is the library's; Google's files have none, so there it is ours or timm's ("vit_b_16", "vit_base_patch16_224"), and
-TAG is timm's for the same weights ("augreg_in21k_ft_in1k"). A file that `jaxvision.export` wrote brings its contract and
-its class names along; they count before any table.
+NAME is the library's. Google's files have none, so there it is ours or timm's ("vit_b_16", "vit_base_patch16_224"),
+and TAG is timm's for the same weights ("augreg_in21k_ft_in1k"). A file that `jaxvision.export` wrote brings its
+contract and its class names along; they count before any table.
 """
 
 from __future__ import annotations

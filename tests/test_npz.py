@@ -338,7 +338,7 @@ def test_a_source_that_is_none(tmp_path, source, wanted):
 
 
 def test_pixels(tmp_path):
-    """timm's for the same weights; of another size where the positions are for another; Google's where timm has none."""
+    """timm's for the same weights, sized as the positions are; Google's where timm has none."""
     path = save(tmp_path, vit_file("augreg", "token") | {
         "Transformer/posembed_input/pos_embedding": np.zeros((1, 197, WIDTH), np.float32)})  # fmt: skip
     found = pretrained.find(f"augreg:vit_base_patch16_224.augreg_in21k={path}")
