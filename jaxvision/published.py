@@ -226,19 +226,30 @@ def timm_contract(config: dict[str, Any]) -> dict[str, Any]:
 # --------------------------------------------------------------------------- the hub
 
 
+_FILES = ("config.json", "model.safetensors")
+
+
 def _from_hub(source: str, repository: str) -> Published:
-    """hf:timm/NAME.TAG: fetched with a progress bar, once; then from the cache."""
+    """hf:timm/NAME.TAG: fetched with a progress bar on a terminal, once; then from the cache, without a request."""
     owner, slash, name = repository.partition("/")
     if owner != "timm" or not slash or not name:
         raise UserError(f"{source!r}: write hf:timm/NAME.TAG, as hf:timm/resnet50.a1_in1k")
+    theirs = name.partition(".")[0]
+    known = [models.origins(ours)["timm"].names[ours] for ours in _variants("timm")]
+    if theirs not in known:  # before anything is fetched
+        raise UserError(f"{source!r}: no network {theirs!r} of timm here: {nearest(theirs, sorted(known))}")
     try:
-        import huggingface_hub
+        import huggingface_hub as hub
     except ImportError as error:
-        raise UserError(f"{source!r} needs huggingface_hub: pip install huggingface_hub") from error
+        raise UserError(f'{source!r} needs huggingface_hub: pip install "jaxvision[hub]"') from error
+    kept = [hub.try_to_load_from_cache(repository, file) for file in _FILES]
+    if all(isinstance(path, str) for path in kept):
+        return _published(source, "timm", name, pathlib.Path(str(kept[1])))
     try:
-        huggingface_hub.hf_hub_download(repository, "config.json")
-        path = huggingface_hub.hf_hub_download(repository, "model.safetensors")
-    except Exception as error:  # the hub's, requests', the disk's
+        # One question first: hf_hub_download asks a hub that does not answer again and again, for half a minute.
+        hub.get_hf_file_metadata(hub.hf_hub_url(repository, _FILES[0]), timeout=10)
+        path = [hub.hf_hub_download(repository, file) for file in _FILES][1]
+    except Exception as error:  # the hub's, its client's, the disk's
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"cannot fetch {repository} ({type(error).__name__}: {reason}). Without a network, fetch model.safetensors "
