@@ -212,8 +212,8 @@ def from_npz(state: Mapping[str, np.ndarray], want: Mapping[str, Any], model: An
       model: our network, for its number of heads.
       path: of the file, for messages.
 
-    A position embedding without a place for the class token gets one of zeros, which is the same function. Present
-    files without position embeddings are of networks with sines and cosines, which are written out.
+    Present files without position embeddings are of networks with sines and cosines, which are written out. (The
+    class token of present files has no position; `weights.resize` sees to that.)
 
     Raises UserError if queries, keys and values do not fit together, or have another number of heads than the model.
     """
@@ -251,9 +251,8 @@ def from_npz(state: Mapping[str, np.ndarray], want: Mapping[str, Any], model: An
             leaves[leaf] = _joined([array for _, array in found], called[leaf], model, path)
             continue
         called[leaf], array = found[0]
-        if name == "pos_embedding":
-            array, note = _positions(array, "params/class_token" in want, called[leaf])
-            made |= {leaf: note} if note else {}
+        if name == "pos_embedding" and (array.ndim == 2 or (array.ndim == 3 and array.shape[0] > 1)):
+            array = array.reshape(1, -1, array.shape[-1])  # [N, D] or [H, W, D]
         elif "/out/kernel" in name and array.ndim == 3:
             _check_heads(array.shape[0], called[leaf], model, path)
             array = array.reshape(-1, array.shape[2])
@@ -285,16 +284,6 @@ def _joined(parts: list[np.ndarray], called: str, model: Any, path: Any) -> np.n
 def _check_heads(heads: int, called: str, model: Any, path: Any) -> None:
     if heads != model.heads:
         raise UserError(f"{path}: {called} has {heads} heads, this network {model.heads}: set config.model.heads")
-
-
-def _positions(array: np.ndarray, token: bool, called: str) -> tuple[np.ndarray, str]:
-    """[N, D], [H, W, D] or [1, N, D] to [1, N, D], with a place for the class token in front where ours has one."""
-    if array.ndim == 2 or (array.ndim == 3 and array.shape[0] != 1):
-        array = array.reshape(1, -1, array.shape[-1])
-    older = "Transformer/" in called
-    if token and not older and array.ndim == 3 and math.isqrt(array.shape[1]) ** 2 == array.shape[1]:
-        return np.pad(array, ((0, 0), (1, 0), (0, 0))), "zeros in front, since the class token has no position there"
-    return array, ""
 
 
 def _waves(shape: tuple[int, ...], token: bool) -> tuple[np.ndarray, str]:

@@ -156,16 +156,22 @@ def resize(name: str, array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.nda
 
 
 def _positions(array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
-    """[1, P + N * N, D]: the first P (class token, registers) are kept, the square is resized."""
+    """[1, P + N * N, D]: the first P (class token, registers) are kept, the square is resized. Where P is 0 there and
+    1 here, the class token has no position there, which is one of zeros."""
     old = math.isqrt(array.shape[1])
     prefix = array.shape[1] - old * old
-    new = math.isqrt(max(0, shape[1] - prefix))
-    if new * new + prefix != shape[1] or not new:
+    added = int(not prefix and math.isqrt(shape[1]) ** 2 != shape[1])
+    new = math.isqrt(max(0, shape[1] - prefix - added))
+    if new * new + prefix + added != shape[1] or not new:
         return None
-    square = array[:, prefix:].reshape(1, old, old, -1)
-    square = np.asarray(jax.image.resize(square, (1, new, new, shape[2]), "bicubic"))
-    how = f"bicubic from {old} x {old} to {new} x {new} positions"
-    return np.concatenate([array[:, :prefix], square.reshape(1, new * new, -1)], 1), how
+    square, how = array[:, prefix:], []
+    if new != old:
+        square = square.reshape(1, old, old, -1)
+        square = np.asarray(jax.image.resize(square, (1, new, new, shape[2]), "bicubic")).reshape(1, new * new, -1)
+        how = [f"bicubic from {old} x {old} to {new} x {new} positions"]
+    if added:
+        how.append("zeros for the class token, which has no position there")
+    return np.concatenate([np.zeros_like(array[:, :added]), array[:, :prefix], square], 1), ", ".join(how)
 
 
 def _relative(array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:

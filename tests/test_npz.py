@@ -65,7 +65,7 @@ def test_every_array_goes_where_it_belongs(tmp_path, spelling, pooling):
         assert not positions[0, 0].any()
         np.testing.assert_array_equal(positions[:, 1:], state["pos_embedding"])
         (line,) = made.resized
-        assert "zeros in front" in line
+        assert "zeros for the class token" in line
     else:
         assert not made.resized
 
