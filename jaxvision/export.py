@@ -51,7 +51,7 @@ def export(argv: list[str]) -> dict[str, Any]:
     trained = pretrained.load_found(found, arguments.source)
     library, theirs = _library(trained.config.model.name, arguments.names, models)
     _check_options(trained, library, theirs, models)
-    origin = models.origins(trained.config.model.name)[library]
+    origin, family = models.origins(trained.config.model.name)[library], models.family(trained.config.model.name)
     tree = weights.averaged({"params": trained.params, "extra": trained.extra}).leaves
     leaves = {pretrained.variable(name): np.asarray(leaf, np.float32) for name, leaf in tree.items()}
     damaged = [name for name, leaf in leaves.items() if not np.isfinite(leaf).all()]
@@ -67,7 +67,7 @@ def export(argv: list[str]) -> dict[str, Any]:
     beside = out.with_name("config.json") if library == "timm" else None
     config = _timm_config(trained, theirs, origin, models) if beside else None
     header = {
-        "format": "np",
+        "format": "pt",
         "jaxvision": _version(),
         "model": trained.config.model.name,
         "contract": json.dumps(trained.contract.to_dict()),
@@ -80,7 +80,10 @@ def export(argv: list[str]) -> dict[str, Any]:
     say(f"from {trained.source}, step {trained.step}\npixels: {trained.contract}")
     say(_table(state, mine, library, theirs))
     say(f"  {out}: {size / 1e6:.1f} MB, sha256 {digest}")
-    say((f"  {beside}: so timm loads the folder\n" if beside else "") + _how_to_load(trained, out, library, theirs))
+    say(
+        (f"  {beside}: what timm reads beside it\n" if beside else "")
+        + _how_to_load(trained, out, library, theirs, family)
+    )
     return {
         "out": str(out),
         "config": str(beside) if beside else None,
@@ -286,12 +289,14 @@ def _table(state: dict[str, Any], mine: set[str], library: str, theirs: str) -> 
     return "\n".join(lines)
 
 
-def _how_to_load(trained: Any, out: pathlib.Path, library: str, theirs: str) -> str:
+def _how_to_load(trained: Any, out: pathlib.Path, library: str, theirs: str, family: str) -> str:
     """The line of Python."""
     if library == "timm" and out.name == "model.safetensors":
         return f'load: timm.create_model("local-dir:{out.parent}", pretrained=True)'
     contract = trained.contract
     options = [f"num_classes={len(trained.classes)}"]
+    if contract.size != 224 and family in (_ONE_SIZE if library == "timm" else ("vit",)):
+        options.append(f"{'img' if library == 'timm' else 'image'}_size={contract.size}")
     if library == "timm":
         options += [f"in_chans={contract.channels}"] if contract.channels != 3 else []
         return f'load: timm.create_model("{theirs}", {", ".join(options)}, checkpoint_path="{out}")'

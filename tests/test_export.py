@@ -140,6 +140,29 @@ def test_evaluate_and_predict_on_the_file(tmp_path, capsys):
     assert "are not those of the training data" in capsys.readouterr().err
 
 
+def test_google_weights_become_timms(tmp_path, capsys):
+    """Of a .npz file: no class names, no step, the digest of the file."""
+    import hashlib
+
+    from jaxvision import npz
+
+    _, leaves = workdir_of(tmp_path / "run")
+    model = models.vit_tiny_patch16_224(classes=3)
+    np.savez(tmp_path / "weights.npz", **npz.to_npz(leaves, model, "vit"))
+    out = tmp_path / "out" / "vit.safetensors"
+    assert exported(f"augreg:vit_tiny_patch16_224={tmp_path / 'weights.npz'}", out) == 0
+    said = capsys.readouterr().out
+    assert f'timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=32, checkpoint_path="{out}")' in said
+    result = json.loads(said.splitlines()[-1])
+    assert result["source_sha256"] == hashlib.sha256((tmp_path / "weights.npz").read_bytes()).hexdigest()
+    want = statedict.to_state_dict(leaves, models.origins("vit_tiny_patch16_224")["timm"], model)
+    got = published.read(out)
+    assert got.keys() == want.keys()
+    assert all(got[k].tobytes() == want[k].tobytes() for k in want)
+    assert "label_names" not in json.loads((out.parent / "config.json").read_text())
+    assert published.find(f"timm:vit_tiny_patch16_224={out}").classes == ()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "more", "wanted"),
     [

@@ -318,6 +318,17 @@ def test_what_does_not_fit_says_the_next_step(tmp_path, change, model, wanted):
         plan(save(tmp_path, state), config_of(**model))
 
 
+def test_layers_that_we_have_not_can_be_left(tmp_path):
+    """As docs/models.md says it: pre_logits ignored, the head afresh."""
+    state = vit_file("augreg", "token")
+    state |= {"pre_logits/kernel": np.zeros((WIDTH, WIDTH), np.float32), "pre_logits/bias": np.zeros(WIDTH, np.float32)}
+    config = config_of()
+    config.init_policy.update(ignore=("^pre_logits/",), fresh=("head",))
+    made = plan(save(tmp_path, state), config)
+    assert made.dropped == ["head/bias", "head/kernel", "pre_logits/bias", "pre_logits/kernel"]
+    assert made.reinitialised == ["params/model/head/bias", "params/model/head/kernel"]
+
+
 @pytest.mark.parametrize(
     ("source", "wanted"),
     [
