@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
             required=True,
             metavar="FROM",
             help="a workdir, a checkpoint folder in one, or "
-            "published weights: timm:NAME.TAG=FILE, torchvision:NAME=FILE, hf:timm/NAME.TAG",
+            "published weights: timm:NAME.TAG=FILE, torchvision:NAME=FILE, augreg:NAME=FILE, hf:timm/NAME.TAG",
         )
         self.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
 
