@@ -102,7 +102,7 @@ def test_layer_scale_is_where_the_factors_begin(name, small, leaf):
 @pytest.mark.parametrize(("zero_init", "value"), [(True, 0.0), (False, 1.0)])
 @pytest.mark.parametrize(("name", "last"), [("resnet18", "bn2"), ("resnet50", "bn3")])
 def test_zero_init_is_where_the_last_norms_begin(name, last, zero_init, value):
-    leaves = start(name, depths=(1, 1), width=8, zero_init=zero_init)
+    leaves = start(name, depths=(1,), width=4, stem="small", zero_init=zero_init)
     found = {key: leaf for key, leaf in leaves.items() if key.endswith("/scale") and "layer" in key}
     assert {key for key in found if key.endswith(f"/{last}/scale")}
     for key, leaf in found.items():
