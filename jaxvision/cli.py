@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
             required=True,
             metavar="FROM",
             help="a workdir, a checkpoint folder in one, or "
-            "published weights: timm:NAME.TAG=FILE, torchvision:NAME=FILE, hf:timm/NAME.TAG",
+            "published weights: timm:NAME.TAG=FILE, torchvision:NAME=FILE, augreg:NAME=FILE, hf:timm/NAME.TAG",
         )
         self.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
 
@@ -67,6 +67,8 @@ class Parser(argparse.ArgumentParser):
             flags = [f for action in self._actions for f in action.option_strings if f.startswith("--")]
             name = unknown[0].partition("=")[0]
             raise UserError(f"unknown argument {unknown[0]!r}: {nearest(name, flags)}")
+        if arguments.json:
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when huggingface_hub is imported, if it is
         return arguments, overrides
 
     def error(self, message: str) -> NoReturn:

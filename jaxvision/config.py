@@ -87,7 +87,7 @@ def default() -> Config:
     c.accumulate = 1  # micro-batches a step
     c.dtype = "auto"  # of the computation: "float32", "bfloat16"; auto is bfloat16 on TPU and GPU, else float32
     c.deterministic = False  # GPU: bit-equal runs, at a price (docs/determinism.md); CPU and TPU always are
-    c.init = ""  # start from these weights: a workdir, a checkpoint in one, timm:NAME.TAG=FILE, torchvision:NAME=FILE
+    c.init = ""  # start from these weights: a workdir, a checkpoint in one, or published ones (docs/models.md)
     c.init_policy = Config(
         dict(
             fresh=(),  # patterns of leaves that start afresh although init has them, or since it lacks them

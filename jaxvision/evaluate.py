@@ -37,7 +37,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     if not metrics:
         raise UserError(f"the config in {arguments.source} has no evals: it does not say how to measure")
     jobs = {name: trained.config.evals[name].data for name in metrics}
-    if not arguments.data and not trained.named:
+    if not arguments.data and not any(jobs.values()):
         raise UserError(f"{arguments.source} are weights without data: give --data URI")
     workdir = epath.Path(arguments.out).expanduser() if arguments.out else trained.workdir
     if arguments.data:
@@ -60,7 +60,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         result = evals.run(trained.task, trained, {name: metrics[name]}, batches)
         path = workdir and evals.write_certificate(
             workdir,
-            name if uri == trained.config.evals[name].data or not trained.named else f"{name}-other",
+            name if uri == trained.config.evals[name].data or trained.workdir is None else f"{name}-other",
             result,
             data=uri,
             step=trained.step,

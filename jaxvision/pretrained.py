@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from jaxvision import build, checkpoint, published, sharding, statedict, weights
+from jaxvision import build, checkpoint, models, npz, published, sharding, statedict, weights
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data.contract import InputContract
@@ -73,8 +74,14 @@ def load_plan(source: Source | Published, task_: Task, config: Config, classes: 
             raise UserError(
                 f'init: {source.source} are weights of {source.model}: set config.model.name = "{source.model}"'
             )
+        for key, value in source.options.items():
+            if getattr(build.model(config, 1), key) != value:
+                raise UserError(
+                    f"init: {source.source} are weights of {source.model} with {key} {value!r}: set "
+                    f"config.model.{key} = {value!r}"
+                )
         loaded = _published_leaves(source, fresh, config)
-        same = _class_count(loaded.leaves, head) == len(classes)
+        same = source.classes == tuple(classes) if source.classes else _class_count(loaded.leaves, head) == len(classes)
     else:
         loaded = weights.averaged(checkpoint.read(source.checkpoint, ("params", "extra")))
         same = tuple(source.about["classes"]) == tuple(classes)
@@ -106,10 +113,19 @@ def _leaves(task_: Task, config: Config, classes: int) -> tuple[dict[str, PyTree
 
 def _published_leaves(source: Published, fresh: dict[str, PyTree], config: Config) -> weights.Source:
     """A file's tensors by our names. Raises UserError."""
-    want = {_variable(n): leaf for n, leaf in traverse_util.flatten_dict(fresh, sep="/").items() if "model" in n}
+    want = {variable(n): leaf for n, leaf in traverse_util.flatten_dict(fresh, sep="/").items() if "model" in n}
     model = build.model(config, 1000)
+    names = {variable(n): n for n in traverse_util.flatten_dict(fresh, sep="/")}
+    if source.origin is None:
+        theirs = npz.from_npz(npz.read(source.path), want, model, models.family(source.model), source.path)
+        return weights.Source(
+            {names[v]: array for v, array in theirs.leaves.items()},
+            theirs.unused,
+            {names[v]: name for v, name in theirs.called.items()},
+            {names[v]: how for v, how in theirs.made.items()},
+            theirs.dropped,
+        )
     found = statedict.from_state_dict(published.read(source.path), want, source.origin, model)
-    names = {_variable(n): n for n in traverse_util.flatten_dict(fresh, sep="/")}
     return weights.Source(
         {names[v]: array for v, array in found.leaves.items()},
         found.unused,
@@ -117,7 +133,7 @@ def _published_leaves(source: Published, fresh: dict[str, PyTree], config: Confi
     )
 
 
-def _variable(name: str) -> str:
+def variable(name: str) -> str:
     """ "params/model/fc/kernel" to "params/fc/kernel", "extra/model/batch_stats/..." to "batch_stats/..."."""
     return name.replace("params/model/", "params/", 1).removeprefix("extra/model/")
 
@@ -125,6 +141,16 @@ def _variable(name: str) -> str:
 def _class_count(leaves: dict[str, Any], head: set[str]) -> int:
     """Of the loaded head: its bias has one entry a class. 0 if there is none."""
     return next((leaves[n].shape[0] for n in sorted(head) if n in leaves and leaves[n].ndim == 1), 0)
+
+
+def digest(found: Source | Published) -> str:
+    """SHA-256 of a file of weights; of a checkpoint, that of its digests.json, which holds those of all its files."""
+    path = found.path if isinstance(found, Published) else found.checkpoint / "digests.json"
+    value = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value.update(block)
+    return value.hexdigest()
 
 
 class Trained(NamedTuple):
@@ -145,7 +171,11 @@ class Trained(NamedTuple):
 
 def load(source: str, which: str = "") -> Trained:
     """What evaluate and predict start from. Raises UserError."""
-    found = find(source, which)
+    return load_found(find(source, which), source)
+
+
+def load_found(found: Source | Published, source: str) -> Trained:
+    """The same of what `find` found for `source`. Raises UserError."""
     if isinstance(found, Published):
         return _load_published(found)
     if found.workdir is None:
@@ -167,13 +197,16 @@ def load(source: str, which: str = "") -> Trained:
 def _load_published(found: Published) -> Trained:
     """In the compute dtype float32, with the config's defaults for all that the weights do not say."""
     config = config_lib.default()
-    config.model = Config(dict(name=found.model))
+    config.model = Config(dict(name=found.model, **found.options))
     config.dtype = "float32"
     config.data.update({k: v for k, v in found.contract.to_dict().items() if k in config.data})
     config.evals = Config(dict(data=dict(config_lib.EVAL)))
     state = _published_leaves(found, _leaves(build.task(config, 1000), config, 1000)[0], config)
     head = _leaves(build.task(config, 1000), config, 1000)[1]
-    classes = tuple(str(k) for k in range(_class_count(state.leaves, head)))
+    count = _class_count(state.leaves, head)
+    classes = found.classes or tuple(str(k) for k in range(count))
+    if len(classes) != count:
+        raise UserError(f"{found.source}: the file names {len(classes)} classes, its last layer has {count}")
     if not classes:
         raise UserError(f"{found.source}: the file holds no last layer, so it names no classes: fine-tune it first")
     built = build.task(config, len(classes))
@@ -182,4 +215,5 @@ def _load_published(found: Published) -> Trained:
     params, extra = jax.jit(built.init, out_shardings=sharding.replicated(mesh))(
         jax.random.key(0), build.zeros(config), plan.given
     )
-    return Trained(config, found.contract, classes, False, built, params, extra, 0, mesh, found.source, None)
+    named = bool(found.classes)
+    return Trained(config, found.contract, classes, named, built, params, extra, 0, mesh, found.source, None)

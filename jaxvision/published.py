@@ -1,7 +1,17 @@
-"""Weights that others published, `timm:NAME=FILE`, `torchvision:NAME=FILE`, `hf:timm/NAME`: arrays and contract."""
+"""Weights that others published: where they are, what pixels they want, and their arrays.
+
+    timm:NAME[.TAG]=FILE.safetensors         torchvision:NAME[.TAG]=FILE.safetensors
+    hf:timm/NAME.TAG                         fetched from the Hugging Face hub, once
+    augreg:NAME[.TAG]=FILE.npz               Google's: ViT and MLP-Mixer of vision_transformer, AugReg and big_vision
+
+NAME is the library's. Google's files have none, so there it is ours or timm's ("vit_b_16", "vit_base_patch16_224"),
+and TAG is timm's for the same weights ("augreg_in21k_ft_in1k"). A file that `jaxvision.export` wrote brings its
+contract and its class names along; they count before any table.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -10,16 +20,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvision import models
+from jaxvision import models, npz
 from jaxvision.data.contract import InputContract
 from jaxvision.errors import UserError, nearest
 from jaxvision.models.origin import Origin
 
 LIBRARIES = ("timm", "torchvision")
-SCHEMES = (*LIBRARIES, "hf")
+SCHEMES = (*LIBRARIES, "hf", npz.SCHEME)
 _TABLE = pathlib.Path(models.__file__).with_name("published.json")
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
 _DTYPES |= {"BOOL": "?", "BF16": "<u2"}
+# Of timm's tags, those of weights that Google trained; mean, std and filter are alike in all of them.
+_GOOGLE_TAGS = ("augreg_", "goog_", "orig_", "sam_")
 
 
 class Published(NamedTuple):
@@ -29,9 +41,11 @@ class Published(NamedTuple):
     library: str
     model: str  # our name of the network
     tag: str  # which of the library's weights, "a1_in1k"; "" if not said
-    origin: Origin
+    origin: Origin | None  # None: Google's, whose names jaxvision.npz knows
     path: pathlib.Path
     contract: InputContract
+    options: dict[str, Any] = {}  # noqa: RUF012  arguments of the model that show in the file
+    classes: tuple[str, ...] = ()  # their names, if the file says them
 
     def __str__(self) -> str:
         return f"{self.path} ({self.library} {self.model}{self.tag and ' ' + self.tag})"
@@ -46,11 +60,13 @@ def find(source: str) -> Published | None:
         return _from_hub(source, rest)
     name, equals, path = rest.partition("=")
     if not equals or not path:
+        example = "vit_base_patch16_224=B_16.npz" if scheme == npz.SCHEME else "resnet50=resnet50.safetensors"
         raise UserError(
-            f"{source!r} names no file: write {scheme}:NAME=/path/model.safetensors, as {scheme}:resnet50=resnet50."
-            f"safetensors{', or hf:timm/' + name + ' to fetch it' if scheme == 'timm' else ''}"
+            f"{source!r} names no file: write {scheme}:NAME=/path/to/file, as {scheme}:{example}"
+            f"{', or hf:timm/' + name + ' to fetch it' if scheme == 'timm' else ''}"
         )
-    return _published(source, scheme, name, pathlib.Path(path).expanduser())
+    make = _google if scheme == npz.SCHEME else _published
+    return make(source, scheme, name, pathlib.Path(path).expanduser())
 
 
 def _published(source: str, library: str, name: str, path: pathlib.Path) -> Published:
@@ -61,17 +77,41 @@ def _published(source: str, library: str, name: str, path: pathlib.Path) -> Publ
     model = known[theirs]
     if path.is_dir():
         path = path / "model.safetensors"
-    _check_kind(path)
-    return Published(
-        source, library, model, tag, models.origins(model)[library], path, _contract(source, library, theirs, tag, path)
-    )
+    _check_kind(path, ".safetensors")
+    said = about(path)
+    contract = said.contract or _contract(source, library, theirs, tag, path)
+    origin = models.origins(model)[library]
+    return Published(source, library, model, tag, origin, path, contract, classes=said.classes)
+
+
+def _google(source: str, scheme: str, name: str, path: pathlib.Path) -> Published:
+    """A .npz file. timm's contract for the same weights counts, else Google's; the size is that of its positions."""
+    theirs, _, tag = name.partition(".")
+    ours = [n for n in models.__all__ if models.family(n) in npz.TABLES]
+    known = {origin.names[n]: n for n in ours if (origin := models.origins(n).get("timm"))} | {n: n for n in ours}
+    if theirs not in known:
+        raise UserError(f"{source!r}: no network {theirs!r} of Google's here: {nearest(theirs, sorted(known))}")
+    model = known[theirs]
+    family = models.family(model)
+    _check_kind(path, ".npz")
+    origin = models.origins(model).get("timm")
+    tags = table()["timm"].get(origin.names[model], {}) if origin else {}
+    tags = {name: fields for name, fields in tags.items() if name.startswith(_GOOGLE_TAGS)}
+    if tag and tag not in tags:
+        raise UserError(f"{source!r}: unknown tag {tag!r}, {scheme}:{theirs}.TAG={path}: {nearest(tag, list(tags))}")
+    fields = tags[tag] if tag else next(iter(tags.values()), {"mean": (0.5,) * 3, "std": (0.5,) * 3})
+    contract = InputContract(**fields)
+    side = npz.side(path, family, getattr(models, model).keywords["patch"])
+    if side not in (0, contract.size):
+        contract = dataclasses.replace(contract, size=side, resize=side)
+    return Published(source, scheme, model, tag, None, path, contract, npz.options(path, family))
 
 
 def _variants(library: str) -> list[str]:
     return [name for name in models.__all__ if library in models.origins(name)]
 
 
-def _check_kind(path: pathlib.Path) -> None:
+def _check_kind(path: pathlib.Path, suffix: str) -> None:
     if path.suffix in (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar"):
         out = path.with_suffix(".safetensors")
         raise UserError(
@@ -80,8 +120,11 @@ def _check_kind(path: pathlib.Path) -> None:
             f"s.save_file({{k: v.contiguous() for k, v in torch.load('{path}', weights_only=True).items()}}, '{out}')\""
         )
     if not path.is_file():
-        there = sorted(str(p) for p in path.parent.glob("*.safetensors")) if path.parent.is_dir() else []
+        there = sorted(str(p) for p in path.parent.glob(f"*{suffix}")) if path.parent.is_dir() else []
         raise UserError(f"no file {path}: {nearest(str(path), there)}" if there else f"no file {path}")
+    if path.suffix != suffix and path.suffix in (".npz", ".safetensors"):
+        scheme = npz.SCHEME if path.suffix == ".npz" else "timm: or torchvision"
+        raise UserError(f"{path} is no {suffix} file: write {scheme}:NAME={path}")
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -104,6 +147,32 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
             array = (array.astype("<u4") << 16).view("<f4")
         state[name] = array.astype(np.float32) if entry["dtype"] == "F16" else array
     return state
+
+
+class About(NamedTuple):
+    """What `jaxvision.export` wrote into a file's header; empty for any other file."""
+
+    contract: InputContract | None = None
+    classes: tuple[str, ...] = ()
+
+
+def about(path: pathlib.Path) -> About:
+    """Of the header of a safetensors file; one that cannot be read says nothing here, and `read` refuses it.
+
+    Raises UserError if it is ours and broken.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            texts = json.loads(file.read(length)).get("__metadata__", {}) if length < 100_000_000 else {}
+    except (OSError, ValueError, AttributeError):
+        return About()
+    if "jaxvision" not in texts:
+        return About()
+    try:
+        return About(InputContract.from_dict(json.loads(texts["contract"])), tuple(json.loads(texts["classes"])))
+    except (ValueError, KeyError, TypeError, UserError) as error:
+        raise UserError(f"{path}: its header is of jaxvision.export, but broken ({error}): export again") from error
 
 
 # --------------------------------------------------------------------------- contracts
@@ -157,19 +226,30 @@ def timm_contract(config: dict[str, Any]) -> dict[str, Any]:
 # --------------------------------------------------------------------------- the hub
 
 
+_FILES = ("config.json", "model.safetensors")
+
+
 def _from_hub(source: str, repository: str) -> Published:
-    """hf:timm/NAME.TAG: fetched with a progress bar, once; then from the cache."""
+    """hf:timm/NAME.TAG: fetched with a progress bar on a terminal, once; then from the cache, without a request."""
     owner, slash, name = repository.partition("/")
     if owner != "timm" or not slash or not name:
         raise UserError(f"{source!r}: write hf:timm/NAME.TAG, as hf:timm/resnet50.a1_in1k")
+    theirs = name.partition(".")[0]
+    known = [models.origins(ours)["timm"].names[ours] for ours in _variants("timm")]
+    if theirs not in known:  # before anything is fetched
+        raise UserError(f"{source!r}: no network {theirs!r} of timm here: {nearest(theirs, sorted(known))}")
     try:
-        import huggingface_hub
+        import huggingface_hub as hub
     except ImportError as error:
-        raise UserError(f"{source!r} needs huggingface_hub: pip install huggingface_hub") from error
+        raise UserError(f'{source!r} needs huggingface_hub: pip install "jaxvision[hub]"') from error
+    kept = [hub.try_to_load_from_cache(repository, file) for file in _FILES]
+    if all(isinstance(path, str) for path in kept):
+        return _published(source, "timm", name, pathlib.Path(str(kept[1])))
     try:
-        huggingface_hub.hf_hub_download(repository, "config.json")
-        path = huggingface_hub.hf_hub_download(repository, "model.safetensors")
-    except Exception as error:  # the hub's, requests', the disk's
+        # One question first: hf_hub_download asks a hub that does not answer again and again, for half a minute.
+        hub.get_hf_file_metadata(hub.hf_hub_url(repository, _FILES[0]), timeout=10)
+        path = [hub.hf_hub_download(repository, file) for file in _FILES][1]
+    except Exception as error:  # the hub's, its client's, the disk's
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"cannot fetch {repository} ({type(error).__name__}: {reason}). Without a network, fetch model.safetensors "

@@ -20,7 +20,7 @@ class Plan(NamedTuple):
 
     given: dict[str, Any]
     loaded: list[str]
-    resized: list[str]  # "NAME: [1, 197, 768] -> [1, 577, 768], how"
+    resized: list[str]  # "NAME: [1, 197, 768] -> [1, 577, 768], how"; or only how, of the same size
     reinitialised: list[str]  # the head, where the classes differ, and what `init_policy.fresh` names
     dropped: list[str]  # of the source: the old head, and what `init_policy.ignore` names
 
@@ -40,6 +40,8 @@ class Source(NamedTuple):
     leaves: dict[str, np.ndarray]
     unused: Sequence[str] = ()  # what else the source holds, by its own names
     called: dict[str, str] = {}  # noqa: RUF012  our name: what the source calls it
+    made: dict[str, str] = {}  # noqa: RUF012  our name: how a leaf was made that is more than a copy
+    dropped: Sequence[str] = ()  # what else the source holds and no network has: an optimiser's state
 
 
 def plan(
@@ -90,6 +92,7 @@ def plan(
             continue
         array = np.asarray(array, np.float32)
         shape = tuple(want[name].shape)
+        note = source.made.get(name, "")
         if array.shape != shape:
             sizes = f"{list(array.shape)} -> {list(shape)}"
             found = resize(name, array, shape)
@@ -97,7 +100,9 @@ def plan(
                 wrong.append(f"{name} ({sizes.replace(' -> ', ' there, ')} here)")
                 continue
             array, how = found
-            resized.append(f"{name}: {sizes}, {how}")
+            note = f"{sizes}, {how}{note and ', ' + note}"
+        if note:
+            resized.append(f"{name}: {note}")
         given[name] = array
     problems = [
         ("missing in the source", missing),
@@ -113,7 +118,7 @@ def plan(
         [n for n in given if not any(r.startswith(n + ": ") for r in resized)],
         resized,
         sorted(new),
-        sorted([*dropped, *(source.called.get(n, n) for n in new & have.keys())]),
+        sorted([*dropped, *source.dropped, *(source.called.get(n, n) for n in new & have.keys())]),
     )
 
 
@@ -151,16 +156,22 @@ def resize(name: str, array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.nda
 
 
 def _positions(array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:
-    """[1, P + N * N, D]: the first P (class token, registers) are kept, the square is resized."""
+    """[1, P + N * N, D]: the first P (class token, registers) are kept, the square is resized. Where P is 0 there and
+    1 here, the class token has no position there, which is one of zeros."""
     old = math.isqrt(array.shape[1])
     prefix = array.shape[1] - old * old
-    new = math.isqrt(max(0, shape[1] - prefix))
-    if new * new + prefix != shape[1] or not new:
+    added = int(not prefix and math.isqrt(shape[1]) ** 2 != shape[1])
+    new = math.isqrt(max(0, shape[1] - prefix - added))
+    if new * new + prefix + added != shape[1] or not new:
         return None
-    square = array[:, prefix:].reshape(1, old, old, -1)
-    square = np.asarray(jax.image.resize(square, (1, new, new, shape[2]), "bicubic"))
-    how = f"bicubic from {old} x {old} to {new} x {new} positions"
-    return np.concatenate([array[:, :prefix], square.reshape(1, new * new, -1)], 1), how
+    square, how = array[:, prefix:], []
+    if new != old:
+        square = square.reshape(1, old, old, -1)
+        square = np.asarray(jax.image.resize(square, (1, new, new, shape[2]), "bicubic")).reshape(1, new * new, -1)
+        how = [f"bicubic from {old} x {old} to {new} x {new} positions"]
+    if added:
+        how.append("zeros for the class token, which has no position there")
+    return np.concatenate([np.zeros_like(array[:, :added]), array[:, :prefix], square], 1), ", ".join(how)
 
 
 def _relative(array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str] | None:

@@ -33,6 +33,7 @@ def test_unknown_flag_exits_2_with_the_nearest(command, module):
         "jaxvision.train": ["--config", "configs/digits.py"],
         "jaxvision.evaluate": ["--from", "x"],
         "jaxvision.predict": ["--from", "x", "image.png"],
+        "jaxvision.export": ["--from", "x", "--format", "safetensors", "--out", "y.safetensors"],
         "jaxvision.pack": ["--from", "x", "--out", "y"],
         "jaxvision.models": [],
     }[module]

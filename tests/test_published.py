@@ -314,9 +314,12 @@ def test_evaluate_and_predict_take_a_file(tmp_path, capsys):
 
 def run(command, *arguments):
     """The exit code of a command, in this process."""
+    return run_module(f"jaxvision.{command}", command, *arguments)
+
+
+def run_module(module, function, *arguments):
     import importlib
 
-    module = importlib.import_module(f"jaxvision.{command}")
     with pytest.raises(SystemExit) as ended:
-        jaxvision.cli.main(getattr(module, command), list(arguments))
+        jaxvision.cli.main(getattr(importlib.import_module(module), function), list(arguments))
     return ended.value.code

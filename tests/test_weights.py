@@ -33,6 +33,17 @@ def test_positions_keep_the_prefix_and_a_plane(prefix):
     assert how == "bicubic from 14 x 14 to 24 x 24 positions"
 
 
+@pytest.mark.parametrize(("old", "new"), [(14, 14), (14, 24)])
+def test_a_class_token_without_a_position_gets_zeros(old, new):
+    """As in DeiT III and big_vision: added to the token, they are the same function."""
+    array = random(1, old * old, 4)
+    made, how = weights.resize("params/model/pos_embedding", array, (1, 1 + new * new, 4))
+    assert not made[:, 0].any()
+    want = array if new == old else weights.resize("pos_embedding", array, (1, new * new, 4))[0]
+    np.testing.assert_array_equal(made[:, 1:], want)
+    assert "zeros for the class token" in how
+
+
 def test_positions_that_are_no_square_are_refused():
     assert weights.resize("pos_embedding", random(1, 197, 4), (1, 198 + 24, 4)) is None
     assert weights.resize("pos_embedding", random(1, 197, 4), (1, 577, 8)) is None

@@ -4,59 +4,113 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import json
+import pathlib
 from typing import Any
 
 from jaxvision import cli
 from jaxvision.errors import UserError, nearest
 
+# Name to [parameters, FLOP, px] at the default size, which tests/models/sizes.py makes and test_sizes.py counts again.
+# Counting all takes minutes.
+SIZES = pathlib.Path(__file__).with_name("sizes.json")
+
 
 def models(argv: list[str]) -> dict[str, Any]:
     parser = cli.Parser(
         "jaxvision.models",
-        "The table of networks: parameters, GFLOP of one image forwards (counted by XLA, a multiplication and an\n"
-        "addition are two), and where published weights come from: init=LIBRARY:NAME.TAG=FILE.",
+        "The table of networks: parameters with 1,000 classes, GFLOP of one image forwards (counted by XLA, a\n"
+        "multiplication and an addition are two), and where published weights come from. A line of --weights is what\n"
+        "--config.init and --from take, with =FILE behind it; timm's also as hf:timm/NAME.TAG, which fetches it.",
         [
             "python -m jaxvision.models",
             "python -m jaxvision.models --filter 'resnet*' --size 160",
             "python -m jaxvision.models --filter vit_b_16 --weights",
         ],
     )
-    parser.add_argument("--filter", default="*", metavar="PATTERN", help="names, with * and ?")
+    parser.add_argument("--filter", default="*", metavar="PATTERN", help="names, with * and ?; case does not matter")
     parser.add_argument("--size", type=int, metavar="PX", help="side of the image; default: what its weights take")
-    parser.add_argument("--weights", action="store_true", help="list the tags of published weights too")
+    parser.add_argument("--weights", action="store_true", help="list the sets of published weights, and their pixels")
     arguments, _ = parser.parse(argv)
     if arguments.size is not None and arguments.size < 1:
         raise UserError(f"--size is {arguments.size}: it must be at least 1")
     say = cli.sayer(arguments)
 
     import jaxvision.models as zoo
-    from jaxvision import published
 
-    names = [name for name in zoo.__all__ if fnmatch.fnmatch(name, arguments.filter)]
-    if not names:
-        raise UserError(f"no network matches {arguments.filter!r}: {nearest(arguments.filter, zoo.__all__)}")
+    names = matching(arguments.filter, zoo.__all__)
     width = max(len(name) for name in names)
-    say(f"{'name':<{width}}  {'M params':>9}  {'GFLOP':>8}  {'px':>4}  family        weights of")
+    header = f"{'name':<{width}}  {'M params':>9}  {'GFLOP':>8}  {'px':>4}  family        weights of"
     rows = []
     for name in names:
-        tags = {
-            library: published.table().get(library, {}).get(origin.names[name], {})
-            for library, origin in zoo.origins(name).items()
-        }
-        first = next((contract for found in tags.values() for contract in found.values()), {"size": 224})
-        size = arguments.size or first["size"]
-        parameters, flops = measure(name, size)
-        theirs = {library: origin.names[name] for library, origin in zoo.origins(name).items()}
+        sets = weights(name)
+        size = arguments.size or default_size(name)
+        parameters, flops = known().get((name, size)) or measure(name, size)
+        if header:
+            say(header)
+            header = ""
+        listed = ", ".join(f"{library}:{theirs}" for library, (theirs, _) in sets.items()) or "-"
         family = zoo.family(name)
-        listed = ", ".join(f"{library}:{theirs[library]}" for library in theirs) or "-"
         say(f"{name:<{width}}  {parameters / 1e6:9.2f}  {flops / 1e9:8.2f}  {size:>4}  {family:<12}  {listed}")
         if arguments.weights:
-            for library, found in tags.items():
-                for tag, contract in found.items():
-                    say(f"{'':<{width}}    {library}:{theirs[library]}.{tag}: {published.InputContract(**contract)}")
+            _list_weights(sets, say)
         rows.append({"name": name, "parameters": parameters, "flops": flops, "size": size, "family": family,
-                     "weights": {library: sorted(found) for library, found in tags.items()}})  # fmt: skip
+                     "weights": {library: sorted(tags) for library, (_, tags) in sets.items()}})  # fmt: skip
     return {"models": rows}
+
+
+def matching(pattern: str, names: list[str]) -> list[str]:
+    """Raises UserError if there is none, with the names that hold the pattern's letters, or the nearest one."""
+    found = [name for name in names if fnmatch.fnmatch(name, pattern.lower())]
+    if found:
+        return found
+    letters = "".join(c for c in pattern.lower() if c.isalnum())
+    close = [name for name in names if letters and letters in name.replace("_", "")]
+    if close:
+        some = ", ".join(close[:6]) + (f" and {len(close) - 6} more" if len(close) > 6 else "")
+        step = f"write --filter '*{letters[:3]}*' or a name"
+        raise UserError(f"no network matches {pattern!r}, but there is {some}: {step}")
+    raise UserError(f"no network matches {pattern!r}: {nearest(pattern, names)}")
+
+
+def weights(name: str) -> dict[str, tuple[str, dict[str, dict[str, Any]]]]:
+    """Library to (its name of the network, tag to fields of an InputContract)."""
+    import jaxvision.models as zoo
+    from jaxvision import npz, published
+
+    found = {
+        library: (origin.names[name], published.table().get(library, {}).get(origin.names[name], {}))
+        for library, origin in zoo.origins(name).items()
+    }
+    return {**found, npz.SCHEME: (name, {})} if zoo.family(name) in npz.TABLES else found
+
+
+def default_size(name: str) -> int:
+    """Of the first published weights, else 224."""
+    return next((fields["size"] for _, tags in weights(name).values() for fields in tags.values()), 224)
+
+
+def _list_weights(sets: dict[str, tuple[str, dict[str, dict[str, Any]]]], say: Any) -> None:
+    """A line for each set, the libraries apart."""
+    from jaxvision.data.contract import InputContract
+
+    rows = []
+    for library, (theirs, tags) in sets.items():
+        for tag, fields in tags.items():
+            c = InputContract(**fields)
+            mean, std = (" ".join(f"{v:.3f}" for v in values) for values in (c.mean, c.std))
+            pixels = f"{c.resize} px {c.filter}, centre {c.size}, mean {mean}, std {std}"
+            rows.append((f"{library}:{theirs}.{tag}", pixels))
+    width = max((len(first) for first, _ in rows), default=0)
+    for first, pixels in rows:
+        say(f"    {first:<{width}}  {pixels}")
+
+
+@functools.cache
+def known() -> dict[tuple[str, int], tuple[int, float]]:
+    """(name, px) to what `measure` gave."""
+    rows = json.loads(SIZES.read_text())
+    return {(name, size): (parameters, float(flops)) for name, (parameters, flops, size) in rows.items()}
 
 
 @functools.cache
@@ -67,6 +121,7 @@ def measure(name: str, size: int) -> tuple[int, float]:
 
     import jaxvision.models as zoo
 
+    jax.config.update("jax_platforms", "cpu")  # nothing is computed: an accelerator that trains is left alone
     model = getattr(zoo, name)(classes=1000)
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     try:

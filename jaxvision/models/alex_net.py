@@ -31,6 +31,8 @@ class AlexNet(nn.Module):
 
     Attributes:
       classes: width of the last layer.
+      width: channels of the first convolution; the others are multiples of it.
+      hidden: width of the two dense layers.
       dropout: before the first and second dense layer; the paper and torchvision train with 0.5.
       remat: convolutions are computed again in the backward pass instead of kept.
       dtype: of the computation. Parameters, features and logits are float32.

@@ -48,6 +48,7 @@ class MobileNet(nn.Module):
       activation: of the first and last convolution and the dense layer.
       epsilon, momentum: of BatchNorm.
       dropout: before the last layer; torchvision trains with 0.2.
+      drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
       remat: blocks are computed again in the backward pass instead of kept.
       dtype: of the computation. Parameters, statistics, features and logits are float32.
     """

@@ -95,6 +95,11 @@ SMALL = {
         dict(width=16, depth=2, heads=2, patch=8, pooling="mean", registers=2, qk_norm=True, layer_scale=0.5),
         16,
     ),
+    "vit, registers": (
+        "vit_tiny_patch16_224",
+        dict(width=16, depth=2, heads=2, patch=8, registers=3, qk_norm=True, layer_scale=0.1),
+        16,
+    ),
     "mixer": ("mixer_s32_224", dict(width=16, depth=2, patch=8), 16),
     "convnext": ("convnext_tiny", dict(depths=(1, 1), widths=(8, 16), layer_scale=0.5), 16),
     "swin": ("swin_t", dict(width=8, depths=(2, 1), heads=(2, 2), window=3), 36),
