@@ -7,7 +7,9 @@
 Prints a line of JSON a network: `bytes_per_image` is the compiler's count of the memory traffic of one whole step of
 jaxvision.step.make_step (uint8 pixels in, bfloat16 compute, 224 px; SGD with momentum for networks with BatchNorm, else
 AdamW), over the images of a chip. `kernel_bytes_per_image` is the part of it that our own kernels state, of which the
-compiler knows no more. On a v5e (819 GB/s, 197 TFLOP/s) these networks are bound by it.
+compiler knows no more. That count has what moves within the chip too; `device_memory_bytes_per_image` has not
+(benchmarks/hlo_traffic.py, which counts programs of others as well). On a v5e (819 GB/s, 197 TFLOP/s) these networks
+are bound by it.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 import jax
 import numpy as np
+from hlo_traffic import device_memory_bytes
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
@@ -68,11 +71,13 @@ def measure(name: str, options: dict, chips: str, batch: int, dump: str = "", fs
         with open(dump, "w") as file:
             file.write(compiled.as_text())
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    kernels = kernel_bytes(compiled.as_text())
+    program = compiled.as_text()
+    kernels = kernel_bytes(program)
     return {
         "network": name, **options, "chips": chips, "fsdp": fsdp, "images_per_chip": batch,
         "bytes_per_image": round(cost["bytes accessed"] / batch),
         "kernel_bytes_per_image": round(kernels / batch),
+        "device_memory_bytes_per_image": round(device_memory_bytes(program) / batch),
         "flops_per_image": round(cost["flops"] / batch),
         "temporary_bytes": memory.temp_size_in_bytes, "argument_bytes": memory.argument_size_in_bytes,
         "compile_s": round(time.time() - start, 1), "jax": jax.__version__,

@@ -126,15 +126,6 @@ pixel_sum.defvjp(lambda x: (pixel_sum(x), x), lambda x, g: (jnp.broadcast_to(g, 
 
 
 @jax.custom_vjp
-def _gram(x: jax.Array) -> jax.Array:
-    """x' x over all pixels, at least float32 [I, I]; its own gradient is one product instead of two."""
-    return pixel_product(x, x)
-
-
-_gram.defvjp(lambda x: (_gram(x), x), lambda x, g: (pointwise(x, g + g.T),))
-
-
-@jax.custom_vjp
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A 1x1 convolution of x [B, H, W, I] by kernel float32 [I, O], in the dtype of x.
 
@@ -150,3 +141,12 @@ def _pointwise_backward(kept: tuple, g: jax.Array) -> tuple:
 
 
 pointwise.defvjp(lambda x, kernel: (pointwise(x, kernel), (x, kernel)), _pointwise_backward)
+
+
+@jax.custom_vjp
+def _gram(x: jax.Array) -> jax.Array:
+    """x' x over all pixels, at least float32 [I, I]; its own gradient is one product instead of two."""
+    return pixel_product(x, x)
+
+
+_gram.defvjp(lambda x: (_gram(x), x), lambda x, g: (pointwise(x, g + g.T),))

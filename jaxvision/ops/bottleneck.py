@@ -86,7 +86,8 @@ class _Kept(NamedTuple):
 
 def _backward(kept: tuple, cotangents: tuple) -> tuple:
     y, a, b, widening, wide, kernel = kept
-    inputs = _Kept(*cotangents, wide, y, a, b, widening.T.astype(y.dtype), kernel.astype(y.dtype))
+    d_wide, d_narrow = cotangents
+    inputs = _Kept(d_wide, d_narrow, wide, y, a, b, widening.T.astype(y.dtype), kernel.astype(y.dtype))
     d_shortcut, d_z, d_widening, d_bias, d_kernel = _between(inputs)
     tail = Tail(d_z, jnp.zeros_like(y), jnp.zeros_like(a), jnp.zeros_like(b), d_shortcut, d_widening, d_bias)
     return tail, d_kernel.astype(kernel.dtype)
@@ -130,17 +131,20 @@ def _fits(y: jax.Array, arrays: Any) -> bool:
 
 def _forward_kernel(tail: Tail, kernel: jax.Array, interpret: bool = False) -> tuple[jax.Array, jax.Array]:
     """The same as `_plain_both`, on each device's own rows."""
-    mesh = fused.mesh_of((tail, kernel))
+    mesh, dtype = fused.mesh_of((tail, kernel)), tail.y.dtype
     local = partial(_launch_forward, interpret=interpret)
-    tail = tail._replace(z=tail.z[:0], kernel=tail.kernel.astype(tail.y.dtype))  # z is computed again
-    kernel = kernel.astype(tail.y.dtype)
+    arguments = tail._replace(z=jnp.zeros(0), kernel=tail.kernel.astype(dtype)), kernel.astype(dtype)  # z is made again
     if mesh.empty:
-        return local(tail, kernel)
-    rows, whole = P(mesh.axis_names), P()
-    specs = Tail(whole, rows, whole, whole, rows, whole, whole)
-    return jax.shard_map(local, mesh=mesh, in_specs=(specs, whole), out_specs=(rows, rows), check_vma=False)(
-        tail, kernel
-    )
+        return local(*arguments)
+    rows = P(mesh.axis_names)
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=_specs(arguments, rows), out_specs=(rows, rows), check_vma=False
+    )(*arguments)
+
+
+def _specs(arrays: Any, rows: Any) -> Any:
+    """Activations are split over the devices, weights are whole on each."""
+    return jax.tree.map(lambda x: rows if x.ndim == 4 else P(), arrays)
 
 
 def _launch_forward(tail: Tail, kernel: jax.Array, interpret: bool) -> tuple[jax.Array, jax.Array]:
@@ -181,9 +185,8 @@ def _backward_kernel(kept: _Kept, interpret: bool = False) -> tuple:
         g, d_z, *sums = local(kept)
         return g, d_z, *jax.lax.psum(sums, mesh.axis_names)
 
-    specs = _Kept(rows, rows, rows, rows, whole, whole, whole, whole)
     out = (rows, rows, whole, whole, whole)
-    return jax.shard_map(summed, mesh=mesh, in_specs=(specs,), out_specs=out, check_vma=False)(kept)
+    return jax.shard_map(summed, mesh=mesh, in_specs=(_specs(kept, rows),), out_specs=out, check_vma=False)(kept)
 
 
 def _launch_backward(kept: _Kept, interpret: bool) -> tuple:
