@@ -17,7 +17,7 @@ from jaxvision.ops.reduce import at_least_float32
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 _PIXELS = (0, 1, 2)
-_MANY_PIXELS = 20_000  # so many cost more to transpose than a product of transposed matrices is faster
+_MANY_PIXELS = 2_000  # so many cost more to transpose than a product of transposed matrices is faster
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = ((0, 0), (0, 0)), groups: int = 1):
