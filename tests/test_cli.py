@@ -1,10 +1,13 @@
 """Every command as a user starts it."""
 
 import json
+import os
 import pathlib
 import time
 
 import pytest
+
+from jaxvision import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [p for p in (ROOT / "jaxvision").glob("*.py") if '__name__ == "__main__"' in p.read_text()]
@@ -113,3 +116,22 @@ def test_json_prints_one_line(command, tmp_path):
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "version", "machine", "want"),
+    [
+        ("", "0.10.2", "x86_64", "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"),
+        ("--a=1", "0.10.2", "x86_64", "--a=1 --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"),
+        ("--xla_cpu_experimental_ynn_fusion_type=", "0.10.2", "x86_64", "--xla_cpu_experimental_ynn_fusion_type="),
+        ("--a=1", "0.13.0.1", "x86_64", "--a=1"),  # an XLA that may not know the flag would abort
+        ("", "0.10.2", "aarch64", ""),
+    ],
+)
+def test_xla_is_asked_for_fast_products_where_that_was_tried(monkeypatch, given, version, machine, want):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("sys.platform", "linux")
+    cli.fast_cpu_products()
+    assert os.environ["XLA_FLAGS"] == want

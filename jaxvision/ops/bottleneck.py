@@ -137,9 +137,9 @@ def _forward_kernel(tail: Tail, kernel: jax.Array, interpret: bool = False) -> t
     if mesh.empty:
         return local(*arguments)
     rows = P(mesh.axis_names)
-    return jax.shard_map(
-        local, mesh=mesh, in_specs=_specs(arguments, rows), out_specs=(rows, rows), check_vma=False
-    )(*arguments)
+    return jax.shard_map(local, mesh=mesh, in_specs=_specs(arguments, rows), out_specs=(rows, rows), check_vma=False)(
+        *arguments
+    )
 
 
 def _specs(arrays: Any, rows: Any) -> Any:

@@ -7,7 +7,7 @@ docs/models.md, "Speed on a CPU".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import jax
@@ -15,12 +15,14 @@ import jax.numpy as jnp
 
 from jaxvision.ops.reduce import at_least_float32
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+Padding = Sequence[tuple[int, int]]
 _PIXELS = (0, 1, 2)
-_MANY_PIXELS = 20_000  # so many cost more to transpose than a product of transposed matrices is faster
+_MANY_PIXELS = 2_000  # so many cost more to transpose than a product of transposed matrices is faster
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = ((0, 0), (0, 0)), groups: int = 1):
+def conv(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Padding = ((0, 0), (0, 0)), groups: int = 1
+) -> jax.Array:
     """The convolution of x [B, H, W, I] with kernel [h, w, I / groups, O] of the same dtype, as [B, H', W', O]."""
     if kernel.shape[:2] == (1, 1) and groups == 1 and not any(map(any, padding)):
         return _pointwise(stride, x, kernel)
@@ -109,7 +111,7 @@ def pixel_sums(terms: Callable[..., tuple[jax.Array, ...]], *arrays: jax.Array) 
             rows = [at_least_float32(jax.lax.dynamic_index_in_dim(a, y, 1, keepdims=False)) for a in arrays]
             return tuple(total + jnp.sum(term, 1) for total, term in zip(totals, terms(*rows)))
 
-        first = jax.eval_shape(lambda: row(0, (0.0,) * len(jax.eval_shape(plain, *arrays))))
+        first = jax.eval_shape(lambda: row(jnp.int32(0), (0.0,) * len(jax.eval_shape(plain, *arrays))))
         totals = jax.lax.fori_loop(0, arrays[0].shape[1], row, tuple(jnp.zeros(t.shape, t.dtype) for t in first))
         return tuple(jnp.sum(total, 0) for total in totals)
 
