@@ -170,9 +170,10 @@ class ResNet(nn.Module):
                     tail=train and self.norm == "batch" and not self.remat,
                     name=f"layer{stage + 1}_{block}",
                 )(x)
-            outputs[f"c{stage + 2}"] = finish(x) if isinstance(x, Tail) else x
+            last = finish(x) if isinstance(x, Tail) else x
+            outputs[f"c{stage + 2}"] = last
 
-        features = global_mean(outputs["c5"])
+        features = global_mean(last)
         y = nn.Dropout(self.dropout, deterministic=not train)(features)
         return {**outputs, "features": features, "logits": dense(self.classes, features.shape[-1], "fc")(y)}
 

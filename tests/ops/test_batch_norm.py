@@ -146,7 +146,7 @@ def test_only_a_widening_1x1_convolution_takes_the_shorter_way():
     for conv, taken in (
         (dict(features=8), True),
         (dict(features=7), False),
-        (dict(features=8, stride=2), False),
+        (dict(features=8, stride=2), True),
         (dict(features=8, kernel=3), False),
         (dict(features=8, groups=2), False),
         (dict(features=8, bias=True), False),
