@@ -1,7 +1,7 @@
 """Weights of torchvision and timm give the same logits here, and go back byte for byte.
 
-pip install -e ".[test,parity]" && pytest -m parity tests/parity                 one variant a family
-pytest -m "parity or slow" tests/parity                                          all, hours of CPU time
+pip install -e ".[test,parity]" && pytest -m "parity and not slow" tests/parity  one variant a family
+pytest -m parity tests/parity                                                    all, hours of CPU time
 """
 
 import json
