@@ -19,7 +19,6 @@ from flax import traverse_util
 from jaxvision import models, statedict
 from tests.conftest import ROOT
 
-pytest.importorskip("huggingface_hub")
 REPOSITORY = "timm/efficientnet_b0.ra_in1k"
 SOURCE = f"hf:{REPOSITORY}"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

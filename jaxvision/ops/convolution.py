@@ -17,6 +17,7 @@ from jaxvision.ops.reduce import at_least_float32
 
 Padding = Sequence[tuple[int, int]]
 _PIXELS = (0, 1, 2)
+_SMALL = 2**18  # values that stay in the cache: a loop over their rows would only take longer to compile
 _MANY_PIXELS = 2_000  # so many cost more to transpose than a product of transposed matrices is faster
 
 
@@ -115,6 +116,8 @@ def pixel_sums(terms: Callable[..., tuple[jax.Array, ...]], *arrays: jax.Array) 
         totals = jax.lax.fori_loop(0, arrays[0].shape[1], row, tuple(jnp.zeros(t.shape, t.dtype) for t in first))
         return tuple(jnp.sum(total, 0) for total in totals)
 
+    if arrays[0].size < _SMALL:
+        return plain(*arrays)
     return jax.lax.platform_dependent(*arrays, cpu=by_rows, default=plain)
 
 

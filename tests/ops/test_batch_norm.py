@@ -40,7 +40,7 @@ def gradients(function, args, target):
     )
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     batch=st.integers(1, 4),
     side=st.integers(2, 5),

@@ -14,6 +14,11 @@ from jaxvision.ops import convolution as convolution_lib
 from jaxvision.ops.convolution import pixel_product, pixel_sums
 
 
+@pytest.fixture(autouse=True)
+def small_arrays_take_the_loop_too(monkeypatch):
+    monkeypatch.setattr(convolution_lib, "_SMALL", 0)
+
+
 def random(*shape, dtype=jnp.float32, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
