@@ -60,6 +60,15 @@ batch_statistics.defvjp(_batch_statistics_forward, _batch_statistics_backward)
 
 
 @jax.custom_vjp
+def pixel_sum(x: jax.Array) -> jax.Array:
+    """x [B, H, W, C] summed to [C], in at least float32."""
+    return pixel_sums(lambda x: (x,), x)[0]
+
+
+pixel_sum.defvjp(lambda x: (pixel_sum(x), x), lambda x, g: (jnp.broadcast_to(g, x.shape).astype(x.dtype),))
+
+
+@jax.custom_vjp
 def scale_shift(x: jax.Array, times: jax.Array, plus: jax.Array) -> jax.Array:
     """x * times + plus of [B, H, W, C] and [C], in at least float32."""
     return at_least_float32(x) * times + plus
@@ -83,7 +92,7 @@ def shift(x: jax.Array, plus: jax.Array) -> jax.Array:
 # of kept arrays only what says the dtypes
 shift.defvjp(
     lambda x, plus: (shift(x, plus), (x[:0], plus)),
-    lambda kept, g: (g.astype(kept[0].dtype), pixel_sums(lambda g: (g,), g)[0].astype(kept[1].dtype)),
+    lambda kept, g: (g.astype(kept[0].dtype), pixel_sum(g).astype(kept[1].dtype)),
 )
 
 
@@ -114,15 +123,6 @@ def folded(
     var = jnp.maximum(jnp.sum(kernel * _exact("ij,jo->io", gram, kernel), 0) - mean * mean, 0)
     by = jax.lax.rsqrt(var + epsilon) * scale
     return kernel * by, bias - mean * by, mean, var
-
-
-@jax.custom_vjp
-def pixel_sum(x: jax.Array) -> jax.Array:
-    """x [B, H, W, C] summed to [C], in at least float32."""
-    return pixel_sums(lambda x: (x,), x)[0]
-
-
-pixel_sum.defvjp(lambda x: (pixel_sum(x), x), lambda x, g: (jnp.broadcast_to(g, x.shape).astype(x.dtype),))
 
 
 @jax.custom_vjp
