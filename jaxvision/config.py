@@ -37,7 +37,8 @@ MAY_CHANGE = (
     "data.on_error",
     "data.skip_at_most",
 )
-EVAL = dict(metric="topk", data="", every_epochs=1.0, every_steps=0)
+PROVIDED = ("classes", "total_steps")  # what the program gives to the factories that take it, and no config sets
+EVAL = dict(metric="topk", data="", bank="", every_epochs=1.0, every_steps=0)
 SCHEDULES = ("constant", "cosine", "linear", "step")
 
 
@@ -361,8 +362,8 @@ def factory(
     takes = [p.name for p in parameters if not inspect.isfunction(make) or p.kind is p.KEYWORD_ONLY]
     takes = [p for p in takes if p not in ("parent", "name")]
     for key in arguments:
-        if key not in takes or key == "classes":
-            keys = [f"{where}.{k}" for k in (*also, *takes) if k != "classes"]
+        if key not in takes or key in PROVIDED:
+            keys = [f"{where}.{k}" for k in (*also, *takes) if k not in PROVIDED]
             raise UserError(
                 f'unknown key "{where}.{key}" for {name}: {nearest(f"{where}.{key}", keys)}'.replace("'", '"')
             )

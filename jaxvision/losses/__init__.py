@@ -1,5 +1,21 @@
 """Unreduced losses: formula, shapes and source in each docstring."""
 
 from jaxvision.losses.classification import softmax_cross_entropy
+from jaxvision.losses.self_supervised import (
+    dino_cross_entropy,
+    info_nce,
+    masked_patch_error,
+    negative_cosine,
+    normalised,
+    nt_xent,
+)
 
-__all__ = ["softmax_cross_entropy"]
+__all__ = [
+    "dino_cross_entropy",
+    "info_nce",
+    "masked_patch_error",
+    "negative_cosine",
+    "normalised",
+    "nt_xent",
+    "softmax_cross_entropy",
+]

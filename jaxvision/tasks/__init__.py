@@ -1,10 +1,30 @@
 """Tasks (factories that make a `Task`) and wrappers (functions from task to task)."""
 
 from jaxvision.tasks.adversarial import adversarial
+from jaxvision.tasks.byol import byol
 from jaxvision.tasks.classification import classification
+from jaxvision.tasks.dino import dino
 from jaxvision.tasks.ema import ema
+from jaxvision.tasks.mae import mae
 from jaxvision.tasks.mixing import cutmix, mixup
+from jaxvision.tasks.moco import moco
+from jaxvision.tasks.rotation import rotation
+from jaxvision.tasks.simclr import simclr
+from jaxvision.tasks.simsiam import simsiam
 
-__all__ = ["adversarial", "classification", "cutmix", "ema", "mixup"]
-TASKS = ("classification",)
+__all__ = [
+    "adversarial",
+    "byol",
+    "classification",
+    "cutmix",
+    "dino",
+    "ema",
+    "mae",
+    "mixup",
+    "moco",
+    "rotation",
+    "simclr",
+    "simsiam",
+]
+TASKS = ("byol", "classification", "dino", "mae", "moco", "rotation", "simclr", "simsiam")
 WRAPPERS = ("adversarial", "cutmix", "ema", "mixup")
