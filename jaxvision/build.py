@@ -136,6 +136,14 @@ def zeros(config: Config) -> Batch:
     return {k: np.zeros(v.shape, v.dtype) for k, v in example(config).items()}
 
 
+def jit_once(f: Callable, **options: Any) -> Callable:
+    """`jax.jit` of what runs once, such as an `init`: on a CPU compiled with little optimisation, in a fifth of the
+    time. The numbers are the same."""
+    if jax.default_backend() == "cpu":
+        options["compiler_options"] = {"xla_backend_optimization_level": 1}
+    return jax.jit(f, **options)
+
+
 def abstract_init(task_: Task, config: Config) -> tuple[PyTree, PyTree]:
     """Abstract (params, extra): shapes without computing anything. UserError where the model refuses its options."""
     try:

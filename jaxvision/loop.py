@@ -202,7 +202,7 @@ class Run:
                 write_whole(self.workdir / "load_plan.json", json.dumps(content, indent=1))
             given = plan.given
         with self.clock("compile"):
-            make = jax.jit(init, out_shardings=self.shardings)
+            make = build.jit_once(init, out_shardings=self.shardings)
             return jax.block_until_ready(make(key, build.zeros(config), given))
 
     def _compile(self) -> None:

@@ -212,7 +212,7 @@ def _load_published(found: Published) -> Trained:
     built = build.task(config, len(classes))
     plan = load_plan(found, built, config, classes)
     mesh = sharding.make_mesh()
-    params, extra = jax.jit(built.init, out_shardings=sharding.replicated(mesh))(
+    params, extra = build.jit_once(built.init, out_shardings=sharding.replicated(mesh))(
         jax.random.key(0), build.zeros(config), plan.given
     )
     named = bool(found.classes)

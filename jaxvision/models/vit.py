@@ -171,7 +171,7 @@ class VisionTransformer(nn.Module):
         count = first + grid[0] * grid[1]
         if not self.has_variable("params", "pos_embedding"):
             return self.param("pos_embedding", nn.initializers.normal(0.02), (1, count, self.width))
-        learnt = self.get_variable("params", "pos_embedding")
+        learnt: jax.Array = self.get_variable("params", "pos_embedding")
         if learnt.shape[1] == count:
             return learnt
         side = math.isqrt(learnt.shape[1] - first)

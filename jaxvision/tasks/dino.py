@@ -47,10 +47,10 @@ def dino(
     `teacher_warmup` of the steps. `outputs`, `hidden`, `bottleneck`: of the head, see `Prototypes`; its last layer
     stays as it is in the first epoch with config.optim.unfreeze = (("projector/last", SHARE),).
 
-    Logs: those of `spread` for the bottleneck's place, the student's outputs; `output_information`, the mutual
-    information of image and output, over its maximum, log of the smaller of B and `outputs`: it is 0 when all images
-    have one output, be that one entry or all alike. `alarm_collapse` is 1 where it is below UNINFORMED. Predicts
-    "features" f32[B, D], the teacher's.
+    Logs: those of `spread`, of the student's features; `output_information`, the mutual information of image and
+    teacher's output, over its maximum, the log of the smaller of B and `outputs`: it is 0 when all images have one
+    output, be that one entry or all alike. `alarm_collapse` is 1 where it is below UNINFORMED. Predicts "features"
+    f32[B, D], the teacher's.
 
     Raises ValueError for a temperature that is not positive or a share outside [0, 1]; UserError, when compiled, for a
     batch without two views.
@@ -74,7 +74,7 @@ def dino(
         return params, {**extra, "ema": teacher, "centre": jnp.zeros((outputs,), jnp.float32)}
 
     def temperature(step: jax.Array) -> jax.Array:
-        done = jnp.minimum(step / max(teacher_warmup * total_steps, 1), 1.0) if teacher_warmup else 1.0
+        done = jnp.minimum(step / max(teacher_warmup * total_steps, 1), 1.0) if teacher_warmup else jnp.float32(1)
         return teacher_temperature_start + (teacher_temperature - teacher_temperature_start) * done
 
     def loss(params: PyTree, extra: PyTree, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple:
@@ -91,7 +91,7 @@ def dino(
             guesses += _by_view(made["projector"], local.shape[1])
 
         warmth = temperature(step)
-        losses = [
+        losses: list[jax.Array] = [
             dino_cross_entropy(
                 guess, goal, extra["centre"], student_temperature=student_temperature, teacher_temperature=warmth
             )
@@ -99,7 +99,7 @@ def dino(
             for v, guess in enumerate(guesses)
             if v != g
         ]
-        value = masked_mean(sum(losses) / len(losses), mask)
+        value = masked_mean(jnp.mean(jnp.stack(losses), 0), mask)
         mean = sum(jnp.sum(jnp.where(mask[:, None], goal, 0), 0) for goal in goals) / (
             count * jnp.maximum(jnp.sum(mask), 1)
         )

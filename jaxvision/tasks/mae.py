@@ -86,7 +86,9 @@ def mae(
 
     def outputs(params: PyTree, image: jax.Array, order: jax.Array, seen: int, key: jax.Array) -> tuple:
         """(the network's outputs, its tokens without the registers)."""
-        made = net.apply({"params": params["model"]}, image, train=True, keep=order[:, :seen], rngs={"dropout": key})
+        made: Any = net.apply(
+            {"params": params["model"]}, image, train=True, keep=order[:, :seen], rngs={"dropout": key}
+        )
         tokens = made["tokens"]
         tokens = jnp.concatenate([tokens[:, :first], tokens[:, first + model.registers :]], 1)
         return made, tokens
@@ -105,14 +107,15 @@ def mae(
         image, mask = normalise(batch["image"], contract), batch["mask"]
         order, seen = order_of(keys[0], image)
         made, tokens = outputs(params, image, order, seen, keys[1])
-        painted = decoder.apply({"params": params["decoder"]}, tokens, order, grid(image), first)
+        painted: Any = decoder.apply({"params": params["decoder"]}, tokens, order, grid(image), first)
         left_out = jnp.argsort(order, axis=1) >= seen
         error = masked_patch_error(painted, patches_of(image, side), left_out, normalise=normalise_patches)
         return masked_mean(error, mask), (extra, spread(made["features"], mask))
 
     def predict(params: PyTree, extra: PyTree, batch: Batch) -> dict[str, jax.Array]:
         image = normalise(batch["image"], contract)
-        return {"features": net.apply({"params": params["model"]}, image, train=False)["features"]}
+        made: Any = net.apply({"params": params["model"]}, image, train=False)
+        return {"features": made["features"]}
 
     return Task(init, loss, predict)
 

@@ -64,7 +64,7 @@ def siamese(
         return value, (extra, spread(made[0]["projector"], mask))
 
     def after_step(params: PyTree, extra: PyTree, step: jax.Array) -> PyTree:
-        if not averaged:
+        if momentum is None:
             return extra
         own = {part: params[part] for part in ("model", "projector")}
         new = moved(extra["target"]["params"], own, momentum_at(momentum, step, total_steps))

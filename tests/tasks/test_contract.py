@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvision import models, sharding, tasks
+from jaxvision import build, models, sharding, tasks
 from jaxvision.data.contract import InputContract
 from jaxvision.step import init_state, make_step
 
@@ -78,7 +78,7 @@ def batch(rows=8, seed=0, name=""):
 def ready(name, norm="batch"):
     """The task, its fresh (params, extra), and its compiled loss with gradients."""
     task = CASES[name](norm)
-    params, extra = jax.jit(task.init)(jax.random.key(0), batch(name=name))
+    params, extra = build.jit_once(task.init)(jax.random.key(0), batch(name=name))
 
     @jax.jit
     def gradients(params, extra, data):
@@ -116,7 +116,7 @@ def test_gradients_reach_every_parameter(name):
 def test_overfits_8_images(name):
     task = CASES[name]("batch")
     tx = optax.adam(0.01)
-    state = init_state(task, tx, jax.random.key(0), batch(name=name), None)
+    state = build.jit_once(lambda k, b: init_state(task, tx, k, b, None))(jax.random.key(0), batch(name=name))
     step = jax.jit(make_step(task, tx, seed=0))
     data = jax.tree.map(jnp.asarray, batch(name=name))
     losses = []
@@ -153,7 +153,7 @@ def test_1_device_equals_8(name):
         copies = jax.device_put((params, extra), sharding.replicated(mesh))
         (loss, _), grads = gradients(*copies, data)
         results.append((float(loss), jax.device_get(grads)))
-    assert results[0][0] == pytest.approx(results[1][0], abs=1e-6)
+    assert results[0][0] == pytest.approx(results[1][0], rel=5e-7, abs=1e-6)  # float32 has 7 digits
     difference = optax.global_norm(jax.tree.map(np.subtract, results[0][1], results[1][1]))
     assert difference <= 1e-3 * optax.global_norm(results[0][1])
 
@@ -177,7 +177,7 @@ def test_given_leaves_override_fresh_ones(name):
     given = {"params": {"model": {first: {"kernel": kernel}}}}
     if before["model"]:
         given["extra"] = {"model": {"batch_stats": {"bn1": {"mean": np.full(8, 0.5, np.float32)}}}}
-    init = jax.jit(task.init)
+    init = build.jit_once(task.init)
     new, extra = init(jax.random.key(0), batch(name=name), given)
     np.testing.assert_array_equal(new["model"][first]["kernel"], kernel)
     if before["model"]:

@@ -131,7 +131,7 @@ def shapes(specs: Sequence[tuple[str, Any]], contract: InputContract) -> dict[st
     bound = inspect.signature(multi_view).bind(**{"size": contract.size, **specs[-1][1]})
     bound.apply_defaults()
     given = bound.arguments
-    made = {"image": (len(given["views"]), given["size"], given["size"], contract.channels)}
+    made: dict[str, tuple[int, ...]] = {"image": (len(given["views"]), given["size"], given["size"], contract.channels)}
     if given["local_count"]:
         made["local"] = (given["local_count"], given["local_size"], given["local_size"], contract.channels)
     return made
