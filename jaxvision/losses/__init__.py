@@ -1,5 +1,22 @@
 """Unreduced losses: formula, shapes and source in each docstring."""
 
-from jaxvision.losses.classification import softmax_cross_entropy
+from jaxvision.losses.classification import (
+    sigmoid_cross_entropy,
+    sigmoid_focal,
+    softmax_cross_entropy,
+    softmax_focal,
+)
+from jaxvision.losses.ordinal import ordinal_cross_entropy, ordinal_log_probabilities
+from jaxvision.losses.regression import absolute_error, huber, squared_error
 
-__all__ = ["softmax_cross_entropy"]
+__all__ = [
+    "absolute_error",
+    "huber",
+    "ordinal_cross_entropy",
+    "ordinal_log_probabilities",
+    "sigmoid_cross_entropy",
+    "sigmoid_focal",
+    "softmax_cross_entropy",
+    "softmax_focal",
+    "squared_error",
+]

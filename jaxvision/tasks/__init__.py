@@ -1,10 +1,34 @@
 """Tasks (factories that make a `Task`) and wrappers (functions from task to task)."""
 
 from jaxvision.tasks.adversarial import adversarial
+from jaxvision.tasks.binary import binary
 from jaxvision.tasks.classification import classification
 from jaxvision.tasks.ema import ema
 from jaxvision.tasks.mixing import cutmix, mixup
+from jaxvision.tasks.multilabel import multilabel
+from jaxvision.tasks.ordinal import ordinal
+from jaxvision.tasks.regression import regression
 
-__all__ = ["adversarial", "classification", "cutmix", "ema", "mixup"]
-TASKS = ("classification",)
+__all__ = [
+    "adversarial",
+    "binary",
+    "classification",
+    "cutmix",
+    "ema",
+    "mixup",
+    "multilabel",
+    "ordinal",
+    "regression",
+]
+TASKS = ("binary", "classification", "multilabel", "ordinal", "regression")
 WRAPPERS = ("adversarial", "cutmix", "ema", "mixup")
+# The kind of labels that a task learns, as sources have it (data.sources.common.KINDS). One that is not here takes any.
+LABELS = {
+    "classification": "class",
+    "binary": "class",
+    "ordinal": "class",
+    "multilabel": "tags",
+    "regression": "values",
+}
+# Outputs of the network, for tasks whose network does not have one for each class.
+OUTPUTS = {"binary": 1, "ordinal": 1}
