@@ -34,7 +34,7 @@ def multilabel(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
         for k in there:
             f1, threshold = best_f1(scores[:, k], positive[:, k])
             each[f"ap/{names[k]}"] = average_precision(scores[:, k], positive[:, k])
-            each[f"f1/{names[k]}"], each[f"threshold/{names[k]}"] = f1, float(sigmoid(threshold))
+            each[f"f1/{names[k]}"], each[f"threshold/{names[k]}"] = f1, sigmoid(threshold)
 
         def mean(what: str) -> float:
             return float(np.mean([v for key, v in each.items() if key.startswith(what)])) if len(there) else NAN
@@ -74,7 +74,7 @@ def binary(*, classes: int) -> Metric:
             "auroc": auroc(scores, positive),
             "ap": average_precision(scores, positive),
             "f1": f1,
-            "threshold": float(sigmoid(threshold)),
+            "threshold": sigmoid(threshold),
             "top1": float(np.where(positive, scores > 0, scores < 0).mean()),
             "loss": float(cross_entropy(logits, positive).mean()),
         }
@@ -87,13 +87,14 @@ def worst_for_nan(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(scores), np.where(positive, -np.inf, np.inf), scores)
 
 
-def sigmoid(x: Any) -> Any:
-    return np.exp(-np.logaddexp(0.0, -x))
+def sigmoid(x: float) -> float:
+    return float(np.exp(-np.logaddexp(0.0, -x))) if x == x else NAN
 
 
 def cross_entropy(logits: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """-log of the probability that sigmoid(logits) gives what is the case."""
-    return np.logaddexp(0.0, np.where(positive, -logits, logits))
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        return np.logaddexp(0.0, np.where(positive, -logits, logits))
 
 
 def _curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,22 +13,32 @@ import pytest
 
 from jaxvision import models, sharding, tasks
 from jaxvision.data.contract import InputContract
+from jaxvision.data.sources.common import KINDS
 from jaxvision.step import init_state, make_step
 
 CONTRACT = InputContract(size=8, resize=8)
 CLASSES = 3
 
 
-def model(norm):
-    return models.resnet18(classes=CLASSES, depths=(1,), width=8, stem="small", norm=norm, zero_init=False)
+def model(norm, outputs=CLASSES):
+    return models.resnet18(classes=outputs, depths=(1,), width=8, stem="small", norm=norm, zero_init=False)
 
 
 def classification(norm, **options):
     return tasks.classification(model(norm), CONTRACT, **options)
 
 
+def values():
+    """Labels in units far from those of the network's outputs."""
+    return np.array([[90.0, 2.0], [100.0, 2.001], [110.0, 2.004]], np.float32)
+
+
 # name -> norm -> Task
 CASES = {
+    "binary": lambda norm: tasks.binary(model(norm, 1), CONTRACT, label_smoothing=0.1, pos_weight=2.0),
+    "multilabel": lambda norm: tasks.multilabel(model(norm), CONTRACT, focal=1.0, pos_weight=(1.0, 2.0, 3.0)),
+    "ordinal": lambda norm: tasks.ordinal(model(norm, 1), CONTRACT, classes=CLASSES),
+    "regression": lambda norm: tasks.regression(model(norm, 2), CONTRACT, loss="huber", classes=2, labels=values),
     "classification": lambda norm: classification(norm, label_smoothing=0.1),
     "ema": lambda norm: tasks.ema(classification(norm), decay=0.9),
     "mixup": lambda norm: tasks.mixup(classification(norm), classes=CLASSES, alpha=0.2),
@@ -38,18 +48,31 @@ CASES = {
 NAMES = sorted(CASES)
 # Tasks whose loss is a mean over samples that do not see each other: what accumulation leaves unchanged. Mixing
 # pairs rows within a micro-batch, and a random start draws for the shape it is given.
-MEANS = ["classification", "ema"]
+MEANS = ["binary", "classification", "ema", "multilabel", "ordinal", "regression"]
+# name -> (labels of as many rows, what is predicted, how the predictions are read as labels); else those of a class.
+LABELLED = {
+    "binary": (lambda rows: np.arange(rows, dtype=np.int32) % 2, ("logits", 2), lambda x: np.argmax(x, -1)),
+    "multilabel": (
+        lambda rows: np.array([[i % 2, i % 3 == 0, i % 4 < 2] for i in range(rows)], np.float32),
+        ("logits", CLASSES),
+        lambda x: x > 0,
+    ),
+    "regression": (lambda rows: values()[np.arange(rows) % 3], ("values", 2), lambda x: np.round(x * [0.1, 1000])),
+}
+CLASS = (lambda rows: np.arange(rows, dtype=np.int32) % CLASSES, ("logits", CLASSES), lambda x: np.argmax(x, -1))
 
 
 def test_every_task_is_here():
     assert set(CASES) == {*tasks.TASKS, *tasks.WRAPPERS} == set(tasks.__all__)
+    assert set(tasks.OUTPUTS) <= set(tasks.LABELS) <= set(tasks.TASKS)
+    assert set(tasks.LABELS.values()) <= set(KINDS)
 
 
-def batch(rows=8, seed=0):
+def batch(rows=8, seed=0, name=""):
     rng = np.random.default_rng(seed)
     return {
         "image": rng.integers(0, 256, (rows, 8, 8, 3)).astype(np.uint8),
-        "label": (np.arange(rows) % CLASSES).astype(np.int32),
+        "label": LABELLED.get(name, CLASS)[0](rows),
         "index": np.arange(rows, dtype=np.int32),
         "mask": np.ones(rows, bool),
     }
@@ -59,7 +82,7 @@ def batch(rows=8, seed=0):
 def ready(name, norm="batch"):
     """The task, its fresh (params, extra), and its compiled loss with gradients."""
     task = CASES[name](norm)
-    params, extra = jax.jit(task.init)(jax.random.key(0), batch())
+    params, extra = jax.jit(task.init)(jax.random.key(0), batch(name=name))
 
     @jax.jit
     def gradients(params, extra, data):
@@ -73,7 +96,7 @@ def ready(name, norm="batch"):
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_is_finite_and_structure_is_kept(name):
     task, params, extra, gradients = ready(name)
-    (loss, (after, logs)), _ = gradients(params, extra, batch())
+    (loss, (after, logs)), _ = gradients(params, extra, batch(name=name))
     assert loss.shape == ()
     assert loss.dtype == jnp.float32
     assert jnp.isfinite(loss)
@@ -86,7 +109,7 @@ def test_loss_is_finite_and_structure_is_kept(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_every_parameter(name):
     _, params, extra, gradients = ready(name)
-    _, grads = gradients(params, extra, batch())
+    _, grads = gradients(params, extra, batch(name=name))
     assert "model" in params
     for path, g in jax.tree_util.tree_leaves_with_path(grads):
         assert np.all(np.isfinite(g)), path
@@ -97,19 +120,22 @@ def test_gradients_reach_every_parameter(name):
 def test_overfits_8_images(name):
     task = CASES[name]("batch")
     tx = optax.adam(0.01)
-    state = init_state(task, tx, jax.random.key(0), batch(), None)
+    data = jax.tree.map(jnp.asarray, batch(name=name))
+    state = init_state(task, tx, jax.random.key(0), data, None)
     step = jax.jit(make_step(task, tx, seed=0))
-    data = jax.tree.map(jnp.asarray, batch())
-    for _ in range(60):
+    for _ in range(100):
         state, _ = step(state, data)
-    logits = jax.jit(task.predict)(state.params, state.extra, data)["logits"]
-    np.testing.assert_array_equal(np.argmax(logits, -1), data["label"])
+    _, (key, _), read = LABELLED.get(name, CLASS)
+    predicted = np.asarray(jax.jit(task.predict)(state.params, state.extra, data)[key])
+    label = np.asarray(data["label"])
+    np.testing.assert_array_equal(read(predicted), read(label) if key == "values" else label)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_is_ignored(name):
     _, params, extra, gradients = ready(name, "none")
-    padded, garbage = batch(), batch(seed=1)
+    padded, garbage = batch(name=name), batch(seed=1, name=name)
+    garbage["label"] = garbage["label"][::-1].copy()
     padded["mask"] = garbage["mask"] = np.arange(8) < 6
     for key in ("image", "label", "index"):
         garbage[key][:6] = padded[key][:6]
@@ -125,7 +151,7 @@ def test_1_device_equals_8(name):
     results = []
     for devices in (jax.devices()[:1], jax.devices()[:8]):
         mesh = sharding.make_mesh(devices=devices)
-        data = sharding.put_batch(batch(16), sharding.batch_sharding(mesh), 16)
+        data = sharding.put_batch(batch(16, name=name), sharding.batch_sharding(mesh), 16)
         copies = jax.device_put((params, extra), sharding.replicated(mesh))
         (loss, _), grads = gradients(*copies, data)
         results.append((float(loss), jax.device_get(grads)))
@@ -138,9 +164,10 @@ def test_1_device_equals_8(name):
 def test_accumulation_1_equals_4(name):
     task = CASES[name]("none")
     tx = optax.sgd(0.1)
-    state = init_state(task, tx, jax.random.key(0), batch(), None)
-    one, logs_one = jax.jit(make_step(task, tx, seed=0))(state, batch())
-    four, logs_four = jax.jit(make_step(task, tx, seed=0, accumulate=4))(state, batch())
+    data = batch(name=name)
+    state = init_state(task, tx, jax.random.key(0), data, None)
+    one, logs_one = jax.jit(make_step(task, tx, seed=0))(state, data)
+    four, logs_four = jax.jit(make_step(task, tx, seed=0, accumulate=4))(state, data)
     assert float(logs_one["loss"]) == pytest.approx(float(logs_four["loss"]), rel=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, four)
 
@@ -170,5 +197,7 @@ def test_given_leaves_override_fresh_ones(name):
 def test_predict_has_a_row_a_sample(name):
     task, params, extra, _ = ready(name)
     out = jax.eval_shape(task.predict, params, extra, {"image": batch()["image"]})
-    assert out["logits"].shape == (8, CLASSES)
+    key, width = LABELLED.get(name, CLASS)[1]
+    assert (out[key].shape, out[key].dtype) == ((8, width), jnp.float32)
+    assert out["features"].shape == (8, 8)
     assert all(v.shape[0] == 8 for v in out.values())
