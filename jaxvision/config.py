@@ -23,6 +23,8 @@ from jaxvision.errors import UserError, nearest
 
 # Parts that take keys beyond their defaults: names the user chooses, or arguments of what `name` names.
 OPEN = ("model", "task", "wrap", "evals", "optim")
+# Arguments of factories that the program gives and no config.
+PROVIDED = ("classes", "labels", "names", "total_steps")
 # What may differ when a workdir is run again; anything else would make it another run.
 MAY_CHANGE = (
     "epochs",
@@ -37,7 +39,6 @@ MAY_CHANGE = (
     "data.on_error",
     "data.skip_at_most",
 )
-PROVIDED = ("classes", "total_steps")  # what the program gives to the factories that take it, and no config sets
 EVAL = dict(metric="topk", data="", bank="", every_epochs=1.0, every_steps=0)
 SCHEDULES = ("constant", "cosine", "linear", "step")
 
@@ -117,7 +118,7 @@ def default() -> Config:
         )
     )
     c.model = Config(dict(name="resnet50"))  # and its arguments; the class count comes from the data
-    c.task = Config(dict(name="classification"))  # and its arguments
+    c.task = Config(dict(name="classification"))  # binary, ordinal, multilabel, regression; and its arguments
     c.wrap = Config()  # wrapper name -> its arguments, applied in this order: dict(ema=dict(decay=0.999))
     c.optim = Config(
         dict(
@@ -133,7 +134,9 @@ def default() -> Config:
             groups=(),  # (pattern, multiplier of lr) pairs; the first that matches a leaf's name counts; 0 freezes
         )
     )
-    c.evals = Config()  # name -> dict(metric="topk", data=URI, every_epochs=1), and the metric's arguments
+    # name -> dict(metric="topk", data=URI, every_epochs=1), and the metric's arguments; topk, per_class, binary and
+    # ordinal measure classes, multilabel tags, regression values
+    c.evals = Config()
     c.checkpoint = Config(
         dict(
             every_epochs=1.0,  # 0 is never; the end and an interruption always save
@@ -347,7 +350,7 @@ def factory(
 ) -> Callable[..., Any]:
     """What spec["name"] names in `namespace`, its other keys checked against the signature and bound.
 
-    Call the result with what the program provides (`classes`, `dtype`, ...): arguments that the factory does
+    Call the result with what the program provides (PROVIDED, `dtype`, ...): arguments that the factory does
     not take are left out, and a ValueError of the factory becomes a UserError that names `where`. `also`: keys
     that the caller reads itself, for the error message.
     """

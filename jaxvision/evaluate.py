@@ -31,9 +31,10 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
 
     from jaxvision import build, evals, pretrained
     from jaxvision.data.sources import Source, open_source
+    from jaxvision.log import in_words, plain
 
     trained = pretrained.load(arguments.source, arguments.checkpoint)
-    metrics = build.metrics(trained.config, len(trained.classes))
+    metrics = build.metrics(trained.config, len(trained.classes), trained.classes)
     if not metrics:
         raise UserError(f"the config in {arguments.source} has no evals: it does not say how to measure")
     jobs = {name: trained.config.evals[name].data for name in metrics}
@@ -46,6 +47,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     results = {}
     for name, uri in jobs.items():
         source = open_source(uri)
+        build.check_kind(trained.config, source)
         classes = trained.classes if trained.named else _in_order(uri, source.classes, trained, say)
         build.check_classes(uri, source.classes, classes)
         skips = build.skips(trained.config)
@@ -68,11 +70,11 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             classes=classes,
             skips=skips,
         )
-        values = "  ".join(f"{k} {v:.4f}" for k, v in result.metrics.items())
+        values = in_words(result.metrics)
         say(f"{name} ({uri}): {values}  ({result.samples} samples)" + (f"\ncertificate {path}" if path else ""))
         if skips and skips.seen:
             say(f"warning: {len(skips.seen)} unreadable images are left out, the certificate lists them")
-        results[name] = {**result.metrics, "count": result.samples, "digest": result.digest}
+        results[name] = {**plain(result.metrics), "count": result.samples, "digest": result.digest}
     return {"checkpoint": trained.source, "step": trained.step, "evals": results}
 
 

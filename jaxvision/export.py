@@ -52,7 +52,7 @@ def export(argv: list[str]) -> dict[str, Any]:
     library, theirs = _library(trained.config.model.name, arguments.names, models)
     _check_options(trained, library, theirs, models)
     origin, family = models.origins(trained.config.model.name)[library], models.family(trained.config.model.name)
-    tree = weights.averaged({"params": trained.params, "extra": trained.extra}).leaves
+    tree = pretrained.standalone(trained, weights.averaged({"params": trained.params, "extra": trained.extra}).leaves)
     leaves = {pretrained.variable(name): np.asarray(leaf, np.float32) for name, leaf in tree.items()}
     damaged = [name for name, leaf in leaves.items() if not np.isfinite(leaf).all()]
     if damaged:

@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from jaxvision.errors import UserError
+from jaxvision.task import LOWER
 
 Say = Callable[[str], None]
 ALARM = "alarm_"  # a training log of this name is above 0 where something is wrong
@@ -65,6 +66,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value
+
+
+def in_words(values: dict[str, Any]) -> str:
+    """ "top1 0.9000  loss 0.1000", without what is only of one class."""
+    shown = {k: math.nan if v is None else v for k, v in values.items() if "/" not in k}
+    return "  ".join(f"{k} {v:.4f}" for k, v in shown.items())
 
 
 def write_whole(path: epath.Path, text: str) -> None:
@@ -167,8 +174,7 @@ class Log:
         record = {"step": step, "kind": f"eval:{name}", **values}
         self._write(record)
         self._note_best(record)
-        text = "  ".join(f"{k} {v:.4f}" for k, v in values.items())
-        self.tell(f"  {name} at step {step}: {text}")
+        self.tell(f"  {name} at step {step}: {in_words(values)}")
 
     def tell(self, text: str) -> None:
         """A line for people that does not tear the progress display."""
@@ -205,9 +211,9 @@ class Log:
     def _note_best(self, record: dict[str, Any]) -> None:
         if record["kind"].startswith("eval:"):
             for key, value in record.items():
-                if key in ("step", "kind", "count") or value is None:
+                if key in ("step", "kind", "count") or "/" in key or value is None:
                     continue
-                name, pick = f"{record['kind'][5:]}/{key}", min if key == "loss" else max
+                name, pick = f"{record['kind'][5:]}/{key}", min if key in LOWER else max
                 self._best[name] = pick(self._best.get(name, value), value)
 
     def alarms(self) -> dict[str, int]:
@@ -278,6 +284,8 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
         for key, value in record.items():
             hidden = key in ("step", "kind", "count", "grad_norm", "param_norm", "images_per_s")
             if hidden or key.startswith(ALARM) or value is None:
+                continue
+            if "/" in key:
                 continue
             xs, ys = panels.setdefault(key, {}).setdefault(kind, ([], []))
             xs.append(record["step"])

@@ -26,7 +26,7 @@ from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, lock, plain, write_whole
 from jaxvision.step import TrainState, init_state, make_step
 from jaxvision.stop import Stop
-from jaxvision.task import Batch
+from jaxvision.task import LOWER, Batch
 
 IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host's work, few enough to notice NaN at once
 
@@ -88,21 +88,22 @@ class Run:
         _check_divisible(config, self.mesh.size)
 
         self.source, self.eval_sources, self.banks = _open_sources(config)
+        build.check_kind(config, self.source)
         for source in (*self.eval_sources.values(), *self.banks.values()):
+            build.check_kind(config, source)
             build.check_classes(source.uri, source.classes, self.source.classes)
-        if self.source.kind != "class":
-            raise UserError(f"task {config.task.name} learns classes, and {self.source.uri} has {self.source.kind}")
+        build.check_every_class(self.source)
         self.contract = build.contract(config)
         self.epoch = len(self.source) / config.batch_size  # in steps
         self.total = config.steps or max(1, round(config.epochs * self.epoch))
-        self.task = build.task(config, len(self.source.classes), self.total)
+        self.task = build.task(config, len(self.source.classes), lambda: self.source.labels, total_steps=self.total)
         self.order = Order(
             config.seed,
             len(self.source),
             class_weights(self.source, config.data.sampling, dict(config.data.weights)),
             config.data.repeats,
         )
-        self.metrics = build.metrics(config, len(self.source.classes))
+        self.metrics = build.metrics(config, len(self.source.classes), self.source.classes)
         params, _ = build.abstract_init(self.task, config)
         self.tx, self.rate = optim.make(config.optim, self.total, params)
 
@@ -209,12 +210,14 @@ class Run:
         config = self.config
         with self.clock("compile"):
             step = make_step(self.task, self.tx, seed=config.seed, accumulate=config.accumulate)
-            batch = build.abstract_batch(config, self.mesh, config.batch_size, train=True)
+            labels = {"kind": self.source.kind, "classes": len(self.source.classes)}
+            batch = build.abstract_batch(config, self.mesh, config.batch_size, train=True, **labels)
             jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
             self.compiled = jitted.lower(self.state, batch).compile()
             self.rate = jax.jit(self.rate)
             self.rate(0)
-            batch = build.abstract_batch(config, self.mesh, evals.padded_size(config.batch_size, self.mesh))
+            padded = evals.padded_size(config.batch_size, self.mesh)
+            batch = build.abstract_batch(config, self.mesh, padded, **labels)
             self.updates = {
                 name: evals.compile_update(self.task, {name: metric}, self.state, batch)
                 for name, metric in self.metrics.items()
@@ -334,6 +337,7 @@ class Run:
             about = {
                 "contract": self.contract.to_dict(),
                 "classes": list(self.source.classes),
+                "task": self.config.task.name,
                 "versions": evals.versions(),
             }
             self.writer.save(self.step, self.state, about)
@@ -442,4 +446,4 @@ def _score(config: Config, name: str, metrics: dict[str, float]) -> float | None
     if key not in metrics:
         known = [f"{name}/{k}" for k in metrics]
         raise UserError(f"checkpoint.best is {config.checkpoint.best!r}: {nearest(config.checkpoint.best, known)}")
-    return -metrics[key] if key == "loss" else metrics[key]
+    return -metrics[key] if key.partition("/")[0] in LOWER else metrics[key]

@@ -6,6 +6,7 @@ import hashlib
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
@@ -17,6 +18,10 @@ from jaxvision.data.contract import InputContract
 from jaxvision.errors import UserError
 from jaxvision.published import Published
 from jaxvision.task import PyTree, Task
+from jaxvision.tasks.common import network
+
+_NETWORK = ("params/model/", "extra/model/")  # where a task has its network
+_LEARNT = "classification"  # by published weights, and by checkpoints that do not say it
 
 
 class Source(NamedTuple):
@@ -68,7 +73,7 @@ def find(source: str, which: str = "") -> Source | Published:
 def load_plan(source: Source | Published, task_: Task, config: Config, classes: tuple[str, ...]) -> weights.Plan:
     """How the weights of `source` fill this config's task; see `weights.plan`. Raises UserError."""
     _check_contract(source, config)
-    fresh, head = _leaves(task_, config, len(classes))
+    fresh, head = _leaves(task_, config)
     if isinstance(source, Published):
         if config.model.name != source.model:
             raise UserError(
@@ -82,9 +87,18 @@ def load_plan(source: Source | Published, task_: Task, config: Config, classes: 
                 )
         loaded = _published_leaves(source, fresh, config)
         same = source.classes == tuple(classes) if source.classes else _class_count(loaded.leaves, head) == len(classes)
+        learnt = _LEARNT
     else:
         loaded = weights.averaged(checkpoint.read(source.checkpoint, ("params", "extra")))
         same = tuple(source.about["classes"]) == tuple(classes)
+        learnt = source.about.get("task", _LEARNT)
+    if learnt != config.task.name:  # then its last layer means something else, and its own leaves have no place
+        own = [name for name in loaded.leaves if not name.startswith(_NETWORK)]
+        loaded = loaded._replace(
+            leaves={name: leaf for name, leaf in loaded.leaves.items() if name not in own},
+            dropped=[*loaded.dropped, *own],
+        )
+        same = False
     policy = config.init_policy
     return weights.plan(fresh, loaded, head, same, begin_afresh=policy.fresh, ignore=policy.ignore)
 
@@ -102,13 +116,18 @@ def _check_contract(source: Source | Published, config: Config) -> None:
             )
 
 
-def _leaves(task_: Task, config: Config, classes: int) -> tuple[dict[str, PyTree], set[str]]:
-    """The task's abstract leaves that are loaded, and the names of those whose shape depends on the class count."""
+def _leaves(task_: Task, config: Config) -> tuple[dict[str, PyTree], set[str]]:
+    """The task's abstract leaves that are loaded, and the names of those that go with its classes: the network's last
+    layer, whose shape depends on the number of its outputs, and what the task has beside the network."""
+    params, extra = build.abstract_init(task_, config)
+    fresh = {"params": params, "extra": {name: extra[name] for name in ("model", "scale") if name in extra}}
     trees = []
-    for built in (task_, build.task(config, classes + 1)):
-        params, extra = build.abstract_init(built, config)
-        trees.append({"params": params, "extra": {"model": extra["model"]}})
-    return trees[0], weights.head_names(*trees)
+    for outputs in (2, 3):
+        net = network(build.model(config, outputs), build.contract(config))
+        params, extra = jax.eval_shape(net.init, jax.random.key(0), build.example(config)["image"])
+        trees.append({"params": {"model": params}, "extra": {"model": extra}})
+    last = weights.head_names(*trees)
+    return fresh, {n for n in traverse_util.flatten_dict(fresh, sep="/") if n in last or not n.startswith(_NETWORK)}
 
 
 def _published_leaves(source: Published, fresh: dict[str, PyTree], config: Config) -> weights.Source:
@@ -131,6 +150,26 @@ def _published_leaves(source: Published, fresh: dict[str, PyTree], config: Confi
         found.unused,
         {names[v]: statedict.torch_name(v, source.origin) for v in want},
     )
+
+
+def standalone(trained: Trained, leaves: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of `weights.averaged` of a network that says by itself what its task predicts: one output a class or
+    value, in the labels' units. Raises UserError where the task's own leaves do not fit into the last layer."""
+    own = sorted(name for name in leaves if not name.startswith(_NETWORK))
+    name = trained.config.task.name
+    if own and name != "regression":
+        raise UserError(
+            f"{trained.source} is of task {name}, which has leaves beside the network's ({', '.join(own)}): no other "
+            "library has a place for them, so use the workdir itself as --from"
+        )
+    _, head = _leaves(trained.task, trained.config)
+    made = {n: np.asarray(leaf) for n, leaf in leaves.items() if n not in own}
+    for n in head & made.keys():
+        if name == "regression":
+            made[n] = made[n] * leaves["extra/scale/std"] + (made[n].ndim == 1) * leaves["extra/scale/mean"]
+        elif name == "binary":
+            made[n] = np.concatenate([np.zeros_like(made[n]), made[n]], -1)
+    return made
 
 
 def variable(name: str) -> str:
@@ -201,8 +240,8 @@ def _load_published(found: Published) -> Trained:
     config.dtype = "float32"
     config.data.update({k: v for k, v in found.contract.to_dict().items() if k in config.data})
     config.evals = Config(dict(data=dict(config_lib.EVAL)))
-    state = _published_leaves(found, _leaves(build.task(config, 1000), config, 1000)[0], config)
-    head = _leaves(build.task(config, 1000), config, 1000)[1]
+    fresh, head = _leaves(build.task(config, 1000), config)
+    state = _published_leaves(found, fresh, config)
     count = _class_count(state.leaves, head)
     classes = found.classes or tuple(str(k) for k in range(count))
     if len(classes) != count:

@@ -37,8 +37,14 @@ class Task(NamedTuple):
     after_step: Callable[[PyTree, PyTree, Any], PyTree] = keep
 
 
+# Metrics of which less is better; of all others more is.
+LOWER = ("loss", "mse", "mae")
+
+
 class Metric(NamedTuple):
     """How good predictions are. Padding never counts.
+
+    A name with a slash, `accuracy/cat`, is a part of what stands before it: recorded, but in no curve or line of text.
 
     update: on the device, (predictions, batch) -> a tree of sums over the rows where batch["mask"]; or, if
       `gather`, of rows [B, ...], of which the evaluator keeps those that are no padding.

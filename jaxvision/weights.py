@@ -214,12 +214,11 @@ def head_names(one: PyTree, other: PyTree) -> set[str]:
 
 
 def averaged(loaded: dict[str, PyTree]) -> Source:
-    """What a checkpoint predicts with: its averaged weights where it kept some (ema), else its weights."""
-    if "ema" in loaded["extra"]:
-        average = loaded["extra"]["ema"]
-        tree = {"params": average["params"], "extra": {"model": average.get("model", {})}}
-    else:
-        tree = {"params": loaded["params"], "extra": {"model": loaded["extra"].get("model", {})}}
+    """What a checkpoint predicts with: its averaged weights where it kept some (ema), else its weights; and the units
+    of its predictions, where they have some (regression)."""
+    average = loaded["extra"].get("ema", {"params": loaded["params"], "model": loaded["extra"].get("model", {})})
+    units = {name: loaded["extra"][name] for name in ("scale",) if name in loaded["extra"]}
+    tree = {"params": average["params"], "extra": {"model": average.get("model", {}), **units}}
     return Source({n: np.asarray(leaf) for n, leaf in traverse_util.flatten_dict(tree, sep="/").items()})
 
 

@@ -110,7 +110,7 @@ def test_real_networks_are_adapted_and_train(tmp_path, command, name, options, r
     config.write_text("import jaxvision.config\nconfig = jaxvision.config.default()\n")
     done = command(
         "jaxvision.train", "--config", str(config), "--workdir", str(tmp_path / "run"),
-        f"--config.data.train=fake:16x400?classes={classes}", "--config.steps=2", "--config.batch_size=2",
+        f"--config.data.train=fake:1000x400?classes={classes}", "--config.steps=2", "--config.batch_size=2",
         f"--config.model.name={name}", f"--config.init=torchvision:{name}.IMAGENET1K_V1={path}",
         *("--config.data.transforms=(('resize', {}), ('center_crop', {}))", "--config.optim.lr=0.001"),
         *(f"--config.{key}={value}" for key, value in options.items()), timeout=900,

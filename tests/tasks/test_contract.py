@@ -13,14 +13,15 @@ import pytest
 
 from jaxvision import build, models, sharding, tasks
 from jaxvision.data.contract import InputContract
+from jaxvision.data.sources.common import KINDS
 from jaxvision.step import init_state, make_step
 
 CONTRACT = InputContract(size=8, resize=8)
 CLASSES = 3
 
 
-def model(norm):
-    return models.resnet18(classes=CLASSES, depths=(1,), width=8, stem="small", norm=norm, zero_init=False)
+def model(norm, outputs=CLASSES):
+    return models.resnet18(classes=outputs, depths=(1,), width=8, stem="small", norm=norm, zero_init=False)
 
 
 def classification(norm, **options):
@@ -29,6 +30,11 @@ def classification(norm, **options):
 
 def transformer():
     return models.vit_tiny_patch16_224(classes=CLASSES, patch=2, width=8, depth=1, heads=2, positions="sincos")
+
+
+def values():
+    """Labels in units far from those of the network's outputs."""
+    return np.array([[90.0, 2.0], [100.0, 2.001], [110.0, 2.004]], np.float32)
 
 
 # name -> norm -> Task
@@ -40,6 +46,10 @@ CASES = {
     "rotation": lambda norm: tasks.rotation(model(norm), CONTRACT),
     "simclr": lambda norm: tasks.simclr(model(norm), CONTRACT, widths=(16, 8), norm=norm),
     "simsiam": lambda norm: tasks.simsiam(model(norm), CONTRACT, width=16, bottleneck=8, norm=norm),
+    "binary": lambda norm: tasks.binary(model(norm, 1), CONTRACT, label_smoothing=0.1, pos_weight=2.0),
+    "multilabel": lambda norm: tasks.multilabel(model(norm), CONTRACT, focal=1.0, pos_weight=(1.0, 2.0, 3.0)),
+    "ordinal": lambda norm: tasks.ordinal(model(norm, 1), CONTRACT, classes=CLASSES),
+    "regression": lambda norm: tasks.regression(model(norm, 2), CONTRACT, loss="huber", classes=2, labels=values),
     "classification": lambda norm: classification(norm, label_smoothing=0.1),
     "ema": lambda norm: tasks.ema(classification(norm), decay=0.9),
     "mixup": lambda norm: tasks.mixup(classification(norm), classes=CLASSES, alpha=0.2),
@@ -49,14 +59,26 @@ CASES = {
 NAMES = sorted(CASES)
 # Tasks whose loss is a mean over samples that do not see each other: what accumulation leaves unchanged. Mixing
 # pairs rows within a micro-batch, and a random start draws for the shape it is given.
-MEANS = ["classification", "ema"]
+MEANS = ["binary", "classification", "ema", "multilabel", "ordinal", "regression"]
+# name -> (labels of as many rows, what is predicted, how the predictions are read as labels); else those of a class.
+LABELLED = {
+    "binary": (lambda rows: np.arange(rows, dtype=np.int32) % 2, ("logits", 2), lambda x: np.argmax(x, -1)),
+    "multilabel": (
+        lambda rows: np.array([[i % 2, i % 3 == 0, i % 4 < 2] for i in range(rows)], np.float32),
+        ("logits", CLASSES),
+        lambda x: x > 0,
+    ),
+    "regression": (lambda rows: values()[np.arange(rows) % 3], ("values", 2), lambda x: np.round(x * [0.1, 1000])),
+}
+CLASS = (lambda rows: np.arange(rows, dtype=np.int32) % CLASSES, ("logits", CLASSES), lambda x: np.argmax(x, -1))
 # How many views, and smaller ones, the tasks see that compare views.
 VIEWS = {"byol": (2, 0), "dino": (2, 1), "moco": (2, 0), "simclr": (2, 0), "simsiam": (2, 0)}
-UNLABELLED = [*VIEWS, "mae", "rotation"]
 
 
 def test_every_task_is_here():
     assert set(CASES) == {*tasks.TASKS, *tasks.WRAPPERS} == set(tasks.__all__)
+    assert set(tasks.OUTPUTS) <= set(tasks.LABELS) <= set(tasks.TASKS)
+    assert set(tasks.LABELS.values()) <= set(KINDS)
 
 
 def batch(rows=8, seed=0, name=""):
@@ -68,7 +90,7 @@ def batch(rows=8, seed=0, name=""):
     return {
         "image": rng.integers(0, 256, shape).astype(np.uint8),
         **local,
-        "label": (np.arange(rows) % CLASSES).astype(np.int32),
+        "label": LABELLED.get(name, CLASS)[0](rows),
         "index": np.arange(rows, dtype=np.int32),
         "mask": np.ones(rows, bool),
     }
@@ -120,20 +142,23 @@ def test_overfits_8_images(name):
     step = jax.jit(make_step(task, tx, seed=0))
     data = jax.tree.map(jnp.asarray, batch(name=name))
     losses = []
-    for _ in range(60):
+    for _ in range(100):
         state, logs = step(state, data)
         losses.append(float(logs["loss"]))
-    if name in UNLABELLED:  # a lower bound, not 0, is where these losses end: see tests/losses
+    if name in tasks.SELF_SUPERVISED:  # a lower bound, not 0, is where these losses end: see tests/losses
         assert np.mean(losses[-10:]) < losses[0] - 0.1 * abs(losses[0])
         return
-    logits = jax.jit(task.predict)(state.params, state.extra, data)["logits"]
-    np.testing.assert_array_equal(np.argmax(logits, -1), data["label"])
+    _, (key, _), read = LABELLED.get(name, CLASS)
+    predicted = np.asarray(jax.jit(task.predict)(state.params, state.extra, data)[key])
+    label = np.asarray(data["label"])
+    np.testing.assert_array_equal(read(predicted), read(label) if key == "values" else label)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_is_ignored(name):
     _, params, extra, gradients = ready(name, "none")
     padded, garbage = batch(name=name), batch(seed=1, name=name)
+    garbage["label"] = garbage["label"][::-1].copy()
     padded["mask"] = garbage["mask"] = np.arange(8) < 6
     for key in padded.keys() - {"mask"}:
         garbage[key][:6] = padded[key][:6]
@@ -162,9 +187,10 @@ def test_1_device_equals_8(name):
 def test_accumulation_1_equals_4(name):
     task = CASES[name]("none")
     tx = optax.sgd(0.1)
-    state = init_state(task, tx, jax.random.key(0), batch(), None)
-    one, logs_one = jax.jit(make_step(task, tx, seed=0))(state, batch())
-    four, logs_four = jax.jit(make_step(task, tx, seed=0, accumulate=4))(state, batch())
+    data = batch(name=name)
+    state = init_state(task, tx, jax.random.key(0), data, None)
+    one, logs_one = jax.jit(make_step(task, tx, seed=0))(state, data)
+    four, logs_four = jax.jit(make_step(task, tx, seed=0, accumulate=4))(state, data)
     assert float(logs_one["loss"]) == pytest.approx(float(logs_four["loss"]), rel=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, four)
 
@@ -198,7 +224,8 @@ def test_given_leaves_override_fresh_ones(name):
 def test_predict_has_a_row_a_sample(name):
     task, params, extra, _ = ready(name)
     out = jax.eval_shape(task.predict, params, extra, {"image": batch()["image"]})
-    assert out["features"].shape[0] == 8
-    assert ("logits" in out) == (name not in UNLABELLED)
-    assert name in UNLABELLED or out["logits"].shape == (8, CLASSES)
+    assert out["features"].shape == (8, 8)
+    if name not in tasks.SELF_SUPERVISED:
+        key, width = LABELLED.get(name, CLASS)[1]
+        assert (out[key].shape, out[key].dtype) == ((8, width), jnp.float32)
     assert all(v.shape[0] == 8 for v in out.values())
