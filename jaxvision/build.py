@@ -85,6 +85,28 @@ def task(config: Config, classes: int) -> Task:
     return built
 
 
+def optimiser(config: Config, task_: Task, params: PyTree, steps: int) -> tuple[Any, Callable, str]:
+    """(optimiser, step -> lr, what learns how as a table or "") for the task's params, which may be abstract."""
+    known: dict[str, Any] = {"frozen": task_.frozen}
+    if config.optim.layer_decay != 1:
+        known["modules"] = modules(config)
+    tx, rate = optim.make(config.optim, steps, params, **known)
+    return tx, rate, optim.table(config.optim, params, **known)
+
+
+def modules(config: Config) -> tuple[str, ...]:
+    """Top-level names of the network's parameters in the order in which it creates them."""
+    net, size, names = model(config, 1), config.data.size, []
+
+    def init(key: jax.Array, image: jax.Array) -> PyTree:
+        variables = net.init({"params": key, "dropout": key}, image, train=False)
+        names.extend(variables["params"])  # here, since what eval_shape returns is sorted
+        return variables
+
+    jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, config.data.channels), jnp.float32))
+    return tuple(names)
+
+
 def metrics(config: Config, classes: int) -> dict[str, Metric]:
     """Of each eval, by its name."""
     return {name: _metric_factory(name, entry)(classes=classes) for name, entry in config.evals.items()}

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxvision import build, checkpoint, evals, optim, pretrained, sharding, weights
+from jaxvision import build, checkpoint, evals, pretrained, sharding, weights
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import pipeline, transforms
@@ -104,7 +104,7 @@ class Run:
         )
         self.metrics = build.metrics(config, len(self.source.classes))
         params, _ = build.abstract_init(self.task, config)
-        self.tx, self.rate = optim.make(config.optim, self.total, params)
+        self.tx, self.rate, learns = build.optimiser(config, self.task, params, self.total)
 
         if self.leader:
             held.enter_context(lock(workdir))
@@ -120,7 +120,7 @@ class Run:
         say(
             f"{config.model.name}: {weights.count(params):,} parameters, {len(self.source.classes)} classes | "
             f"{len(self.source):,} training images | batch {config.batch_size} on {self.mesh.size} x {device}, "
-            f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs"
+            f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs" + (learns and f"\n{learns}")
         )
         self.results: dict[str, dict[str, float]] = {}
         self.flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
