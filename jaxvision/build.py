@@ -76,10 +76,11 @@ def model(config: Config, classes: int) -> Any:
     return _factories(config)[0](classes=classes, dtype=dtype)
 
 
-def task(config: Config, classes: int) -> Task:
-    """Model in task in wrappers, as the config names them."""
+def task(config: Config, classes: int, *, teaching: Task | None = None) -> Task:
+    """Model in task in wrappers, as the config names them; `teaching`: the trained task that it learns from."""
     _, make_task, wrappers = _factories(config)
-    built = make_task(model(config, classes), contract(config), classes=classes)
+    more = () if teaching is None else (teaching,)
+    built = make_task(model(config, classes), contract(config), *more, classes=classes)
     for wrap in wrappers:
         built = wrap(built, classes=classes)
     return built

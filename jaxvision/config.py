@@ -299,6 +299,8 @@ def check(config: Config) -> None:
         raise UserError(
             "wrap: put adversarial before ema: an attack must see the weights that learn, not their average"
         )
+    if "l2_sp" in order and not c.init:
+        raise UserError("wrap.l2_sp draws the weights to those that config.init loads, and init is empty: set it")
     if c.checkpoint.best:
         _choice(c.checkpoint.best.partition("/")[0], tuple(c.evals), "the eval in checkpoint.best")
     for axis, size in c.mesh.items():

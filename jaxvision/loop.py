@@ -95,7 +95,8 @@ class Run:
         self.contract = build.contract(config)
         self.epoch = len(self.source) / config.batch_size  # in steps
         self.total = config.steps or max(1, round(config.epochs * self.epoch))
-        self.task = build.task(config, len(self.source.classes))
+        teacher = pretrained.teacher(config, self.source.classes)
+        self.task = build.task(config, len(self.source.classes), teaching=teacher and teacher.task)
         self.order = Order(
             config.seed,
             len(self.source),
@@ -109,7 +110,8 @@ class Run:
         if self.leader:
             held.enter_context(lock(workdir))
         found = self._open_workdir()
-        self.state = self._initial(found)
+        self.state = self._initial(found, teacher)
+        del teacher  # its weights are in the state: the host's copy can go
         self.first = self.step = int(self.state.step)
         self.saved_at = self.step if found.path is not None else -1
         if self.step > self.total:
@@ -177,8 +179,8 @@ class Run:
             self.say("warning: no whole checkpoint is left: starting from the beginning")
         return found
 
-    def _initial(self, found: checkpoint.Found) -> TrainState:
-        """From the checkpoint, from `config.init`, or fresh."""
+    def _initial(self, found: checkpoint.Found, teacher: pretrained.Teacher | None) -> TrainState:
+        """From the checkpoint, from `config.init`, or fresh; a fresh one with the teacher's weights."""
         config, task, tx = self.config, self.task, self.tx
 
         def init(key: jax.Array, batch: Batch, given: Any) -> TrainState:
@@ -201,6 +203,9 @@ class Run:
                 content = {"from": config.init, "contract": origin.contract.to_dict(), **plan.to_dict()}
                 write_whole(self.workdir / "load_plan.json", json.dumps(content, indent=1))
             given = plan.given
+        if teacher is not None:
+            self.say(f"teacher: {weights.count(teacher.leaves['params']):,} parameters, from {teacher.source}")
+            given = teacher.join(given)
         with self.clock("compile"):
             make = jax.jit(init, out_shardings=self.shardings)
             return jax.block_until_ready(make(key, build.zeros(config), given))

@@ -2,9 +2,12 @@
 
 from jaxvision.tasks.adversarial import adversarial
 from jaxvision.tasks.classification import classification
+from jaxvision.tasks.distillation import distillation
 from jaxvision.tasks.ema import ema
+from jaxvision.tasks.l2_sp import l2_sp
+from jaxvision.tasks.linear_probe import linear_probe
 from jaxvision.tasks.mixing import cutmix, mixup
 
-__all__ = ["adversarial", "classification", "cutmix", "ema", "mixup"]
-TASKS = ("classification",)
-WRAPPERS = ("adversarial", "cutmix", "ema", "mixup")
+__all__ = ["adversarial", "classification", "cutmix", "distillation", "ema", "l2_sp", "linear_probe", "mixup"]
+TASKS = ("classification", "distillation", "linear_probe")
+WRAPPERS = ("adversarial", "cutmix", "ema", "l2_sp", "mixup")
