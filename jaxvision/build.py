@@ -117,18 +117,49 @@ def model(config: Config, classes: int) -> Any:
     return _factories(config)[0](classes=classes, dtype=dtype)
 
 
-def task(config: Config, classes: int, labels: Callable[[], np.ndarray] | None = None, *, total_steps: int = 0) -> Task:
+def task(
+    config: Config,
+    classes: int,
+    labels: Callable[[], np.ndarray] | None = None,
+    *,
+    teaching: Task | None = None,
+    total_steps: int = 0,
+) -> Task:
     """Model in task in wrappers, as the config names them.
 
     `labels` gives those of the training data, which some settings need and which may take long to read; without it
-    such a task still predicts, and init makes the right shapes. `total_steps`: of a training, else 0.
+    such a task still predicts, and init makes the right shapes. `teaching`: the trained task that it learns from.
+    `total_steps`: of a training, else 0.
     """
     _, make_task, wrappers = _factories(config)
     network = model(config, jaxvision.tasks.OUTPUTS.get(config.task.name, classes))
-    built = make_task(network, contract(config), classes=classes, labels=labels, total_steps=total_steps)
+    more = () if teaching is None else (teaching,)
+    built = make_task(network, contract(config), *more, classes=classes, labels=labels, total_steps=total_steps)
     for wrap in wrappers:
         built = wrap(built, classes=classes)
     return built
+
+
+def optimiser(config: Config, task_: Task, params: PyTree, steps: int) -> tuple[Any, Callable, str]:
+    """(optimiser, step -> lr, what learns how as a table or "") for the task's params, which may be abstract."""
+    known: dict[str, Any] = {"frozen": task_.frozen}
+    if config.optim.layer_decay != 1:
+        known["modules"] = modules(config)
+    tx, rate = optim.make(config.optim, steps, params, **known)
+    return tx, rate, optim.table(config.optim, params, **known)
+
+
+def modules(config: Config) -> tuple[str, ...]:
+    """Top-level names of the network's parameters in the order in which it creates them."""
+    net, size, names = model(config, 1), config.data.size, []
+
+    def init(key: jax.Array, image: jax.Array) -> PyTree:
+        variables = net.init({"params": key, "dropout": key}, image, train=False)
+        names.extend(variables["params"])  # here, since what eval_shape returns is sorted
+        return variables
+
+    jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, config.data.channels), jnp.float32))
+    return tuple(names)
 
 
 def metrics(config: Config, classes: int, names: tuple[str, ...] = ()) -> dict[str, Metric]:

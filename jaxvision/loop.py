@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxvision import build, checkpoint, evals, optim, pretrained, sharding, weights
+from jaxvision import build, checkpoint, evals, pretrained, sharding, weights
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import pipeline, transforms
@@ -96,7 +96,14 @@ class Run:
         self.contract = build.contract(config)
         self.epoch = len(self.source) / config.batch_size  # in steps
         self.total = config.steps or max(1, round(config.epochs * self.epoch))
-        self.task = build.task(config, len(self.source.classes), lambda: self.source.labels, total_steps=self.total)
+        teacher = pretrained.teacher(config, self.source.classes)
+        self.task = build.task(
+            config,
+            len(self.source.classes),
+            lambda: self.source.labels,
+            teaching=teacher and teacher.task,
+            total_steps=self.total,
+        )
         self.order = Order(
             config.seed,
             len(self.source),
@@ -105,12 +112,13 @@ class Run:
         )
         self.metrics = build.metrics(config, len(self.source.classes), self.source.classes)
         params, _ = build.abstract_init(self.task, config)
-        self.tx, self.rate = optim.make(config.optim, self.total, params)
+        self.tx, self.rate, learns = build.optimiser(config, self.task, params, self.total)
 
         if self.leader:
             held.enter_context(lock(workdir))
         found = self._open_workdir()
-        self.state = self._initial(found)
+        self.state = self._initial(found, teacher)
+        del teacher  # its weights are in the state: the host's copy can go
         self.first = self.step = int(self.state.step)
         self.saved_at = self.step if found.path is not None else -1
         if self.step > self.total:
@@ -121,7 +129,7 @@ class Run:
         say(
             f"{config.model.name}: {weights.count(params):,} parameters, {len(self.source.classes)} classes | "
             f"{len(self.source):,} training images | batch {config.batch_size} on {self.mesh.size} x {device}, "
-            f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs"
+            f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs" + (learns and f"\n{learns}")
         )
         self.results: dict[str, dict[str, float]] = {}
         self.flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
@@ -178,8 +186,8 @@ class Run:
             self.say("warning: no whole checkpoint is left: starting from the beginning")
         return found
 
-    def _initial(self, found: checkpoint.Found) -> TrainState:
-        """From the checkpoint, from `config.init`, or fresh."""
+    def _initial(self, found: checkpoint.Found, teacher: pretrained.Teacher | None) -> TrainState:
+        """From the checkpoint, from `config.init`, or fresh; a fresh one with the teacher's weights."""
         config, task, tx = self.config, self.task, self.tx
 
         def init(key: jax.Array, batch: Batch, given: Any) -> TrainState:
@@ -202,6 +210,9 @@ class Run:
                 content = {"from": config.init, "contract": origin.contract.to_dict(), **plan.to_dict()}
                 write_whole(self.workdir / "load_plan.json", json.dumps(content, indent=1))
             given = plan.given
+        if teacher is not None:
+            self.say(f"teacher: {weights.count(teacher.leaves['params']):,} parameters, from {teacher.source}")
+            given = teacher.join(given)
         with self.clock("compile"):
             make = build.jit_once(init, out_shardings=self.shardings)
             return jax.block_until_ready(make(key, build.zeros(config), given))

@@ -29,12 +29,15 @@ class Task(NamedTuple):
     after_step: (params, extra, step) -> extra, once an optimiser step, with the new params and the number of
       steps done before this one (teachers, averages of weights). Not in `loss`, which runs several times a
       step under accumulation.
+    frozen: patterns (`re.search`) of the names of leaves of `params` that never move, as "^model/": the optimiser
+      keeps nothing for them, and its decay leaves them alone.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
     loss: Callable[..., tuple[Any, tuple[PyTree, dict[str, Any]]]]
     predict: Callable[[PyTree, PyTree, Batch], dict[str, Any]]
     after_step: Callable[[PyTree, PyTree, Any], PyTree] = keep
+    frozen: tuple[str, ...] = ()
 
 
 # Metrics of which less is better; of all others more is.
