@@ -10,7 +10,6 @@ from flax import traverse_util
 from jaxvision import models, statedict
 from tests.parity import torch_side
 
-
 # Sums before a norm carry the float32 rounding of every layer before them: 1.65e-4 after the 150 of resnetv2_152x2,
 # whose logits differ by 4e-5. What is wrong differs by 1e-1.
 STAGES = 3e-4
@@ -40,7 +39,8 @@ def convert(theirs, model, origin, size: int) -> dict:
 
 def check(library: str, name: str, size: int, options: dict | None = None, ours_options: dict | None = None) -> float:
     """The largest difference of the logits as a share of their scale; raises AssertionError above 1e-4, or above STAGES
-    for a stage's output, with a report of the modules in their order. `options` go to their factory, `ours_options` to ours."""
+    for a stage's output, with a report of the modules in their order. `options` go to their factory, `ours_options` to
+    ours."""
     origin = models.origins(name)[library]
     theirs = torch_side.make(library, origin.names[name], **(options or {}))
     model = getattr(models, name)(classes=1000, **(ours_options or {}))
