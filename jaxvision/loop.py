@@ -126,8 +126,10 @@ class Run:
         if self.leader:
             write_whole(workdir / "config.json", config_lib.to_json(config))
         device = jax.devices()[0].device_kind
+        names = self.source.classes
+        listed = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])  # their order has a meaning, too
         say(
-            f"{config.model.name}: {weights.count(params):,} parameters, {len(self.source.classes)} classes | "
+            f"{config.model.name}: {weights.count(params):,} parameters, {len(names)} classes ({listed}) | "
             f"{len(self.source):,} training images | batch {config.batch_size} on {self.mesh.size} x {device}, "
             f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs" + (learns and f"\n{learns}")
         )
@@ -221,14 +223,14 @@ class Run:
         config = self.config
         with self.clock("compile"):
             step = make_step(self.task, self.tx, seed=config.seed, accumulate=config.accumulate)
-            labels = {"kind": self.source.kind, "classes": len(self.source.classes)}
-            batch = build.abstract_batch(config, self.mesh, config.batch_size, train=True, **labels)
+            kind, classes = self.source.kind, len(self.source.classes)
+            batch = build.abstract_batch(config, self.mesh, config.batch_size, train=True, kind=kind, classes=classes)
             jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
             self.compiled = jitted.lower(self.state, batch).compile()
             self.rate = jax.jit(self.rate)
             self.rate(0)
             padded = evals.padded_size(config.batch_size, self.mesh)
-            batch = build.abstract_batch(config, self.mesh, padded, **labels)
+            batch = build.abstract_batch(config, self.mesh, padded, kind=kind, classes=classes)
             self.updates = {
                 name: evals.compile_update(self.task, {name: metric}, self.state, batch)
                 for name, metric in self.metrics.items()

@@ -62,7 +62,7 @@ def config_of(task, uri, steps=60):
     config.model.depths = (1,)
     config.task = dict(name=task)
     config.batch_size, config.steps = 32, steps
-    config.optim.update(lr=0.003, name="adamw")
+    config.optim.update(lr=0.01, name="adamw")
     del config.optim["momentum"]
     config.evals = dict(test=dict(metric=TASKS[task][1], data=uri(task, "test"), every_epochs=0, every_steps=steps))
     config.checkpoint.every_steps = 0
@@ -82,7 +82,9 @@ def trained(tables, tmp_path_factory):
     def train(task):
         if task not in done:
             done[task] = tmp_path_factory.mktemp("runs") / task
-            loop.fit(config_of(task, tables[1]), done[task], say=quiet)
+            # the thresholds of ordinal take longer to part than the rank takes to be right
+            steps = 150 if task == "ordinal" else 60
+            loop.fit(config_of(task, tables[1], steps), done[task], say=quiet)
         return done[task]
 
     return train
@@ -91,7 +93,7 @@ def trained(tables, tmp_path_factory):
 GOOD = {
     "multilabel": dict(map=(0.9, 1), map_micro=(0.9, 1), f1=(0.85, 1), absent_classes=(0, 0)),
     "regression": dict(mae=(0, 20), r2=(0.8, 1)),
-    "ordinal": dict(top1=(0.6, 1), mae=(0, 0.4), kappa=(0.7, 1)),
+    "ordinal": dict(top1=(0.8, 1), mae=(0, 0.2), kappa=(0.85, 1)),
     "binary": dict(auroc=(0.9, 1), ap=(0.9, 1), top1=(0.8, 1)),
 }
 
@@ -133,7 +135,7 @@ def test_train_evaluate_and_predict(tables, trained, task, capsys):
         assert "none at or above 1" in capsys.readouterr().out
     else:
         want = [label_of(task, *colour) for colour in colours]
-        assert np.mean([row["predictions"][0]["class"] == w for row, w in zip(found, want)]) >= 0.6
+        assert np.mean([row["predictions"][0]["class"] == w for row, w in zip(found, want)]) >= 0.75
         assert run("predict", "--from", str(workdir), "--top", "9", "--json", files[0]) == 0
         every = json.loads(capsys.readouterr().out)["predictions"][0]["predictions"]
         assert sum(p["probability"] for p in every) == pytest.approx(1, abs=1e-4)

@@ -22,6 +22,9 @@ def ordinal(model: nn.Module, contract: InputContract, *, classes: int) -> Task:
     samples. Predicts "logits" f32[B, K], the log-probabilities of the classes, and "features" f32[B, D]. Logs `loss`,
     `top1` and `mae`, the mean distance in ranks.
 
+    The largest of the probabilities may lag behind the rank that half the questions decide, which `mae` and the metric
+    `ordinal` judge: the biases part slowly.
+
     The biases fall by construction: params["thresholds"] f32[K - 1] holds the first and then, through softplus, the
     steps down from each to the next. (The paper proves that the best biases are in order; here all are, so the
     probabilities are never negative.) They begin where all classes are equally likely at an output of 0.
