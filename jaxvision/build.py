@@ -32,7 +32,18 @@ def check(config: Config) -> None:
     optim.check(config.optim)
     transforms.build(config.data.transforms, contract(config))
     for name, entry in config.evals.items():
-        _metric_factory(name, entry)
+        _check_bank(name, entry)
+
+
+def _check_bank(name: str, entry: Config) -> None:
+    metric = _metric_factory(name, entry)(classes=2)
+    if metric.bank and not entry.get("bank"):
+        raise UserError(
+            f"evals.{name}: {entry.metric} compares with labelled images: name them, "
+            f'as evals.{name}.bank = "{entry.data.replace("test", "train")}"'
+        )
+    if entry.get("bank") and not metric.bank:
+        raise UserError(f"evals.{name}.bank is {entry.bank!r}, and its metric compares with no other images: remove it")
 
 
 def resolve(config: Config) -> Config:
@@ -76,11 +87,15 @@ def model(config: Config, classes: int) -> Any:
     return _factories(config)[0](classes=classes, dtype=dtype)
 
 
-def task(config: Config, classes: int, *, teaching: Task | None = None) -> Task:
-    """Model in task in wrappers, as the config names them; `teaching`: the trained task that it learns from."""
+def task(config: Config, classes: int, total_steps: int = 0, *, teaching: Task | None = None) -> Task:
+    """Model in task in wrappers, as the config names them.
+
+    `total_steps`: of a training, else 0. `teaching`: the trained task that a student learns from.
+    """
     _, make_task, wrappers = _factories(config)
     more = () if teaching is None else (teaching,)
-    built = make_task(model(config, classes), contract(config), *more, classes=classes)
+    network = model(config, classes)
+    built = make_task(network, contract(config), *more, classes=classes, total_steps=total_steps)
     for wrap in wrappers:
         built = wrap(built, classes=classes)
     return built
@@ -132,11 +147,11 @@ def skips(config: Config, seen: dict[int, str] | None = None) -> Skips | None:
     return Skips(config.data.skip_at_most, seen)
 
 
-def example(config: Config, rows: int = 2) -> Batch:
-    """An abstract batch, for shapes."""
-    size = config.data.size
+def example(config: Config, rows: int = 2, *, train: bool = False) -> Batch:
+    """An abstract batch, for shapes: of evaluation, or as the training's transforms make it."""
+    shapes = transforms.shapes(config.data.transforms if train else (), contract(config))
     return {
-        "image": jax.ShapeDtypeStruct((rows, size, size, config.data.channels), jnp.uint8),
+        **{name: jax.ShapeDtypeStruct((rows, *shape), jnp.uint8) for name, shape in shapes.items()},
         "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
         "index": jax.ShapeDtypeStruct((rows,), jnp.int32),
         "mask": jax.ShapeDtypeStruct((rows,), jnp.bool_),
@@ -172,10 +187,10 @@ def with_shardings(abstract: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(_with_sharding, abstract, sharding.state_shardings(mesh, abstract))
 
 
-def abstract_batch(config: Config, mesh: Mesh, rows: int) -> Batch:
+def abstract_batch(config: Config, mesh: Mesh, rows: int, *, train: bool = False) -> Batch:
     """An abstract batch of `rows` rows, split over the mesh."""
     split = sharding.batch_sharding(mesh)
-    return {name: _with_sharding(leaf, split) for name, leaf in example(config, rows).items()}
+    return {name: _with_sharding(leaf, split) for name, leaf in example(config, rows, train=train).items()}
 
 
 def _with_sharding(leaf: Any, where: Any) -> jax.ShapeDtypeStruct:

@@ -37,7 +37,8 @@ MAY_CHANGE = (
     "data.on_error",
     "data.skip_at_most",
 )
-EVAL = dict(metric="topk", data="", every_epochs=1.0, every_steps=0)
+PROVIDED = ("classes", "total_steps")  # what the program gives to the factories that take it, and no config sets
+EVAL = dict(metric="topk", data="", bank="", every_epochs=1.0, every_steps=0)
 SCHEDULES = ("constant", "cosine", "linear", "step")
 
 
@@ -281,10 +282,10 @@ def check(config: Config) -> None:
     final = o.weight_decay_final
     _need(final >= 0 or final == -1, "optim.weight_decay_final", final, "at least 0, or -1 for a constant weight_decay")
     _need(0 < o.layer_decay <= 1, "optim.layer_decay", o.layer_decay, "in (0, 1]")
-    for key, like in (("groups", '("fc", 10.0)'), ("unfreeze", '("layer1", 0.5)')):
+    for key, pattern in (("groups", '("fc", 10.0)'), ("unfreeze", '("layer1", 0.5)')):
         for pair in o[key]:
             if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and _fits(pair[1], 1.0)):
-                raise UserError(f"optim.{key} holds {pair!r}: expected pairs like {like}")
+                raise UserError(f"optim.{key} holds {pair!r}: expected pairs like {pattern}")
     _need(c.checkpoint.keep >= 1, "checkpoint.keep", c.checkpoint.keep, "at least 1")
     _need(c.log.every_steps >= 1, "log.every_steps", c.log.every_steps, "at least 1")
     for name, entry in c.evals.items():
@@ -370,8 +371,8 @@ def factory(
     takes = [p.name for p in parameters if not inspect.isfunction(make) or p.kind is p.KEYWORD_ONLY]
     takes = [p for p in takes if p not in ("parent", "name")]
     for key in arguments:
-        if key not in takes or key == "classes":
-            keys = [f"{where}.{k}" for k in (*also, *takes) if k != "classes"]
+        if key not in takes or key in PROVIDED:
+            keys = [f"{where}.{k}" for k in (*also, *takes) if k not in PROVIDED]
             raise UserError(
                 f'unknown key "{where}.{key}" for {name}: {nearest(f"{where}.{key}", keys)}'.replace("'", '"')
             )

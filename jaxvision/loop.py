@@ -7,7 +7,7 @@ import math
 import resource
 import sys
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -87,16 +87,16 @@ class Run:
         self.split = sharding.batch_sharding(self.mesh)
         _check_divisible(config, self.mesh.size)
 
-        self.source, self.eval_sources = _open_sources(config)
-        for name, source in self.eval_sources.items():
-            build.check_classes(config.evals[name].data, source.classes, self.source.classes)
+        self.source, self.eval_sources, self.banks = _open_sources(config)
+        for source in (*self.eval_sources.values(), *self.banks.values()):
+            build.check_classes(source.uri, source.classes, self.source.classes)
         if self.source.kind != "class":
             raise UserError(f"task {config.task.name} learns classes, and {self.source.uri} has {self.source.kind}")
         self.contract = build.contract(config)
         self.epoch = len(self.source) / config.batch_size  # in steps
         self.total = config.steps or max(1, round(config.epochs * self.epoch))
         teacher = pretrained.teacher(config, self.source.classes)
-        self.task = build.task(config, len(self.source.classes), teaching=teacher and teacher.task)
+        self.task = build.task(config, len(self.source.classes), self.total, teaching=teacher and teacher.task)
         self.order = Order(
             config.seed,
             len(self.source),
@@ -214,7 +214,7 @@ class Run:
         config = self.config
         with self.clock("compile"):
             step = make_step(self.task, self.tx, seed=config.seed, accumulate=config.accumulate)
-            batch = build.abstract_batch(config, self.mesh, config.batch_size)
+            batch = build.abstract_batch(config, self.mesh, config.batch_size, train=True)
             jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
             self.compiled = jitted.lower(self.state, batch).compile()
             self.rate = jax.jit(self.rate)
@@ -302,13 +302,10 @@ class Run:
             self.land()
             with self.clock("evaluate"):
                 skips = build.skips(self.config)
-                batches = evals.source_batches(
-                    self.eval_sources[name], self.contract, self.mesh, self.config.batch_size, skips=skips,
-                    **build.reading(self.config),
-                )  # fmt: skip
+                banks = {"bank": lambda name=name: self._in_order(self.banks[name], build.skips(self.config))}
                 result = evals.run(
-                    self.task, self.state, {name: self.metrics[name]}, self.stop.watch(batches),
-                    update=self.updates[name],
+                    self.task, self.state, {name: self.metrics[name]}, self._in_order(self.eval_sources[name], skips),
+                    banks, update=self.updates[name],
                 )  # fmt: skip
             with self.clock("log"):
                 self.results[name] = result.metrics
@@ -318,11 +315,20 @@ class Run:
                         self.workdir, name, result, data=entry.data, step=self.step, contract=self.contract,
                         classes=self.source.classes, skips=skips,
                     )  # fmt: skip
+                    title = f"{name} ({entry.data}) at step {self.step}"
+                    evals.write_picture(self.workdir, name, result, self.source.classes, title)
             if skips and skips.seen:
                 self.log.tell(f"warning: {name} leaves out {len(skips.seen)} unreadable images, see eval/{name}.json")
             score = _score(self.config, name, result.metrics)
             if score is not None:
                 self.writer.score(self.step, score)
+
+    def _in_order(self, source: Source, skips: Any) -> Iterator[Batch]:
+        """A source's evaluation batches, until someone asks to stop."""
+        batches = evals.source_batches(
+            source, self.contract, self.mesh, self.config.batch_size, skips=skips, **build.reading(self.config)
+        )
+        return self.stop.watch(batches)
 
     def save(self) -> None:
         """This step's state, once."""
@@ -373,6 +379,7 @@ class Run:
             "time": {k: round(v, 3) for k, v in parts.items()},
             "evals": self.results,
             "best": self.log.best(),
+            "alarms": self.log.alarms(),
             "skipped": self.skips.rows() if self.skips else [],
             "devices": self.mesh.size,
             "versions": evals.versions(),
@@ -381,16 +388,23 @@ class Run:
         }
 
 
-def _open_sources(config: Config) -> tuple[Source, dict[str, Source]]:
-    """Training data, and the data of each evaluation. Raises UserError, with a way to try without any data."""
+def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, Source]]:
+    """Training data, the data of each evaluation, and what they compare with. Raises UserError, with a way to try
+    without any data."""
     try:
         train = open_source(config.data.train)
-        return train, {name: open_source(entry.data) for name, entry in config.evals.items()}
+        data = {name: open_source(entry.data) for name, entry in config.evals.items()}
+        return train, data, {name: open_source(e.bank) for name, e in config.evals.items() if e.get("bank")}
     except UserError as error:
         fake = f"fake:1024x{config.data.size}?classes=1000"
         flags = [
             f"'--config.data.train={fake}'",
-            *(f"'--config.evals.{name}.data={fake}'" for name in config.evals),
+            *(
+                f"'--config.evals.{n}.{key}={fake}'"
+                for n, e in config.evals.items()
+                for key in ("data", "bank")
+                if e.get(key)
+            ),
         ]
         flags += ["--config.epochs=0 --config.steps=10 --config.batch_size=16"]
         raise UserError(f"{error}\nTo try this config without data, add {' '.join(flags)}") from error

@@ -268,7 +268,7 @@ def table(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: S
 
 
 class GateState(NamedTuple):
-    count: jax.Array  # i32[], steps done
+    done: jax.Array  # i32[], steps
     inner: Any
 
 
@@ -281,11 +281,11 @@ def gate(inner: optax.GradientTransformation, start: int) -> optax.GradientTrans
         return GateState(jnp.int32(0), inner.init(params))
 
     def update(updates: PyTree, state: GateState, params: PyTree = None) -> tuple[PyTree, GateState]:
-        opened = state.count >= start
+        opened = state.done >= start
         moved, after = inner.update(updates, state.inner, params)
         moved = jax.tree.map(lambda u: jnp.where(opened, u, jnp.zeros_like(u)), moved)
         after = jax.tree.map(lambda new, old: jnp.where(opened, new, old), after, state.inner)
-        return moved, GateState(state.count + 1, after)
+        return moved, GateState(state.done + 1, after)
 
     return optax.GradientTransformation(init, update)
 
