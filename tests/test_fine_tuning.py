@@ -95,6 +95,32 @@ def test_a_linear_probe_of_a_training(tmp_path, workdir, capsys):
     assert "dropped         params/head/kernel" in said
 
 
+def test_from_self_supervision(tmp_path, workdir):
+    """A checkpoint without any head, whose projector is of no use to a probe or to fine-tuning."""
+    config = pretrained.load(str(workdir)).config
+    config.update(task=dict(name="simclr", widths=(8, 4)), wrap=dict())
+    rng = np.random.default_rng(0)
+    state = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
+        dict(zip(("params", "extra"), build.abstract_init(build.task(config, 10), config))),
+    )
+    writer = checkpoint.Writer(epath.Path(tmp_path) / "checkpoints", keep=1)
+    writer.save(1, state, {"contract": build.contract(config).to_dict(), "classes": list("0123456789")})
+    writer.close()
+    found = pretrained.find(str(tmp_path / "checkpoints" / "1"))
+    for name, head in (("linear_probe", "params/head"), ("classification", "params/model/fc")):
+        config.task = dict(name=name)
+        task = build.task(config, 10)
+        plan = pretrained.load_plan(found, task, config, tuple("0123456789"))
+        assert plan.reinitialised == [f"{head}/bias", f"{head}/kernel"]
+        assert plan.dropped
+        assert all(n.startswith(("params/projector/", "extra/projector/")) for n in plan.dropped)
+        params, extra = jax.jit(task.init)(jax.random.key(0), build.zeros(config), plan.given)
+        network = {n: params["model"][n] for n in state["params"]["model"]}
+        assert_bit_equal(jax.device_get(network), state["params"]["model"])
+        assert_bit_equal(jax.device_get(extra["model"]), state["extra"]["model"])
+
+
 def test_a_student_of_a_training(tmp_path, workdir, capsys):
     """Resumes bit-equal though its teacher has learnt on; is evaluated, and begun from, when its teacher is gone."""
     shutil.copytree(workdir, tmp_path / "teacher")
