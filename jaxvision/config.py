@@ -24,7 +24,7 @@ from jaxvision.errors import UserError, nearest
 # Parts that take keys beyond their defaults: names the user chooses, or arguments of what `name` names.
 OPEN = ("model", "task", "wrap", "evals", "optim")
 # Arguments of factories that the program gives and no config.
-PROVIDED = ("classes", "labels", "names")
+PROVIDED = ("classes", "labels", "names", "total_steps")
 # What may differ when a workdir is run again; anything else would make it another run.
 MAY_CHANGE = (
     "epochs",
@@ -39,7 +39,7 @@ MAY_CHANGE = (
     "data.on_error",
     "data.skip_at_most",
 )
-EVAL = dict(metric="topk", data="", every_epochs=1.0, every_steps=0)
+EVAL = dict(metric="topk", data="", bank="", every_epochs=1.0, every_steps=0)
 SCHEDULES = ("constant", "cosine", "linear", "step")
 
 
@@ -125,6 +125,7 @@ def default() -> Config:
             name="sgd",  # sgd, adamw, lamb, lars; and its arguments: momentum, nesterov, b1, b2, eps
             lr=0.1,  # peak, for this batch size: nothing is scaled behind your back
             weight_decay=0.0,  # not for biases and norms (leaves of fewer than two dimensions)
+            weight_decay_final=-1.0,  # a cosine from weight_decay to this over the run, as DINO; -1: constant
             schedule="cosine",  # constant, cosine, linear, step
             warmup=0.0,  # share of all steps, linear from 0
             final=0.0,  # cosine and linear end at this share of lr
@@ -132,6 +133,8 @@ def default() -> Config:
             gamma=0.1,  # step: by this
             clip=0.0,  # largest global norm of the gradient; 0 is none
             groups=(),  # (pattern, multiplier of lr) pairs; the first that matches a leaf's name counts; 0 freezes
+            layer_decay=1.0,  # fine-tuning (BEiT, MAE): lr times this for each block below the head; 1 is none
+            unfreeze=(),  # (pattern, share of all steps) pairs: frozen until then; the first that matches counts
         )
     )
     # name -> dict(metric="topk", data=URI, every_epochs=1), and the metric's arguments; topk, per_class, binary and
@@ -279,9 +282,13 @@ def check(config: Config) -> None:
     _numbers(o.milestones, "optim.milestones")
     for m in o.milestones:
         _need(0 < m < 1, "optim.milestones", o.milestones, "shares of all steps, in (0, 1)")
-    for group in o.groups:
-        if not (isinstance(group, tuple) and len(group) == 2 and isinstance(group[0], str) and _fits(group[1], 1.0)):
-            raise UserError(f'optim.groups holds {group!r}: expected pairs like ("fc", 10.0)')
+    final = o.weight_decay_final
+    _need(final >= 0 or final == -1, "optim.weight_decay_final", final, "at least 0, or -1 for a constant weight_decay")
+    _need(0 < o.layer_decay <= 1, "optim.layer_decay", o.layer_decay, "in (0, 1]")
+    for key, example in (("groups", '("fc", 10.0)'), ("unfreeze", '("layer1", 0.5)')):
+        for pair in o[key]:
+            if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and _fits(pair[1], 1.0)):
+                raise UserError(f"optim.{key} holds {pair!r}: expected pairs like {example}")
     _need(c.checkpoint.keep >= 1, "checkpoint.keep", c.checkpoint.keep, "at least 1")
     _need(c.log.every_steps >= 1, "log.every_steps", c.log.every_steps, "at least 1")
     for name, entry in c.evals.items():
@@ -296,6 +303,8 @@ def check(config: Config) -> None:
         raise UserError(
             "wrap: put adversarial before ema: an attack must see the weights that learn, not their average"
         )
+    if "l2_sp" in order and not c.init:
+        raise UserError("wrap.l2_sp draws the weights to those that config.init loads, and init is empty: set it")
     if c.checkpoint.best:
         _choice(c.checkpoint.best.partition("/")[0], tuple(c.evals), "the eval in checkpoint.best")
     for axis, size in c.mesh.items():
@@ -400,7 +409,7 @@ def from_json(text: str) -> Config:
     for name, value in default().items():
         if name not in config:
             config[name] = value
-        elif isinstance(value, Config) and name not in OPEN:
+        elif isinstance(value, Config) and (name not in OPEN or name == "optim"):
             config[name] = {**value, **config[name]}
     check(config)
     return config

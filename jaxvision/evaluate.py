@@ -30,7 +30,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     from etils import epath
 
     from jaxvision import build, evals, pretrained
-    from jaxvision.data.sources import open_source
+    from jaxvision.data.sources import Source, open_source
     from jaxvision.log import in_words, plain
 
     trained = pretrained.load(arguments.source, arguments.checkpoint)
@@ -51,15 +51,15 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         classes = trained.classes if trained.named else _in_order(uri, source.classes, trained, say)
         build.check_classes(uri, source.classes, classes)
         skips = build.skips(trained.config)
-        batches = evals.source_batches(
-            source,
-            trained.contract,
-            trained.mesh,
-            arguments.batch_size or trained.config.batch_size,
-            skips=skips,
-            **build.reading(trained.config),
-        )
-        result = evals.run(trained.task, trained, {name: metrics[name]}, batches)
+
+        def in_order(source: Source, skips: Any) -> Any:
+            size = arguments.batch_size or trained.config.batch_size
+            reading = build.reading(trained.config)
+            return evals.source_batches(source, trained.contract, trained.mesh, size, skips=skips, **reading)
+
+        bank = trained.config.evals[name].get("bank")
+        banks = {"bank": lambda bank=bank: in_order(open_source(bank), build.skips(trained.config))}
+        result = evals.run(trained.task, trained, {name: metrics[name]}, in_order(source, skips), banks)
         path = workdir and evals.write_certificate(
             workdir,
             name if uri == trained.config.evals[name].data or trained.workdir is None else f"{name}-other",

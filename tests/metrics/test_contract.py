@@ -10,7 +10,10 @@ from jaxvision.data.sources.common import KINDS
 
 RNG = np.random.default_rng(0)
 LOGITS = {"logits": RNG.normal(size=(8, 6)).astype(np.float32)}
+FEATURES = {"features": RNG.normal(size=(8, 5)).astype(np.float32)}
 PREDICTIONS = {
+    "knn": FEATURES,
+    "probe": FEATURES,
     "binary": {"logits": LOGITS["logits"][:, :2]},
     "regression": {"values": LOGITS["logits"]},
 }
@@ -21,6 +24,8 @@ LABELS = {
     "regression": RNG.normal(size=(8, 6)).astype(np.float32),
 }
 CASES = {
+    "knn": lambda: metrics.knn(classes=6, k=3),
+    "probe": lambda: metrics.probe(classes=6),
     "binary": lambda: metrics.binary(classes=2),
     "multilabel": lambda: metrics.multilabel(classes=6),
     "ordinal": lambda: metrics.ordinal(classes=6),
@@ -28,6 +33,12 @@ CASES = {
     "regression": lambda: metrics.regression(classes=6),
     "topk": lambda: metrics.topk(classes=6),
 }
+# What a metric with a bank compares with.
+BANK = {"features": np.random.default_rng(1).normal(size=(12, 5)).astype(np.float32), "label": np.arange(12) % 6}
+
+
+def test_a_bank_needs_rows():
+    assert all(metric().gather for metric in CASES.values() if metric().bank)
 
 
 def test_every_metric_is_here():
@@ -48,10 +59,11 @@ def rows(tree, chosen):
 
 def measure(metric, *parts):
     """As the evaluator does: sums added, rows concatenated without their padding."""
+    bank = (BANK,) if metric.bank else ()
     trees = [jax.device_get(jax.jit(metric.update)(jax.tree.map(jnp.asarray, p), b)) for p, b in parts]
     if metric.gather:
         kept = [jax.tree.map(lambda x, m=b["mask"]: x[m], t) for t, (_, b) in zip(trees, parts, strict=True)]
-        return metric.finish(jax.tree.map(lambda *x: np.concatenate(x), *kept))
+        return metric.finish(jax.tree.map(lambda *x: np.concatenate(x), *kept), *bank)
     return metric.finish(jax.tree.map(lambda *x: sum(x), *trees))
 
 
