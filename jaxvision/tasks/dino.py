@@ -26,6 +26,7 @@ def dino(
     outputs: int = 65536,
     hidden: int = 2048,
     bottleneck: int = 256,
+    norm: str = "none",
     student_temperature: float = 0.1,
     teacher_temperature: float = 0.04,
     teacher_temperature_start: float = 0.04,
@@ -44,8 +45,8 @@ def dino(
     is saved and is fine-tuned is the teacher. Its momentum rises from `momentum` to 1 as a cosine. Its outputs are
     centred by their running mean (`centre_momentum`; 1.0 is the ablation without centring, which collapses) and
     sharpened by `teacher_temperature`, which rises linearly from `teacher_temperature_start` over the share
-    `teacher_warmup` of the steps. `outputs`, `hidden`, `bottleneck`: of the head, see `Prototypes`; its last layer
-    stays as it is in the first epoch with config.optim.unfreeze = (("projector/last", SHARE),).
+    `teacher_warmup` of the steps. `outputs`, `hidden`, `bottleneck`, `norm`: of the head, see `Prototypes`; its last
+    layer stays as it is in the first epoch with config.optim.unfreeze = (("projector/last", SHARE),).
 
     Logs: those of `spread`, of the student's features; `output_information`, the mutual information of image and
     teacher's output, over its maximum, the log of the smaller of B and `outputs`: it is 0 when all images have one
@@ -65,7 +66,7 @@ def dino(
         ("teacher_warmup", teacher_warmup),
     ):
         check_share(name, value)
-    net = encoder(model, contract, projector=Prototypes(outputs, hidden, bottleneck=bottleneck))
+    net = encoder(model, contract, projector=Prototypes(outputs, hidden, bottleneck=bottleneck, norm=norm))
 
     def init(key: jax.Array, batch: Batch, given: dict[str, Any] | None = None) -> tuple[PyTree, PyTree]:
         params, extra = net.init(key, batch["image"], given)

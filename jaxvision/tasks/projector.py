@@ -46,6 +46,7 @@ class Prototypes(nn.Module):
     are multiplied with columns of length 1.
 
     The last kernel is kept as it is learnt and normalised when used (weight normalisation with the gain fixed at 1).
+    With `norm` "batch" each hidden layer is normalised over the batch (the authors' use_bn_in_head).
     Source: Caron et al. 2021, https://arxiv.org/abs/2104.14294, appendix C.
     """
 
@@ -53,13 +54,17 @@ class Prototypes(nn.Module):
     hidden: int = 2048
     layers: int = 3
     bottleneck: int = 256
-    train: bool = False  # there is no difference
+    norm: str = "none"
+    train: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.truncated_normal(0.02)
         for k in range(self.layers - 1):
-            x = nn.gelu(nn.Dense(self.hidden, kernel_init=init, name=f"dense_{k}")(x), approximate=False)
+            x = nn.Dense(self.hidden, kernel_init=init, name=f"dense_{k}")(x)
+            if self.norm == "batch":
+                x = nn.BatchNorm(use_running_average=not self.train, momentum=0.9, name=f"norm_{k}")(x)
+            x = nn.gelu(x, approximate=False)
         x = nn.Dense(self.bottleneck, kernel_init=init, name=f"dense_{self.layers - 1}")(x)
         kernel = self.param("last", init, (self.bottleneck, self.outputs))
         return jnp.matmul(normalised(x), normalised(kernel.T).T)

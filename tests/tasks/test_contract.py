@@ -146,6 +146,9 @@ def test_gradients_reach_every_parameter_that_is_not_frozen(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_overfits_8_images(name):
     task = CASES[name]("batch")
+    if name == "dino":  # its loss says nothing while its goals move
+        still = dict(momentum=1.0, centre_momentum=1.0, teacher_temperature=0.2, teacher_temperature_start=0.2)
+        task = tasks.dino(model("batch"), CONTRACT, outputs=16, hidden=16, bottleneck=8, **still)
     tx = optax.adam(0.1 if name == "linear_probe" else 0.01)
     state = build.jit_once(lambda k, b: init_state(task, tx, k, b, None))(jax.random.key(0), batch(name=name))
     step = jax.jit(make_step(task, tx, seed=0))
