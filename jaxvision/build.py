@@ -21,6 +21,7 @@ from jaxvision.config import Config
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.pipeline import Skips
+from jaxvision.data.sources import Source, Tfds
 from jaxvision.errors import UserError
 from jaxvision.task import Batch, Metric, PyTree, Task
 
@@ -32,7 +33,25 @@ def check(config: Config) -> None:
     optim.check(config.optim)
     transforms.build(config.data.transforms, contract(config))
     for name, entry in config.evals.items():
-        _metric_factory(name, entry)
+        _check_metric(config, name, entry)
+        _check_bank(name, entry)
+    learns = jaxvision.tasks.LABELS.get(config.task.name, "class")
+    if "adversarial" in config.wrap and learns != "class":
+        raise UserError(
+            f"wrap.adversarial attacks the cross-entropy of classes, and task {config.task.name} learns {learns}: "
+            "remove it"
+        )
+
+
+def _check_bank(name: str, entry: Config) -> None:
+    metric = _metric_factory(name, entry)(classes=2)
+    if metric.bank and not entry.get("bank"):
+        raise UserError(
+            f"evals.{name}: {entry.metric} compares with labelled images: name them, "
+            f'as evals.{name}.bank = "{entry.data.replace("test", "train")}"'
+        )
+    if entry.get("bank") and not metric.bank:
+        raise UserError(f"evals.{name}.bank is {entry.bank!r}, and its metric compares with no other images: remove it")
 
 
 def resolve(config: Config) -> Config:
@@ -70,24 +89,83 @@ def _factories(config: Config) -> tuple[Callable, Callable, list[Callable]]:
     )
 
 
+def _check_metric(config: Config, name: str, entry: Config) -> None:
+    task_, metric = config.task.name, entry.get("metric", config_lib.EVAL["metric"])
+    learns, measures = jaxvision.tasks.LABELS.get(task_), jaxvision.metrics.LABELS.get(metric)
+    if learns is None and metric not in jaxvision.metrics.OF_FEATURES:
+        fit = " or ".join(f'"{m}"' for m in jaxvision.metrics.OF_FEATURES)
+        raise UserError(
+            f"evals.{name}.metric {metric} measures predictions, and task {task_} makes none, only features: "
+            f"set config.evals.{name}.metric = {fit}"
+        )
+    if learns and measures and learns != measures:
+        fit = _named(jaxvision.metrics.LABELS, learns)
+        raise UserError(
+            f"evals.{name}.metric {metric} is for labels of kind {measures!r}, task {task_} learns {learns!r}: "
+            f"set config.evals.{name}.metric = {fit}"
+        )
+
+
+def _named(kinds: dict[str, str], kind: str) -> str:
+    """The names in LABELS that go with a kind of labels."""
+    return " or ".join(f'"{name}"' for name, theirs in kinds.items() if theirs == kind)
+
+
 def model(config: Config, classes: int) -> Any:
-    """The flax module that the config names."""
+    """The flax module that the config names, with so many outputs."""
     dtype = jnp.dtype("float32" if config.dtype == "auto" else config.dtype)
     return _factories(config)[0](classes=classes, dtype=dtype)
 
 
-def task(config: Config, classes: int) -> Task:
-    """Model in task in wrappers, as the config names them."""
+def task(
+    config: Config,
+    classes: int,
+    labels: Callable[[], np.ndarray] | None = None,
+    *,
+    teaching: Task | None = None,
+    total_steps: int = 0,
+) -> Task:
+    """Model in task in wrappers, as the config names them.
+
+    `labels` gives those of the training data, which some settings need and which may take long to read; without it
+    such a task still predicts, and init makes the right shapes. `teaching`: the trained task that it learns from.
+    `total_steps`: of a training, else 0.
+    """
     _, make_task, wrappers = _factories(config)
-    built = make_task(model(config, classes), contract(config), classes=classes)
+    network = model(config, jaxvision.tasks.OUTPUTS.get(config.task.name, classes))
+    more = () if teaching is None else (teaching,)
+    built = make_task(network, contract(config), *more, classes=classes, labels=labels, total_steps=total_steps)
     for wrap in wrappers:
         built = wrap(built, classes=classes)
     return built
 
 
-def metrics(config: Config, classes: int) -> dict[str, Metric]:
-    """Of each eval, by its name."""
-    return {name: _metric_factory(name, entry)(classes=classes) for name, entry in config.evals.items()}
+def optimiser(config: Config, task_: Task, params: PyTree, steps: int) -> tuple[Any, Callable, str]:
+    """(optimiser, step -> lr, what learns how as a table or "") for the task's params, which may be abstract."""
+    known: dict[str, Any] = {"frozen": task_.frozen}
+    if config.optim.layer_decay != 1:
+        known["modules"] = modules(config)
+    tx, rate = optim.make(config.optim, steps, params, **known)
+    return tx, rate, optim.table(config.optim, params, **known)
+
+
+def modules(config: Config) -> tuple[str, ...]:
+    """Top-level names of the network's parameters in the order in which it creates them."""
+    net, size, names = model(config, 1), config.data.size, []
+
+    def init(key: jax.Array, image: jax.Array) -> PyTree:
+        variables = net.init({"params": key, "dropout": key}, image, train=False)
+        names.extend(variables["params"])  # here, since what eval_shape returns is sorted
+        return variables
+
+    jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, config.data.channels), jnp.float32))
+    return tuple(names)
+
+
+def metrics(config: Config, classes: int, names: tuple[str, ...] = ()) -> dict[str, Metric]:
+    """Of each eval, by its name. `names` of the classes, for metrics that tell of each."""
+    made = {name: _metric_factory(name, entry) for name, entry in config.evals.items()}
+    return {name: make(classes=classes, names=names) for name, make in made.items()}
 
 
 def _metric_factory(name: str, entry: Config) -> Callable:
@@ -109,12 +187,14 @@ def skips(config: Config, seen: dict[int, str] | None = None) -> Skips | None:
     return Skips(config.data.skip_at_most, seen)
 
 
-def example(config: Config, rows: int = 2) -> Batch:
-    """An abstract batch, for shapes."""
-    size = config.data.size
+def example(config: Config, rows: int = 2, *, train: bool = False, kind: str = "class", classes: int = 0) -> Batch:
+    """An abstract batch, for shapes: of evaluation, or as the training's transforms make it. `kind` of the labels and
+    number of `classes` are the source's; a task's init does not look at them."""
+    shapes = transforms.shapes(config.data.transforms if train else (), contract(config))
+    label, dtype = ((rows,), jnp.int32) if kind == "class" else ((rows, classes), jnp.float32)
     return {
-        "image": jax.ShapeDtypeStruct((rows, size, size, config.data.channels), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        **{name: jax.ShapeDtypeStruct((rows, *shape), jnp.uint8) for name, shape in shapes.items()},
+        "label": jax.ShapeDtypeStruct(label, dtype),
         "index": jax.ShapeDtypeStruct((rows,), jnp.int32),
         "mask": jax.ShapeDtypeStruct((rows,), jnp.bool_),
     }
@@ -123,6 +203,14 @@ def example(config: Config, rows: int = 2) -> Batch:
 def zeros(config: Config) -> Batch:
     """The same, concrete: what `Task.init` is called with."""
     return {k: np.zeros(v.shape, v.dtype) for k, v in example(config).items()}
+
+
+def jit_once(f: Callable, **options: Any) -> Callable:
+    """`jax.jit` of what runs once, such as an `init`: on a CPU compiled with little optimisation, in a fifth of the
+    time. The numbers are the same."""
+    if jax.default_backend() == "cpu":
+        options["compiler_options"] = {"xla_backend_optimization_level": 1}
+    return jax.jit(f, **options)
 
 
 def abstract_init(task_: Task, config: Config) -> tuple[PyTree, PyTree]:
@@ -144,15 +232,39 @@ def check_classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...]) -> N
         raise UserError(f"the classes of {uri} are not those of the training data: {detail}")
 
 
+def check_kind(config: Config, source: Source) -> None:
+    """Raises UserError unless the task learns the kind of labels that the source has."""
+    learns = jaxvision.tasks.LABELS.get(config.task.name, source.kind)
+    if learns != source.kind:
+        raise UserError(
+            f"task {config.task.name} learns labels of kind {learns!r}, and {source.uri} has {source.kind!r}: "
+            f"set config.task.name = {_named(jaxvision.tasks.LABELS, source.kind)}"
+        )
+
+
+def check_every_class(source: Source) -> None:
+    """Raises UserError if a class of the training data has no sample."""
+    if source.kind != "class" or isinstance(source, Tfds):  # TFDS would have to read all images for it
+        return
+    there = set(np.unique(source.labels).tolist())
+    absent = [name for k, name in enumerate(source.classes) if k not in there]
+    if absent:
+        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+        raise UserError(
+            f"{source.uri} has no sample of the class {', '.join(map(repr, absent[:5]))}{more}: remove it from the "
+            "class list, or add images"
+        )
+
+
 def with_shardings(abstract: PyTree, mesh: Mesh) -> PyTree:
     """The same abstract leaves, each with the sharding it shall have on the mesh."""
     return jax.tree.map(_with_sharding, abstract, sharding.state_shardings(mesh, abstract))
 
 
-def abstract_batch(config: Config, mesh: Mesh, rows: int) -> Batch:
-    """An abstract batch of `rows` rows, split over the mesh."""
+def abstract_batch(config: Config, mesh: Mesh, rows: int, **options: Any) -> Batch:
+    """An abstract batch of `rows` rows, split over the mesh; see `example`."""
     split = sharding.batch_sharding(mesh)
-    return {name: _with_sharding(leaf, split) for name, leaf in example(config, rows).items()}
+    return {name: _with_sharding(leaf, split) for name, leaf in example(config, rows, **options).items()}
 
 
 def _with_sharding(leaf: Any, where: Any) -> jax.ShapeDtypeStruct:

@@ -23,6 +23,8 @@ from jaxvision.errors import UserError, nearest
 
 # Parts that take keys beyond their defaults: names the user chooses, or arguments of what `name` names.
 OPEN = ("model", "task", "wrap", "evals", "optim")
+# Arguments of factories that the program gives and no config.
+PROVIDED = ("classes", "labels", "names", "total_steps")
 # What may differ when a workdir is run again; anything else would make it another run.
 MAY_CHANGE = (
     "epochs",
@@ -37,7 +39,7 @@ MAY_CHANGE = (
     "data.on_error",
     "data.skip_at_most",
 )
-EVAL = dict(metric="topk", data="", every_epochs=1.0, every_steps=0)
+EVAL = dict(metric="topk", data="", bank="", every_epochs=1.0, every_steps=0)
 SCHEDULES = ("constant", "cosine", "linear", "step")
 
 
@@ -116,13 +118,14 @@ def default() -> Config:
         )
     )
     c.model = Config(dict(name="resnet50"))  # and its arguments; the class count comes from the data
-    c.task = Config(dict(name="classification"))  # and its arguments
+    c.task = Config(dict(name="classification"))  # binary, ordinal, multilabel, regression; and its arguments
     c.wrap = Config()  # wrapper name -> its arguments, applied in this order: dict(ema=dict(decay=0.999))
     c.optim = Config(
         dict(
             name="sgd",  # sgd, adamw, lamb, lars; and its arguments: momentum, nesterov, b1, b2, eps
             lr=0.1,  # peak, for this batch size: nothing is scaled behind your back
             weight_decay=0.0,  # not for biases and norms (leaves of fewer than two dimensions)
+            weight_decay_final=-1.0,  # a cosine from weight_decay to this over the run, as DINO; -1: constant
             schedule="cosine",  # constant, cosine, linear, step
             warmup=0.0,  # share of all steps, linear from 0
             final=0.0,  # cosine and linear end at this share of lr
@@ -130,9 +133,13 @@ def default() -> Config:
             gamma=0.1,  # step: by this
             clip=0.0,  # largest global norm of the gradient; 0 is none
             groups=(),  # (pattern, multiplier of lr) pairs; the first that matches a leaf's name counts; 0 freezes
+            layer_decay=1.0,  # fine-tuning (BEiT, MAE): lr times this for each block below the head; 1 is none
+            unfreeze=(),  # (pattern, share of all steps) pairs: frozen until then; the first that matches counts
         )
     )
-    c.evals = Config()  # name -> dict(metric="topk", data=URI, every_epochs=1), and the metric's arguments
+    # name -> dict(metric="topk", data=URI, every_epochs=1), and the metric's arguments; topk, per_class, binary and
+    # ordinal measure classes, multilabel tags, regression values
+    c.evals = Config()
     c.checkpoint = Config(
         dict(
             every_epochs=1.0,  # 0 is never; the end and an interruption always save
@@ -275,9 +282,13 @@ def check(config: Config) -> None:
     _numbers(o.milestones, "optim.milestones")
     for m in o.milestones:
         _need(0 < m < 1, "optim.milestones", o.milestones, "shares of all steps, in (0, 1)")
-    for group in o.groups:
-        if not (isinstance(group, tuple) and len(group) == 2 and isinstance(group[0], str) and _fits(group[1], 1.0)):
-            raise UserError(f'optim.groups holds {group!r}: expected pairs like ("fc", 10.0)')
+    final = o.weight_decay_final
+    _need(final >= 0 or final == -1, "optim.weight_decay_final", final, "at least 0, or -1 for a constant weight_decay")
+    _need(0 < o.layer_decay <= 1, "optim.layer_decay", o.layer_decay, "in (0, 1]")
+    for key, example in (("groups", '("fc", 10.0)'), ("unfreeze", '("layer1", 0.5)')):
+        for pair in o[key]:
+            if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and _fits(pair[1], 1.0)):
+                raise UserError(f"optim.{key} holds {pair!r}: expected pairs like {example}")
     _need(c.checkpoint.keep >= 1, "checkpoint.keep", c.checkpoint.keep, "at least 1")
     _need(c.log.every_steps >= 1, "log.every_steps", c.log.every_steps, "at least 1")
     for name, entry in c.evals.items():
@@ -292,6 +303,8 @@ def check(config: Config) -> None:
         raise UserError(
             "wrap: put adversarial before ema: an attack must see the weights that learn, not their average"
         )
+    if "l2_sp" in order and not c.init:
+        raise UserError("wrap.l2_sp draws the weights to those that config.init loads, and init is empty: set it")
     if c.checkpoint.best:
         _choice(c.checkpoint.best.partition("/")[0], tuple(c.evals), "the eval in checkpoint.best")
     for axis, size in c.mesh.items():
@@ -346,7 +359,7 @@ def factory(
 ) -> Callable[..., Any]:
     """What spec["name"] names in `namespace`, its other keys checked against the signature and bound.
 
-    Call the result with what the program provides (`classes`, `dtype`, ...): arguments that the factory does
+    Call the result with what the program provides (PROVIDED, `dtype`, ...): arguments that the factory does
     not take are left out, and a ValueError of the factory becomes a UserError that names `where`. `also`: keys
     that the caller reads itself, for the error message.
     """
@@ -361,8 +374,8 @@ def factory(
     takes = [p.name for p in parameters if not inspect.isfunction(make) or p.kind is p.KEYWORD_ONLY]
     takes = [p for p in takes if p not in ("parent", "name")]
     for key in arguments:
-        if key not in takes or key == "classes":
-            keys = [f"{where}.{k}" for k in (*also, *takes) if k != "classes"]
+        if key not in takes or key in PROVIDED:
+            keys = [f"{where}.{k}" for k in (*also, *takes) if k not in PROVIDED]
             raise UserError(
                 f'unknown key "{where}.{key}" for {name}: {nearest(f"{where}.{key}", keys)}'.replace("'", '"')
             )
@@ -396,7 +409,7 @@ def from_json(text: str) -> Config:
     for name, value in default().items():
         if name not in config:
             config[name] = value
-        elif isinstance(value, Config) and name not in OPEN:
+        elif isinstance(value, Config) and (name not in OPEN or name == "optim"):
             config[name] = {**value, **config[name]}
     check(config)
     return config

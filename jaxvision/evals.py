@@ -20,7 +20,7 @@ from jaxvision import sharding
 from jaxvision.data.contract import InputContract
 from jaxvision.data.pipeline import Skips, eval_batches
 from jaxvision.errors import UserError
-from jaxvision.log import plain, write_whole
+from jaxvision.log import plain, save_figure, write_whole
 from jaxvision.task import Batch, Metric, PyTree, Task
 
 # What the sums of all metrics are called together; (params, extra, batch) -> (sums, rows).
@@ -28,11 +28,13 @@ Update = Callable[[PyTree, PyTree, Batch], tuple[PyTree, PyTree]]
 
 
 class Evaluation(NamedTuple):
-    """metrics: name -> value; samples: how many were seen, each once; digest: SHA-256 over their sorted ids."""
+    """metrics: name -> value; samples: how many were seen, each once; digest: SHA-256 over their sorted ids; drawings:
+    of the metrics that draw, functions of (matplotlib axes, class names)."""
 
     metrics: dict[str, float]
     samples: int
     digest: str
+    drawings: tuple[Callable[..., None], ...] = ()
 
 
 def make_update(task: Task, metrics: Mapping[str, Metric]) -> Update:
@@ -81,19 +83,23 @@ def run(
         raise UserError(
             f"evaluation saw {len(ids) - len(np.unique(ids))} samples twice: ids must be unique in a source"
         )
+    bank_rows = {
+        bank: _collect(update, state, (banks or {})[bank]())[1]
+        for bank in dict.fromkeys(m.bank for m in metrics.values() if m.bank)
+    }
     values: dict[str, float] = {}
+    drawings: list[Callable[..., None]] = []
     for name, metric in metrics.items():
-        tree = rows[name] if metric.gather else sums[name]
-        if metric.bank:
-            bank = {name: metric._replace(gather=True)}
-            _, bank_rows, _ = _collect(make_update(task, bank), state, (banks or {})[metric.bank]())
-            result = metric.finish(tree, bank_rows[name])
-        else:
-            result = metric.finish(tree)
+        trees = [rows[name] if metric.gather else sums[name]]
+        trees += [bank_rows[metric.bank][name]] if metric.bank else []
+        result = metric.finish(*trees)
+        if metric.draw is not None:
+            drawings.append(lambda axes, classes, m=metric, t=trees: m.draw(axes, *t, classes))
         for key in result.keys() & values.keys():
             raise ValueError(f"two metrics of one evaluation are called {key!r}")
         values.update(result)
-    return Evaluation(values, len(ids), hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest())
+    digest = hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest()
+    return Evaluation(values, len(ids), digest, tuple(drawings))
 
 
 def _collect(update: Update, state: Any, batches: Iterable[Batch]) -> tuple[PyTree, PyTree, np.ndarray]:
@@ -165,6 +171,19 @@ def write_certificate(
     }
     write_whole(path, json.dumps(plain(content), indent=1))
     return path
+
+
+def write_picture(workdir: epath.Path, name: str, evaluation: Evaluation, classes: tuple[str, ...], title: str) -> None:
+    """eval/NAME.png: what the metrics of the evaluation have to show; nothing if they have nothing."""
+    if not evaluation.drawings:
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4 * len(evaluation.drawings), 5.6), layout="constrained")
+    figure.suptitle(title)
+    for axes, draw in zip(figure.subplots(1, len(evaluation.drawings), squeeze=False)[0], evaluation.drawings):
+        draw(axes, classes)
+    save_figure(figure, workdir / "eval" / f"{name}.png")
 
 
 def versions() -> dict[str, str]:

@@ -30,10 +30,11 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     from etils import epath
 
     from jaxvision import build, evals, pretrained
-    from jaxvision.data.sources import open_source
+    from jaxvision.data.sources import Source, open_source
+    from jaxvision.log import in_words, plain
 
     trained = pretrained.load(arguments.source, arguments.checkpoint)
-    metrics = build.metrics(trained.config, len(trained.classes))
+    metrics = build.metrics(trained.config, len(trained.classes), trained.classes)
     if not metrics:
         raise UserError(f"the config in {arguments.source} has no evals: it does not say how to measure")
     jobs = {name: trained.config.evals[name].data for name in metrics}
@@ -46,18 +47,19 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     results = {}
     for name, uri in jobs.items():
         source = open_source(uri)
+        build.check_kind(trained.config, source)
         classes = trained.classes if trained.named else _in_order(uri, source.classes, trained, say)
         build.check_classes(uri, source.classes, classes)
         skips = build.skips(trained.config)
-        batches = evals.source_batches(
-            source,
-            trained.contract,
-            trained.mesh,
-            arguments.batch_size or trained.config.batch_size,
-            skips=skips,
-            **build.reading(trained.config),
-        )
-        result = evals.run(trained.task, trained, {name: metrics[name]}, batches)
+
+        def in_order(source: Source, skips: Any) -> Any:
+            size = arguments.batch_size or trained.config.batch_size
+            reading = build.reading(trained.config)
+            return evals.source_batches(source, trained.contract, trained.mesh, size, skips=skips, **reading)
+
+        bank = trained.config.evals[name].get("bank")
+        banks = {"bank": lambda bank=bank: in_order(open_source(bank), build.skips(trained.config))}
+        result = evals.run(trained.task, trained, {name: metrics[name]}, in_order(source, skips), banks)
         path = workdir and evals.write_certificate(
             workdir,
             name if uri == trained.config.evals[name].data or trained.workdir is None else f"{name}-other",
@@ -68,11 +70,11 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             classes=classes,
             skips=skips,
         )
-        values = "  ".join(f"{k} {v:.4f}" for k, v in result.metrics.items())
+        values = in_words(result.metrics)
         say(f"{name} ({uri}): {values}  ({result.samples} samples)" + (f"\ncertificate {path}" if path else ""))
         if skips and skips.seen:
             say(f"warning: {len(skips.seen)} unreadable images are left out, the certificate lists them")
-        results[name] = {**result.metrics, "count": result.samples, "digest": result.digest}
+        results[name] = {**plain(result.metrics), "count": result.samples, "digest": result.digest}
     return {"checkpoint": trained.source, "step": trained.step, "evals": results}
 
 

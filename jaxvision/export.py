@@ -49,10 +49,15 @@ def export(argv: list[str]) -> dict[str, Any]:
 
     found = pretrained.find(arguments.source, arguments.checkpoint)
     trained = pretrained.load_found(found, arguments.source)
+    if "head" in trained.params:
+        raise UserError(
+            f"{trained.source} was trained by {trained.config.task.name}, whose last layer lies beside the network: "
+            "other libraries have no place for it, so use the workdir itself as --from"
+        )
     library, theirs = _library(trained.config.model.name, arguments.names, models)
     _check_options(trained, library, theirs, models)
     origin, family = models.origins(trained.config.model.name)[library], models.family(trained.config.model.name)
-    tree = weights.averaged({"params": trained.params, "extra": trained.extra}).leaves
+    tree = pretrained.standalone(trained, weights.averaged({"params": trained.params, "extra": trained.extra}).leaves)
     leaves = {pretrained.variable(name): np.asarray(leaf, np.float32) for name, leaf in tree.items()}
     damaged = [name for name, leaf in leaves.items() if not np.isfinite(leaf).all()]
     if damaged:

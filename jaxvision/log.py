@@ -14,8 +14,10 @@ from typing import Any
 from etils import epath
 
 from jaxvision.errors import UserError
+from jaxvision.task import LOWER
 
 Say = Callable[[str], None]
+ALARM = "alarm_"  # a training log of this name is above 0 where something is wrong
 PARTS = ("start", "compile", "data", "step", "evaluate", "checkpoint", "log", "other")
 
 
@@ -64,6 +66,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value
+
+
+def in_words(values: dict[str, Any]) -> str:
+    """ "top1 0.9000  loss 0.1000", without what is only of one class."""
+    shown = {k: math.nan if v is None else v for k, v in values.items() if "/" not in k}
+    return "  ".join(f"{k} {v:.4f}" for k, v in shown.items())
 
 
 def write_whole(path: epath.Path, text: str) -> None:
@@ -146,6 +154,9 @@ class Log:
 
     def train(self, step: int, values: dict[str, float], images_per_s: float) -> None:
         self._last = values
+        for name in _alarms(values).keys() - self.alarms().keys():
+            others = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if not k.startswith(ALARM))
+            self.tell(f"warning: {name} at step {step}: {others}")
         self._write({"step": step, "kind": "train", **values, "images_per_s": round(images_per_s, 1)})
         if self._bar is not None:
             shown = {"loss": f"{values['loss']:.4f}", "images/s": f"{images_per_s:.0f}"}
@@ -163,8 +174,7 @@ class Log:
         record = {"step": step, "kind": f"eval:{name}", **values}
         self._write(record)
         self._note_best(record)
-        text = "  ".join(f"{k} {v:.4f}" for k, v in values.items())
-        self.tell(f"  {name} at step {step}: {text}")
+        self.tell(f"  {name} at step {step}: {in_words(values)}")
 
     def tell(self, text: str) -> None:
         """A line for people that does not tear the progress display."""
@@ -201,10 +211,18 @@ class Log:
     def _note_best(self, record: dict[str, Any]) -> None:
         if record["kind"].startswith("eval:"):
             for key, value in record.items():
-                if key in ("step", "kind", "count") or value is None:
+                if key in ("step", "kind", "count") or "/" in key or value is None:
                     continue
-                name, pick = f"{record['kind'][5:]}/{key}", min if key == "loss" else max
+                name, pick = f"{record['kind'][5:]}/{key}", min if key in LOWER else max
                 self._best[name] = pick(self._best.get(name, value), value)
+
+    def alarms(self) -> dict[str, int]:
+        """What was raised so far -> the step at which it was first."""
+        first: dict[str, int] = {}
+        for record in self.records:
+            if record["kind"] == "train":
+                first = {**dict.fromkeys(_alarms(record), record["step"]), **first}
+        return first
 
     def best(self) -> dict[str, float]:
         """EVAL/METRIC -> the best value so far."""
@@ -230,6 +248,11 @@ class Log:
             self._file.close()
             if self.records:
                 plot_curves(self.records, self.workdir / "curves.png")
+
+
+def _alarms(values: dict[str, Any]) -> dict[str, float]:
+    """Those that more than half of the steps behind these means raised."""
+    return {k.removeprefix(ALARM): v for k, v in values.items() if k.startswith(ALARM) and (v or 0) > 0.5}
 
 
 def _start_wandb(workdir: epath.Path, config: Any) -> Any:
@@ -259,7 +282,10 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
     for record in records:
         kind = record["kind"].replace("eval:", "")
         for key, value in record.items():
-            if key in ("step", "kind", "count", "grad_norm", "param_norm", "images_per_s") or value is None:
+            hidden = key in ("step", "kind", "count", "grad_norm", "param_norm", "images_per_s")
+            if hidden or key.startswith(ALARM) or value is None:
+                continue
+            if "/" in key:
                 continue
             xs, ys = panels.setdefault(key, {}).setdefault(kind, ([], []))
             xs.append(record["step"])
@@ -268,8 +294,13 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
         return
     kinds = list(dict.fromkeys(r["kind"].replace("eval:", "") for r in records))
     order = sorted(panels, key=lambda k: (k != "loss", k == "lr", k))
-    figure = Figure(figsize=(4.2 * len(order), 3.4), layout="constrained")
-    for axes, key in zip(figure.subplots(1, len(order), squeeze=False)[0], order, strict=True):
+    columns = min(len(order), 4)
+    rows = -(-len(order) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    for axes in places[len(order) :]:
+        axes.set_visible(False)
+    for axes, key in zip(places, order):
         for kind, (xs, ys) in panels[key].items():
             axes.plot(
                 xs, ys, label=kind, color=f"C{kinds.index(kind)}", linewidth=1.4, marker="." if len(xs) < 40 else None
@@ -280,6 +311,11 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
         axes.grid(alpha=0.3)
         if key != "lr":
             axes.legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: epath.Path) -> None:
+    """A matplotlib figure as PNG, under its final name only when whole."""
     beside = path.parent / f".{path.name}.tmp.png"
     with beside.open("wb") as file:
         figure.savefig(file, dpi=110, format="png")

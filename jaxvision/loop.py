@@ -7,7 +7,7 @@ import math
 import resource
 import sys
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxvision import build, checkpoint, evals, optim, pretrained, sharding, weights
+from jaxvision import build, checkpoint, evals, pretrained, sharding, weights
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import pipeline, transforms
@@ -26,7 +26,7 @@ from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, lock, plain, write_whole
 from jaxvision.step import TrainState, init_state, make_step
 from jaxvision.stop import Stop
-from jaxvision.task import Batch
+from jaxvision.task import LOWER, Batch
 
 IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host's work, few enough to notice NaN at once
 
@@ -87,29 +87,38 @@ class Run:
         self.split = sharding.batch_sharding(self.mesh)
         _check_divisible(config, self.mesh.size)
 
-        self.source, self.eval_sources = _open_sources(config)
-        for name, source in self.eval_sources.items():
-            build.check_classes(config.evals[name].data, source.classes, self.source.classes)
-        if self.source.kind != "class":
-            raise UserError(f"task {config.task.name} learns classes, and {self.source.uri} has {self.source.kind}")
+        self.source, self.eval_sources, self.banks = _open_sources(config)
+        build.check_kind(config, self.source)
+        for source in (*self.eval_sources.values(), *self.banks.values()):
+            build.check_kind(config, source)
+            build.check_classes(source.uri, source.classes, self.source.classes)
+        build.check_every_class(self.source)
         self.contract = build.contract(config)
         self.epoch = len(self.source) / config.batch_size  # in steps
         self.total = config.steps or max(1, round(config.epochs * self.epoch))
-        self.task = build.task(config, len(self.source.classes))
+        teacher = pretrained.teacher(config, self.source.classes)
+        self.task = build.task(
+            config,
+            len(self.source.classes),
+            lambda: self.source.labels,
+            teaching=teacher and teacher.task,
+            total_steps=self.total,
+        )
         self.order = Order(
             config.seed,
             len(self.source),
             class_weights(self.source, config.data.sampling, dict(config.data.weights)),
             config.data.repeats,
         )
-        self.metrics = build.metrics(config, len(self.source.classes))
+        self.metrics = build.metrics(config, len(self.source.classes), self.source.classes)
         params, _ = build.abstract_init(self.task, config)
-        self.tx, self.rate = optim.make(config.optim, self.total, params)
+        self.tx, self.rate, learns = build.optimiser(config, self.task, params, self.total)
 
         if self.leader:
             held.enter_context(lock(workdir))
         found = self._open_workdir()
-        self.state = self._initial(found)
+        self.state = self._initial(found, teacher)
+        del teacher  # its weights are in the state: the host's copy can go
         self.first = self.step = int(self.state.step)
         self.saved_at = self.step if found.path is not None else -1
         if self.step > self.total:
@@ -117,10 +126,12 @@ class Run:
         if self.leader:
             write_whole(workdir / "config.json", config_lib.to_json(config))
         device = jax.devices()[0].device_kind
+        names = self.source.classes
+        listed = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])  # their order has a meaning, too
         say(
-            f"{config.model.name}: {weights.count(params):,} parameters, {len(self.source.classes)} classes | "
+            f"{config.model.name}: {weights.count(params):,} parameters, {len(names)} classes ({listed}) | "
             f"{len(self.source):,} training images | batch {config.batch_size} on {self.mesh.size} x {device}, "
-            f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs"
+            f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs" + (learns and f"\n{learns}")
         )
         self.results: dict[str, dict[str, float]] = {}
         self.flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
@@ -177,8 +188,8 @@ class Run:
             self.say("warning: no whole checkpoint is left: starting from the beginning")
         return found
 
-    def _initial(self, found: checkpoint.Found) -> TrainState:
-        """From the checkpoint, from `config.init`, or fresh."""
+    def _initial(self, found: checkpoint.Found, teacher: pretrained.Teacher | None) -> TrainState:
+        """From the checkpoint, from `config.init`, or fresh; a fresh one with the teacher's weights."""
         config, task, tx = self.config, self.task, self.tx
 
         def init(key: jax.Array, batch: Batch, given: Any) -> TrainState:
@@ -201,20 +212,25 @@ class Run:
                 content = {"from": config.init, "contract": origin.contract.to_dict(), **plan.to_dict()}
                 write_whole(self.workdir / "load_plan.json", json.dumps(content, indent=1))
             given = plan.given
+        if teacher is not None:
+            self.say(f"teacher: {weights.count(teacher.leaves['params']):,} parameters, from {teacher.source}")
+            given = teacher.join(given)
         with self.clock("compile"):
-            make = jax.jit(init, out_shardings=self.shardings)
+            make = build.jit_once(init, out_shardings=self.shardings)
             return jax.block_until_ready(make(key, build.zeros(config), given))
 
     def _compile(self) -> None:
         config = self.config
         with self.clock("compile"):
             step = make_step(self.task, self.tx, seed=config.seed, accumulate=config.accumulate)
-            batch = build.abstract_batch(config, self.mesh, config.batch_size)
+            kind, classes = self.source.kind, len(self.source.classes)
+            batch = build.abstract_batch(config, self.mesh, config.batch_size, train=True, kind=kind, classes=classes)
             jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
             self.compiled = jitted.lower(self.state, batch).compile()
             self.rate = jax.jit(self.rate)
             self.rate(0)
-            batch = build.abstract_batch(config, self.mesh, evals.padded_size(config.batch_size, self.mesh))
+            padded = evals.padded_size(config.batch_size, self.mesh)
+            batch = build.abstract_batch(config, self.mesh, padded, kind=kind, classes=classes)
             self.updates = {
                 name: evals.compile_update(self.task, {name: metric}, self.state, batch)
                 for name, metric in self.metrics.items()
@@ -297,13 +313,10 @@ class Run:
             self.land()
             with self.clock("evaluate"):
                 skips = build.skips(self.config)
-                batches = evals.source_batches(
-                    self.eval_sources[name], self.contract, self.mesh, self.config.batch_size, skips=skips,
-                    **build.reading(self.config),
-                )  # fmt: skip
+                banks = {"bank": lambda name=name: self._in_order(self.banks[name], build.skips(self.config))}
                 result = evals.run(
-                    self.task, self.state, {name: self.metrics[name]}, self.stop.watch(batches),
-                    update=self.updates[name],
+                    self.task, self.state, {name: self.metrics[name]}, self._in_order(self.eval_sources[name], skips),
+                    banks, update=self.updates[name],
                 )  # fmt: skip
             with self.clock("log"):
                 self.results[name] = result.metrics
@@ -313,11 +326,20 @@ class Run:
                         self.workdir, name, result, data=entry.data, step=self.step, contract=self.contract,
                         classes=self.source.classes, skips=skips,
                     )  # fmt: skip
+                    title = f"{name} ({entry.data}) at step {self.step}"
+                    evals.write_picture(self.workdir, name, result, self.source.classes, title)
             if skips and skips.seen:
                 self.log.tell(f"warning: {name} leaves out {len(skips.seen)} unreadable images, see eval/{name}.json")
             score = _score(self.config, name, result.metrics)
             if score is not None:
                 self.writer.score(self.step, score)
+
+    def _in_order(self, source: Source, skips: Any) -> Iterator[Batch]:
+        """A source's evaluation batches, until someone asks to stop."""
+        batches = evals.source_batches(
+            source, self.contract, self.mesh, self.config.batch_size, skips=skips, **build.reading(self.config)
+        )
+        return self.stop.watch(batches)
 
     def save(self) -> None:
         """This step's state, once."""
@@ -328,6 +350,7 @@ class Run:
             about = {
                 "contract": self.contract.to_dict(),
                 "classes": list(self.source.classes),
+                "task": self.config.task.name,
                 "versions": evals.versions(),
             }
             self.writer.save(self.step, self.state, about)
@@ -368,6 +391,7 @@ class Run:
             "time": {k: round(v, 3) for k, v in parts.items()},
             "evals": self.results,
             "best": self.log.best(),
+            "alarms": self.log.alarms(),
             "skipped": self.skips.rows() if self.skips else [],
             "devices": self.mesh.size,
             "versions": evals.versions(),
@@ -376,16 +400,23 @@ class Run:
         }
 
 
-def _open_sources(config: Config) -> tuple[Source, dict[str, Source]]:
-    """Training data, and the data of each evaluation. Raises UserError, with a way to try without any data."""
+def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, Source]]:
+    """Training data, the data of each evaluation, and what they compare with. Raises UserError, with a way to try
+    without any data."""
     try:
         train = open_source(config.data.train)
-        return train, {name: open_source(entry.data) for name, entry in config.evals.items()}
+        data = {name: open_source(entry.data) for name, entry in config.evals.items()}
+        return train, data, {name: open_source(e.bank) for name, e in config.evals.items() if e.get("bank")}
     except UserError as error:
         fake = f"fake:1024x{config.data.size}?classes=1000"
         flags = [
             f"'--config.data.train={fake}'",
-            *(f"'--config.evals.{name}.data={fake}'" for name in config.evals),
+            *(
+                f"'--config.evals.{n}.{key}={fake}'"
+                for n, e in config.evals.items()
+                for key in ("data", "bank")
+                if e.get(key)
+            ),
         ]
         flags += ["--config.epochs=0 --config.steps=10 --config.batch_size=16"]
         raise UserError(f"{error}\nTo try this config without data, add {' '.join(flags)}") from error
@@ -428,4 +459,4 @@ def _score(config: Config, name: str, metrics: dict[str, float]) -> float | None
     if key not in metrics:
         known = [f"{name}/{k}" for k in metrics]
         raise UserError(f"checkpoint.best is {config.checkpoint.best!r}: {nearest(config.checkpoint.best, known)}")
-    return -metrics[key] if key == "loss" else metrics[key]
+    return -metrics[key] if key.partition("/")[0] in LOWER else metrics[key]

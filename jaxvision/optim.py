@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxvision.config import Config, factory
-from jaxvision.errors import UserError
+from jaxvision.errors import UserError, nearest
 from jaxvision.task import PyTree
 
 __all__ = ["adamw", "lamb", "lars", "sgd"]
 
 # Keys of config.optim that `make` itself reads; the others are arguments of the optimiser.
-SHARED = ("lr", "weight_decay", "schedule", "warmup", "final", "milestones", "gamma", "clip", "groups")
+SHARED = (
+    "lr", "weight_decay", "weight_decay_final", "schedule", "warmup", "final", "milestones", "gamma", "clip", "groups",
+    "layer_decay", "unfreeze",
+)  # fmt: skip
 
 
 def sgd(decay: optax.GradientTransformation, *, momentum: float = 0.9, nesterov: bool = False):
@@ -52,28 +56,51 @@ def decayed(params: PyTree) -> PyTree:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def make(config: Config, total_steps: int, params: PyTree) -> tuple[optax.GradientTransformation, Callable]:
+def make(
+    config: Config,
+    total_steps: int,
+    params: PyTree,
+    *,
+    modules: Sequence[str] = (),
+    frozen: Sequence[str] = (),
+) -> tuple[optax.GradientTransformation, Callable]:
     """The optimiser of `config.optim` and its schedule, step -> lr.
 
-    `params` may be abstract; it is used to check that each pattern in `groups` matches something.
-    Raises UserError.
+    `params` may be abstract; `modules` and `frozen` are those of `rules`, which may raise UserError. Leaves that are
+    frozen for good have no optimiser state. Those of `unfreeze` get an optimiser of their own, which begins with the
+    step that sets them free: neither decay, nor momentum, nor Adam's count has seen the steps before.
     """
     build = check(config)
-    names = leaf_names(params)
-    for pattern, _ in config.groups:
-        if not any(re.search(pattern, n) for n in names):
-            raise UserError(f"optim.groups: no parameter's name matches {pattern!r}; there are, for example, "
-                            f"{', '.join(names[:3] + names[-1:])}")  # fmt: skip
+    by_leaf = rules(config, params, modules, frozen)
     rate = schedule(config, total_steps)
-    decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
+
+    def from_step(start: int) -> optax.GradientTransformation:
+        return gate(build(_decay(config, total_steps, start)), start)
+
+    starts = {f"{rule.start:g}": round(rule.start * total_steps) for rule in by_leaf.values() if rule.multiplier}
+    labels = {n: f"{rule.start:g}" if rule.multiplier else "frozen" for n, rule in by_leaf.items()}
+    if set(labels.values()) == {"0"}:
+        optimiser = from_step(0)
+    else:
+        several = {label: from_step(start) for label, start in starts.items()}
+        by_label = jax.tree_util.tree_map_with_path(lambda path, _: labels[name(path)], params)
+        optimiser = optax.partition({**several, "frozen": optax.set_to_zero()}, by_label)
     parts = [
-        freeze(config.groups),  # first, so that a frozen leaf does not count in the norm that is clipped
+        hold(by_leaf, total_steps) if config.clip else optax.identity(),  # a frozen leaf does not count in the norm
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
-        build(decay if config.weight_decay else optax.identity()),
-        scale_groups(config.groups),
+        optimiser,
+        scale(by_leaf),
         optax.scale_by_learning_rate(rate),
     ]
     return optax.chain(*parts), rate
+
+
+def _decay(config: Config, total_steps: int, start: int) -> optax.GradientTransformation:
+    """Weight decay for an optimiser whose first step is the run's step `start`."""
+    if config.weight_decay_final >= 0:
+        decay = weight_decay(config, total_steps)
+        return optax.add_decayed_weights(lambda count: decay(start + count), mask=decayed)
+    return optax.add_decayed_weights(config.weight_decay, mask=decayed) if config.weight_decay else optax.identity()
 
 
 def check(config: Config) -> Callable:
@@ -81,13 +108,19 @@ def check(config: Config) -> Callable:
     import jaxvision.optim as here
 
     spec = {k: v for k, v in config.items() if k not in SHARED}
-    for pattern, multiplier in config.groups:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UserError(f"optim.groups: {pattern!r} is no regular expression: {error}") from error
-        if not multiplier >= 0:
-            raise UserError(f"optim.groups: the multiplier of {pattern!r} is {multiplier}: it must be at least 0")
+    for key, pairs in (("groups", config.groups), ("unfreeze", config.unfreeze)):
+        for pattern, value in pairs:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(f"optim.{key}: {pattern!r} is no regular expression: {error}") from error
+            if key == "groups" and not value >= 0:
+                raise UserError(f"optim.groups: the multiplier of {pattern!r} is {value}: it must be at least 0")
+            if key == "unfreeze" and not 0 <= value < 1:
+                raise UserError(
+                    f"optim.unfreeze: {pattern!r} has {value}: it must be a share of all steps, in [0, 1); to freeze "
+                    f'for good, take optim.groups = (("{pattern}", 0.0),)'
+                )
     return factory(here, spec, "optim", also=("name", *SHARED))
 
 
@@ -114,6 +147,182 @@ def schedule(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
     return rate
 
 
+def weight_decay(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
+    """step -> f32 decay: half a cosine from `weight_decay` at step 0 to `weight_decay_final` at the end, as DINO's
+    (Caron et al. 2021, https://arxiv.org/abs/2104.14294; 0.04 to 0.4)."""
+    begin, end = config.weight_decay, config.weight_decay_final
+
+    def decay(step: Any) -> jax.Array:
+        done = jnp.clip(jnp.asarray(step, jnp.float32) / total_steps, 0.0, 1.0)
+        return end + (begin - end) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+
+    return decay
+
+
+# --------------------------------------------------------------------------- which leaf learns how
+
+
+class Rule(NamedTuple):
+    """How a leaf learns: at `multiplier` times the learning rate, once the share `start` of all steps is done."""
+
+    multiplier: float  # 0: frozen for good
+    start: float
+
+
+def rules(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: Sequence[str] = ()) -> dict[str, Rule]:
+    """Name to rule, of every leaf; the multiplier is that of `groups` times that of `layer_decay`.
+
+    Args:
+      params: may be abstract.
+      modules: top-level names of params["model"] in the order in which the network creates them; `layer_decay` needs
+        them (a tree of jax has them sorted, "layer_10" before "layer_2").
+      frozen: patterns of the leaves that the task never moves.
+
+    Raises UserError for a pattern that matches nothing, or that would free what is frozen for good.
+    """
+    names = leaf_names(params)
+    for key, pairs in (("groups", config.groups), ("unfreeze", config.unfreeze)):
+        for pattern, _ in pairs:
+            if not any(re.search(pattern, n) for n in names):
+                raise UserError(f"optim.{key}: no parameter's name matches {pattern!r}; there are, for example, "
+                                f"{', '.join(names[:3] + names[-1:])}")  # fmt: skip
+    layer = layer_multipliers(params, modules, config.layer_decay) if config.layer_decay != 1 else {}
+    found = {}
+    for n in names:
+        still = any(re.search(pattern, n) for pattern in frozen)
+        multiplier = 0.0 if still else first(config.groups, n, 1.0) * layer.get(n, 1.0)
+        found[n] = Rule(multiplier, first(config.unfreeze, n, 0.0) if multiplier else 0.0)
+    for pattern, _ in config.unfreeze:
+        if not any(re.search(pattern, n) and rule.multiplier for n, rule in found.items()):
+            raise UserError(f"optim.unfreeze: all that matches {pattern!r} is frozen for good, by optim.groups or task")
+    if not any(rule.multiplier for rule in found.values()):
+        raise UserError("optim.groups: every parameter is frozen, nothing is left to train")
+    return found
+
+
+def first(pairs: tuple, leaf: str, default: float) -> float:
+    """The value of the first pattern that is found in the leaf's name."""
+    return next((value for pattern, value in pairs if re.search(pattern, leaf)), default)
+
+
+def layer_multipliers(params: PyTree, modules: Sequence[str], decay: float) -> dict[str, float]:
+    """Layer-wise learning-rate decay: leaf of params["model"] to decay ** (L - its layer). See `layers`.
+
+    Bao et al. 2021 (BEiT), https://arxiv.org/abs/2106.08254; He et al. 2021 (MAE), https://arxiv.org/abs/2111.06377.
+    """
+    depth = layers(params["model"], modules)
+    top = max(depth.values())
+    names = [n for n in leaf_names(params) if n.startswith("model/")]
+    return {n: decay ** (top - depth[n.split("/")[1]]) for n in names}
+
+
+def layers(network: PyTree, modules: Sequence[str]) -> dict[str, int]:
+    """Top-level module to its layer, in 0..L: block i is layer i + 1 of L = blocks + 1.
+
+    A block is a numbered module that holds others ("layer1_0", "layer_3"); in a network without any (AlexNet, VGG),
+    each module with a kernel but the first and the last. What comes before the first block is layer 0, what lies
+    between two goes with the second, what comes after the last (norm, head) is layer L.
+
+    Raises ValueError if `modules` does not name what `network` has.
+    """
+    order = [m for m in modules if m in network]
+    if set(order) != set(network):
+        lacks = sorted(set(network) - set(order))
+        raise ValueError(f"layer decay: the order of {lacks[0]!r} is unknown: {nearest(lacks[0], list(modules))}")
+    blocks = [m for m in order if _holds(network[m]) and m[-1].isdigit()]
+    blocks = blocks or [m for m in order if isinstance(network[m], dict) and "kernel" in network[m]][1:-1]
+    depth, passed = {}, 0
+    for m in order:
+        depth[m] = passed + 1 if passed or m in blocks else 0
+        passed += m in blocks
+    return depth
+
+
+def _holds(module: PyTree) -> bool:
+    return isinstance(module, dict) and any(isinstance(part, dict) for part in module.values())
+
+
+def table(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: Sequence[str] = ()) -> str:
+    """What learns how, for people; "" where all learn alike. Arguments and errors are those of `rules`."""
+    rows: dict[Rule, list[tuple[str, int]]] = {}
+    by_leaf = rules(config, params, modules, frozen)
+    for n, leaf in zip(leaf_names(params), jax.tree.leaves(params), strict=True):
+        rows.setdefault(by_leaf[n], []).append((n, math.prod(leaf.shape)))
+    lines = []
+    if len(rows) > 1 or config.groups or config.unfreeze or config.layer_decay != 1:
+        lines += ["optim: learning rate times  leaves    parameters"]
+        for rule in sorted(rows):
+            leaves = rows[rule]
+            when = "frozen" if not rule.multiplier else f"from {rule.start:.0%} of the steps" if rule.start else ""
+            examples = ", ".join(n for n, _ in leaves[:2]) + (", ..." if len(leaves) > 2 else "")
+            lines.append(
+                f"  {rule.multiplier:<25.6g} {len(leaves):>6}  {sum(size for _, size in leaves):>12,}"
+                f"  {when + ': ' if when else ''}{examples}"
+            )
+    if config.weight_decay_final >= 0:
+        lines.append(f"optim: weight decay from {config.weight_decay:g} to {config.weight_decay_final:g}, a cosine")
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------- transformations
+
+
+class GateState(NamedTuple):
+    done: jax.Array  # i32[], steps
+    inner: Any
+
+
+def gate(inner: optax.GradientTransformation, start: int) -> optax.GradientTransformation:
+    """`inner` from step `start` on; before that, updates of 0, and its state stays what it is at the beginning."""
+    if not start:
+        return inner
+
+    def init(params: PyTree) -> GateState:
+        return GateState(jnp.int32(0), inner.init(params))
+
+    def update(updates: PyTree, state: GateState, params: PyTree = None) -> tuple[PyTree, GateState]:
+        opened = state.done >= start
+        moved, after = inner.update(updates, state.inner, params)
+        moved = jax.tree.map(lambda u: jnp.where(opened, u, jnp.zeros_like(u)), moved)
+        after = jax.tree.map(lambda new, old: jnp.where(opened, new, old), after, state.inner)
+        return moved, GateState(state.done + 1, after)
+
+    return optax.GradientTransformation(init, update)
+
+
+def hold(by_leaf: dict[str, Rule], total_steps: int) -> optax.GradientTransformation:
+    """Gradients of 0 for what is frozen, for good or still."""
+
+    def update(updates: PyTree, state: jax.Array, params: PyTree = None) -> tuple[PyTree, jax.Array]:
+        def one(leaf: str, u: jax.Array) -> jax.Array:
+            rule = by_leaf[leaf]
+            if not rule.multiplier:
+                return jnp.zeros_like(u)
+            return jnp.where(state >= round(rule.start * total_steps), u, jnp.zeros_like(u)) if rule.start else u
+
+        return _map_named(one, updates), state + 1
+
+    if all(rule.multiplier and not rule.start for rule in by_leaf.values()):
+        return optax.identity()
+    return optax.GradientTransformation(lambda _: jnp.int32(0), update)
+
+
+def scale(by_leaf: dict[str, Rule]) -> optax.GradientTransformation:
+    """Updates times each leaf's multiplier; a frozen one is exactly 0."""
+
+    def one(leaf: str, u: jax.Array) -> jax.Array:
+        by = by_leaf[leaf].multiplier
+        return jnp.zeros_like(u) if by == 0 else u if by == 1 else by * u
+
+    if all(rule.multiplier == 1 for rule in by_leaf.values()):
+        return optax.identity()
+    return optax.stateless(lambda updates, _: _map_named(one, updates))
+
+
+def _map_named(f: Callable[[str, jax.Array], jax.Array], tree: PyTree) -> PyTree:
+    return jax.tree_util.tree_map_with_path(lambda path, x: f(name(path), x), tree)
+
+
 def leaf_names(tree: PyTree) -> list[str]:
     """Names like "model/layer1_0/conv1/kernel", in the order of the leaves."""
     return [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
@@ -121,29 +330,3 @@ def leaf_names(tree: PyTree) -> list[str]:
 
 def name(path: tuple) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
-
-
-def multiplier(groups: tuple, leaf: str) -> float:
-    """Of the first pattern that is found in the leaf's name; 1 if none is."""
-    return next((m for pattern, m in groups if re.search(pattern, leaf)), 1.0)
-
-
-def freeze(groups: tuple) -> optax.GradientTransformation:
-    """Zero gradients for leaves of multiplier 0."""
-    return _map_named(lambda n, u: jnp.zeros_like(u) if multiplier(groups, n) == 0 else u, groups)
-
-
-def scale_groups(groups: tuple) -> optax.GradientTransformation:
-    """Updates times each leaf's multiplier; a frozen one is exactly 0, whatever decay and momentum made of it."""
-
-    def scale(leaf: str, update: jax.Array) -> jax.Array:
-        by = multiplier(groups, leaf)
-        return jnp.zeros_like(update) if by == 0 else update if by == 1 else by * update
-
-    return _map_named(scale, groups)
-
-
-def _map_named(f: Callable[[str, jax.Array], jax.Array], groups: tuple) -> optax.GradientTransformation:
-    if not groups:
-        return optax.identity()
-    return optax.stateless(lambda u, _: jax.tree_util.tree_map_with_path(lambda path, x: f(name(path), x), u))

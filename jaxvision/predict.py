@@ -1,4 +1,4 @@
-"""python -m jaxvision.predict: class names for images and folders."""
+"""python -m jaxvision.predict: class names, tags or values for images and folders."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ def predict(argv: list[str]) -> dict[str, Any]:
     )
     parser.add_from()
     parser.add_argument("--top", type=int, default=1, metavar="K", help="classes shown for each image")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, metavar="P", help="multilabel: classes at or above it are shown (0.5)"
+    )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time")
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
     arguments, _ = parser.parse(argv)
     if arguments.top < 1 or arguments.batch_size < 1:
         raise UserError("--top and --batch-size must be at least 1")
+    if not 0 <= arguments.threshold <= 1:
+        raise UserError(f"--threshold is {arguments.threshold}: it is a probability, in 0..1")
     say = cli.sayer(arguments)
     files = list(find_images(arguments.images))
 
@@ -36,15 +41,30 @@ def predict(argv: list[str]) -> dict[str, Any]:
     from jaxvision import pretrained
     from jaxvision.data import transforms
     from jaxvision.data.decode import decode
+    from jaxvision.tasks import LABELS
 
     trained = pretrained.load(arguments.source, arguments.checkpoint)
     preprocess = transforms.preprocess(trained.contract)
-    top = min(arguments.top, len(trained.classes))
+    kind = LABELS.get(trained.config.task.name, "class")
     size = min(arguments.batch_size, len(files))
 
     @jax.jit
     def scores(params: Any, extra: Any, images: jax.Array) -> jax.Array:
-        return jax.nn.softmax(trained.task.predict(params, extra, {"image": images})["logits"])
+        predicted = trained.task.predict(params, extra, {"image": images})
+        if kind == "values":
+            return predicted["values"]
+        return predicted["probabilities"] if "probabilities" in predicted else jax.nn.softmax(predicted["logits"])
+
+    def described(row: np.ndarray) -> tuple[dict[str, Any], str]:
+        """For scripts, and for people."""
+        if kind == "values":
+            values = {name: float(f"{v:.6g}") for name, v in zip(trained.classes, row)}
+            return {"values": values}, "  ".join(f"{name} {v:g}" for name, v in values.items())
+        order = np.argsort(-row, kind="stable")
+        shown = [i for i in order if row[i] >= arguments.threshold] if kind == "tags" else order[: arguments.top]
+        named = [{"class": trained.classes[i], "probability": round(float(row[i]), 6)} for i in shown]
+        text = "  ".join(f"{n['class']} {n['probability']:.4f}" for n in named)
+        return {"predictions": named}, text or f"none at or above {arguments.threshold:g}"
 
     width = max(len(str(f)) for f in files)
     rows, failed = [], []
@@ -62,10 +82,9 @@ def predict(argv: list[str]) -> dict[str, Any]:
         images = np.zeros((size, *batch[0].shape), np.uint8)
         images[: len(batch)] = batch
         for file, row in zip(good, np.asarray(scores(trained.params, trained.extra, images)), strict=False):
-            order = np.argsort(-row, kind="stable")[:top]
-            named = [{"class": trained.classes[i], "probability": round(float(row[i]), 6)} for i in order]
-            rows.append({"image": str(file), "predictions": named})
-            say(f"{file!s:<{width}}  " + "  ".join(f"{n['class']} {n['probability']:.4f}" for n in named))
+            found, text = described(row)
+            rows.append({"image": str(file), **found})
+            say(f"{file!s:<{width}}  {text}")
     result: dict[str, object] = {"checkpoint": trained.source, "predictions": rows, "failed": failed}
     if failed:
         refusal = UserError(f"{len(failed)} of {len(files)} images could not be read: " + "; ".join(failed[:5]))

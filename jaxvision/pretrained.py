@@ -6,6 +6,7 @@ import hashlib
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
@@ -17,6 +18,11 @@ from jaxvision.data.contract import InputContract
 from jaxvision.errors import UserError
 from jaxvision.published import Published
 from jaxvision.task import PyTree, Task
+from jaxvision.tasks.common import network
+
+_NETWORK = ("params/model/", "extra/model/")  # where a task has its network
+_MEANING = {"distillation": "classification"}  # tasks whose last layer means the same
+_LEARNT = "classification"  # by published weights, and by checkpoints that do not say it
 
 
 class Source(NamedTuple):
@@ -68,7 +74,9 @@ def find(source: str, which: str = "") -> Source | Published:
 def load_plan(source: Source | Published, task_: Task, config: Config, classes: tuple[str, ...]) -> weights.Plan:
     """How the weights of `source` fill this config's task; see `weights.plan`. Raises UserError."""
     _check_contract(source, config)
-    fresh, head = _leaves(task_, config, len(classes))
+    fresh, head = _leaves(task_, config)
+    spare = _spare_head(config, head)
+    head = head | spare.keys()
     if isinstance(source, Published):
         if config.model.name != source.model:
             raise UserError(
@@ -80,11 +88,22 @@ def load_plan(source: Source | Published, task_: Task, config: Config, classes: 
                     f"init: {source.source} are weights of {source.model} with {key} {value!r}: set "
                     f"config.model.{key} = {value!r}"
                 )
-        loaded = _published_leaves(source, fresh, config)
+        loaded = _published_leaves(source, {**traverse_util.flatten_dict(fresh, sep="/"), **spare}, config)
         same = source.classes == tuple(classes) if source.classes else _class_count(loaded.leaves, head) == len(classes)
+        learnt = _LEARNT
     else:
         loaded = weights.averaged(checkpoint.read(source.checkpoint, ("params", "extra")))
         same = tuple(source.about["classes"]) == tuple(classes)
+        learnt = source.about.get("task", _LEARNT)
+    if _MEANING.get(learnt, learnt) != _MEANING.get(
+        config.task.name, config.task.name
+    ):  # then its last layer means something else, and its own leaves have no place
+        own = [name for name in loaded.leaves if not name.startswith(_NETWORK)]
+        loaded = loaded._replace(
+            leaves={name: leaf for name, leaf in loaded.leaves.items() if name not in own},
+            dropped=[*loaded.dropped, *own],
+        )
+        same = False
     policy = config.init_policy
     return weights.plan(fresh, loaded, head, same, begin_afresh=policy.fresh, ignore=policy.ignore)
 
@@ -102,20 +121,34 @@ def _check_contract(source: Source | Published, config: Config) -> None:
             )
 
 
-def _leaves(task_: Task, config: Config, classes: int) -> tuple[dict[str, PyTree], set[str]]:
-    """The task's abstract leaves that are loaded, and the names of those whose shape depends on the class count."""
+def _leaves(task_: Task, config: Config) -> tuple[dict[str, PyTree], set[str]]:
+    """The task's abstract leaves that are loaded, and the names of those that go with its classes: the network's last
+    layer, whose shape depends on the number of its outputs, and what the task has beside the network."""
+    params, extra = build.abstract_init(task_, config)
+    fresh = {"params": params, "extra": {name: extra[name] for name in ("model", "scale") if name in extra}}
     trees = []
-    for built in (task_, build.task(config, classes + 1)):
-        params, extra = build.abstract_init(built, config)
-        trees.append({"params": params, "extra": {"model": extra["model"]}})
-    return trees[0], weights.head_names(*trees)
+    for outputs in (2, 3):
+        net = network(build.model(config, outputs), build.contract(config))
+        params, extra = jax.eval_shape(net.init, jax.random.key(0), build.example(config)["image"])
+        trees.append({"params": {"model": params}, "extra": {"model": extra}})
+    last = weights.head_names(*trees)
+    return fresh, {n for n in traverse_util.flatten_dict(fresh, sep="/") if n in last or not n.startswith(_NETWORK)}
 
 
-def _published_leaves(source: Published, fresh: dict[str, PyTree], config: Config) -> weights.Source:
-    """A file's tensors by our names. Raises UserError."""
-    want = {variable(n): leaf for n, leaf in traverse_util.flatten_dict(fresh, sep="/").items() if "model" in n}
+def _spare_head(config: Config, head: set[str]) -> dict[str, Any]:
+    """Abstract leaves of the network's own head where the task has the network without one: the source's is dropped."""
+    if any(name.startswith("params/model/") for name in head):
+        return {}
+    plain = Config({**config.to_dict(), "task": dict(name="classification"), "wrap": {}})
+    whole, names = _leaves(build.task(plain, 1), plain)
+    return {name: leaf for name, leaf in traverse_util.flatten_dict(whole, sep="/").items() if name in names}
+
+
+def _published_leaves(source: Published, fresh: dict[str, Any], config: Config) -> weights.Source:
+    """A file's tensors by our names, of the network's abstract leaves by theirs. Raises UserError."""
+    names = {variable(n): n for n in fresh if n.startswith(("params/model/", "extra/model/"))}
+    want = {v: fresh[n] for v, n in names.items()}
     model = build.model(config, 1000)
-    names = {variable(n): n for n in traverse_util.flatten_dict(fresh, sep="/")}
     if source.origin is None:
         theirs = npz.from_npz(npz.read(source.path), want, model, models.family(source.model), source.path)
         return weights.Source(
@@ -131,6 +164,26 @@ def _published_leaves(source: Published, fresh: dict[str, PyTree], config: Confi
         found.unused,
         {names[v]: statedict.torch_name(v, source.origin) for v in want},
     )
+
+
+def standalone(trained: Trained, leaves: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of `weights.averaged` of a network that says by itself what its task predicts: one output a class or
+    value, in the labels' units. Raises UserError where the task's own leaves do not fit into the last layer."""
+    own = sorted(name for name in leaves if not name.startswith(_NETWORK))
+    name = trained.config.task.name
+    if own and name != "regression":
+        raise UserError(
+            f"{trained.source} is of task {name}, which has leaves beside the network's ({', '.join(own)}): no other "
+            "library has a place for them, so use the workdir itself as --from"
+        )
+    _, head = _leaves(trained.task, trained.config)
+    made = {n: np.asarray(leaf) for n, leaf in leaves.items() if n not in own}
+    for n in head & made.keys():
+        if name == "regression":
+            made[n] = made[n] * leaves["extra/scale/std"] + (made[n].ndim == 1) * leaves["extra/scale/mean"]
+        elif name == "binary":
+            made[n] = np.concatenate([np.zeros_like(made[n]), made[n]], -1)
+    return made
 
 
 def variable(name: str) -> str:
@@ -201,8 +254,8 @@ def _load_published(found: Published) -> Trained:
     config.dtype = "float32"
     config.data.update({k: v for k, v in found.contract.to_dict().items() if k in config.data})
     config.evals = Config(dict(data=dict(config_lib.EVAL)))
-    state = _published_leaves(found, _leaves(build.task(config, 1000), config, 1000)[0], config)
-    head = _leaves(build.task(config, 1000), config, 1000)[1]
+    fresh, head = _leaves(build.task(config, 1000), config)
+    state = _published_leaves(found, traverse_util.flatten_dict(fresh, sep="/"), config)
     count = _class_count(state.leaves, head)
     classes = found.classes or tuple(str(k) for k in range(count))
     if len(classes) != count:
@@ -212,8 +265,56 @@ def _load_published(found: Published) -> Trained:
     built = build.task(config, len(classes))
     plan = load_plan(found, built, config, classes)
     mesh = sharding.make_mesh()
-    params, extra = jax.jit(built.init, out_shardings=sharding.replicated(mesh))(
+    params, extra = build.jit_once(built.init, out_shardings=sharding.replicated(mesh))(
         jax.random.key(0), build.zeros(config), plan.given
     )
     named = bool(found.classes)
     return Trained(config, found.contract, classes, named, built, params, extra, 0, mesh, found.source, None)
+
+
+class Teacher(NamedTuple):
+    """A trained network that another one learns from."""
+
+    task: Task
+    leaves: dict[str, PyTree]  # "params" and "extra", numpy
+    source: str
+
+    def join(self, given: dict[str, PyTree] | None) -> dict[str, PyTree]:
+        """What `Task.init` takes, of a load plan's."""
+        given = given or {}
+        return {**given, "extra": {**given.get("extra", {}), "teacher": self.leaves}}
+
+
+def teacher(config: Config, classes: tuple[str, ...]) -> Teacher | None:
+    """What config.task.teacher names, for a run on data of these classes; None where the task has no teacher.
+
+    With its averaged weights where it kept some, in this run's compute dtype. Raises UserError where its pixels or
+    classes are not those of this run.
+    """
+    source = config.task.get("teacher", "")
+    if not source:
+        return None
+    trained = load(source)
+    mine, theirs = build.contract(config), trained.contract
+    for field, key in (("size", "data.size"), ("channels", "data.channels")):
+        if getattr(mine, field) != getattr(theirs, field):
+            raise UserError(
+                f"task.teacher: {trained.source} takes images of {field} {getattr(theirs, field)}, this config has "
+                f"{field} {getattr(mine, field)}: set config.{key} = {getattr(theirs, field)}, or name another teacher"
+            )
+    if trained.named:
+        build.check_classes(f"the teacher {trained.source}", trained.classes, classes)
+    elif len(trained.classes) != len(classes):
+        raise UserError(
+            f"task.teacher: {trained.source} tells {len(trained.classes)} classes apart, the training data has "
+            f"{len(classes)}: choose a teacher that was trained on these classes"
+        )
+    # Without its wrappers: what they keep beside the network (averages, anchors) is not carried along.
+    own = Config({**trained.config.to_dict(), "wrap": {}, "dtype": config.dtype})
+    task_ = build.task(own, len(classes))
+    params, extra = build.abstract_init(task_, own)
+    if "logits" not in jax.eval_shape(task_.predict, params, extra, build.example(own)):
+        raise UserError(f"task.teacher: {trained.source} was trained by {own.task.name}, which predicts no logits")
+    average = trained.extra.get("ema", {"params": trained.params, "model": trained.extra["model"]})
+    kept = {**{k: trained.extra[k] for k in extra}, "model": average["model"]}
+    return Teacher(task_, jax.device_get({"params": average["params"], "extra": kept}), trained.source)

@@ -23,31 +23,43 @@ class Task(NamedTuple):
 
     init: (key, batch, given) -> (params, extra). `given` = {"params": ..., "extra": ...}: loaded leaves that
       override fresh ones, each part of the tree present or absent as a whole leaf.
-    loss: (params, extra, batch, *, key, step) -> (f32[], (extra, logs: dict[str, f32[]])).
+    loss: (params, extra, batch, *, key, step) -> (f32[], (extra, logs: dict[str, f32[]])). A log "alarm_NAME" above 0
+      in most steps between two log lines is told to people and kept in summary.json.
     predict: (params, extra, batch) -> dict[str, array [B, ...]]: what evaluate, predict and export call.
     after_step: (params, extra, step) -> extra, once an optimiser step, with the new params and the number of
       steps done before this one (teachers, averages of weights). Not in `loss`, which runs several times a
       step under accumulation.
+    frozen: patterns (`re.search`) of the names of leaves of `params` that never move, as "^model/": the optimiser
+      keeps nothing for them, and its decay leaves them alone.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
     loss: Callable[..., tuple[Any, tuple[PyTree, dict[str, Any]]]]
     predict: Callable[[PyTree, PyTree, Batch], dict[str, Any]]
     after_step: Callable[[PyTree, PyTree, Any], PyTree] = keep
+    frozen: tuple[str, ...] = ()
+
+
+# Metrics of which less is better; of all others more is.
+LOWER = ("loss", "mse", "mae")
 
 
 class Metric(NamedTuple):
     """How good predictions are. Padding never counts.
+
+    A name with a slash, `accuracy/cat`, is a part of what stands before it: recorded, but in no curve or line of text.
 
     update: on the device, (predictions, batch) -> a tree of sums over the rows where batch["mask"]; or, if
       `gather`, of rows [B, ...], of which the evaluator keeps those that are no padding.
     finish: on the host, numpy tree (sums added up, or rows concatenated) -> dict[str, float].
     gather: True where every row is needed (COCO AP, HOTA, k-NN).
     bank: name of a second source whose rows are gathered first and handed to `finish` as its second
-      argument (k-NN, linear probe on frozen features).
+      argument (k-NN, linear probe on frozen features). Only with `gather`.
+    draw: (matplotlib axes, what `finish` takes..., class names) draws a picture of it, where there is something to see.
     """
 
     update: Callable[[dict[str, Any], Batch], PyTree]
     finish: Callable[..., dict[str, float]]
     gather: bool = False
     bank: str = ""
+    draw: Callable[..., None] | None = None

@@ -68,10 +68,12 @@ def report(workdir: str, say: Any) -> dict[str, Any]:
 
     from etils import epath
 
+    from jaxvision.log import in_words
+
     summary = json.loads((epath.Path(workdir) / "summary.json").read_text())
     say(f"done: {summary['step']} steps in {summary['wall_s']:.1f} s, {summary['examples_per_s']:.0f} images/s")
     for name, values in summary["evals"].items():
-        say(f"  {name}: " + "  ".join(f"{k} {'nan' if v is None else f'{v:.4f}'}" for k, v in values.items()))
+        say(f"  {name}: {in_words(values)}")
     say("  time: " + "  ".join(f"{k} {v:.1f} s" for k, v in summary["time"].items() if v >= 0.05))
     say(
         f"  {workdir}: checkpoints, curves.png, metrics.jsonl, summary.json\n"

@@ -21,8 +21,8 @@ class Plan(NamedTuple):
     given: dict[str, Any]
     loaded: list[str]
     resized: list[str]  # "NAME: [1, 197, 768] -> [1, 577, 768], how"; or only how, of the same size
-    reinitialised: list[str]  # the head, where the classes differ, and what `init_policy.fresh` names
-    dropped: list[str]  # of the source: the old head, and what `init_policy.ignore` names
+    reinitialised: list[str]  # the head, where classes differ; what only this task has; what `init_policy.fresh` names
+    dropped: list[str]  # of the source: the old head, what only its task has, and what `init_policy.ignore` names
 
     def table(self) -> str:
         lines = [f"  loaded          {len(self.loaded)} leaves"]
@@ -57,12 +57,16 @@ def plan(
 
     Args:
       fresh: abstract leaves of the task.
-      head: names of the leaves whose shape depends on the class count.
-      same_classes: whether the source's classes are the task's; if not, the head starts afresh.
+      head: names of the leaves whose shape depends on the class count, here or, where the task has the network
+        without its head, in the source, whose head is then dropped.
+      same_classes: whether the source's classes are the task's; if not, or if the source has no head, the head starts
+        afresh.
       begin_afresh: patterns (`re.search`) of our names that are not loaded, whatever the source has.
       ignore: patterns of names that the source has and that are of no use here.
 
-    Leaves of another size are resized where there is a known way, see `resize`.
+    Leaves of another size are resized where there is a known way, see `resize`. What a task has beside the network, as
+    "params/projector/...", starts afresh where the source has nothing of that name, and is dropped where only the
+    source has it.
 
     Raises UserError for any other leaf that is missing, left over, of another shape or type, or not finite, and for a
     pattern that matches nothing.
@@ -73,8 +77,14 @@ def plan(
         for pattern in patterns:
             if not any(re.search(pattern, name) for name in names):
                 raise UserError(f'init_policy.{key}: "{pattern}" matches no leaf: {nearest(pattern, list(names))}')
-    new = {n for n in want if any(re.search(p, n) for p in begin_afresh)} | (set() if same_classes else head)
-    left_over = [*sorted(have.keys() - want.keys()), *source.unused]
+    mine = head & want.keys()
+    new = {n for n in want if any(re.search(p, n) for p in begin_afresh)}
+    new |= set() if same_classes and mine & have.keys() else mine
+    # what a task has beside the network (a projector, a probe) is its own: no other task must have it
+    here, there = {None, *map(_beside, want)}, {None, *map(_beside, have)}
+    new |= {n for n in want if _beside(n) not in there}
+    not_mine = {n for n in have if _beside(n) not in here} | (head & have.keys() - want.keys())
+    left_over = [*sorted(have.keys() - want.keys() - not_mine), *source.unused]
     dropped = [n for n in left_over if any(re.search(p, n) for p in ignore)]
     left_over = [n for n in left_over if n not in dropped]
     missing, wrong, unfit, given, resized = [], [], [], {}, []
@@ -118,8 +128,15 @@ def plan(
         [n for n in given if not any(r.startswith(n + ": ") for r in resized)],
         resized,
         sorted(new),
-        sorted([*dropped, *source.dropped, *(source.called.get(n, n) for n in new & have.keys())]),
+        sorted([*dropped, *source.dropped, *(source.called.get(n, n) for n in (new & have.keys()) | not_mine)]),
     )
+
+
+def _beside(name: str) -> str | None:
+    """ "params/projector" of what lies beside the network, None of the network's own."""
+    part, _, rest = name.partition("/")
+    top = rest.partition("/")[0]
+    return None if top == "model" else f"{part}/{top}"
 
 
 def _advice(mine: list[str], theirs: list[str]) -> str:
@@ -214,12 +231,11 @@ def head_names(one: PyTree, other: PyTree) -> set[str]:
 
 
 def averaged(loaded: dict[str, PyTree]) -> Source:
-    """What a checkpoint predicts with: its averaged weights where it kept some (ema), else its weights."""
-    if "ema" in loaded["extra"]:
-        average = loaded["extra"]["ema"]
-        tree = {"params": average["params"], "extra": {"model": average.get("model", {})}}
-    else:
-        tree = {"params": loaded["params"], "extra": {"model": loaded["extra"].get("model", {})}}
+    """What a checkpoint predicts with: its averaged weights where it kept some (ema), else its weights; and the units
+    of its predictions, where they have some (regression)."""
+    average = loaded["extra"].get("ema", {"params": loaded["params"], "model": loaded["extra"].get("model", {})})
+    units = {name: loaded["extra"][name] for name in ("scale",) if name in loaded["extra"]}
+    tree = {"params": average["params"], "extra": {"model": average.get("model", {}), **units}}
     return Source({n: np.asarray(leaf) for n, leaf in traverse_util.flatten_dict(tree, sep="/").items()})
 
 

@@ -1,5 +1,7 @@
 """The config tree: what is refused, and with which words."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,6 +105,9 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.wrap.update(ema={}, adversarial={}), "put adversarial before ema"),
         (lambda c: c.update(seed=2**32), "seed is 4294967296"),
         (lambda c: c.evals.test.update(every_epochs="abc"), "evals.test.every_epochs is 'abc': expected float"),
+        (lambda c: c.optim.update(unfreeze=(("fc",),)), "optim.unfreeze holds .*expected pairs"),
+        (lambda c: c.optim.update(layer_decay=1.5), "optim.layer_decay is 1.5"),
+        (lambda c: c.optim.update(weight_decay_final=-0.5), "optim.weight_decay_final is -0.5.*-1 for a constant"),
         (lambda c: c.optim.update(milestones=("x",)), "expected numbers"),
         (lambda c: c.optim.update(groups=(("fc", "x"),)), "expected pairs"),
         (lambda c: c.mesh.update(data=0), "mesh.data is 0"),
@@ -141,6 +146,17 @@ def test_json_round_trip():
     assert again.to_dict() == config.to_dict()
     assert list(again.wrap) == ["mixup", "ema", "cutmix"]  # the order they are applied in
     assert not config_lib.differences(config, again)
+
+
+def test_optim_keys_newer_than_the_text_have_their_defaults():
+    """The config.json of a run from before layer_decay and the like: it can be resumed."""
+    config = make_tiny_config()
+    old = config.to_dict()
+    for key in ("layer_decay", "unfreeze", "weight_decay_final"):
+        del old["optim"][key]
+    again = config_lib.from_json(json.dumps(old))
+    assert not config_lib.differences(again, config)
+    assert again.optim.momentum == 0.9
 
 
 def test_differences_name_what_makes_another_run():

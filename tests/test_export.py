@@ -18,17 +18,18 @@ from tests.test_published import run
 CLASSES = ("class 0", "class 1", "class 2")  # of fake:16x32?classes=3
 
 
-def workdir_of(folder, name="vit_tiny_patch16_224", size=32, wrap=(), channels=3, **options):
+def workdir_of(folder, name="vit_tiny_patch16_224", size=32, wrap=(), channels=3, task="classification",
+               classes=CLASSES, **options):  # fmt: skip
     """(workdir, the leaves that are to be exported): as a training leaves it, of random numbers, without compiling."""
     config = jaxvision.config.default()
     config.model = dict(name=name, **options)
     config.data.update(train="fake:16x32?classes=3", size=size, resize=size + 5, channels=channels)
     config.data.update(mean=(0.25,) * channels, std=(0.5,) * channels)
-    config.wrap = dict(wrap)
+    config.wrap, config.task.name = dict(wrap), task
     config.evals = dict(val=dict(metric="topk", data="fake:16x32?classes=3", every_epochs=1.0))
     config.steps = 1
     config = build.resolve(config)
-    params, extra = build.abstract_init(build.task(config, len(CLASSES)), config)
+    params, extra = build.abstract_init(build.task(config, len(classes)), config)
     rng = np.random.default_rng(0)
 
     def random(path, leaf):
@@ -40,7 +41,7 @@ def workdir_of(folder, name="vit_tiny_patch16_224", size=32, wrap=(), channels=3
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(to_json(config))
     writer = checkpoint.Writer(workdir / "checkpoints", keep=2)
-    about = {"contract": build.contract(config).to_dict(), "classes": list(CLASSES), "versions": {}}
+    about = {"contract": build.contract(config).to_dict(), "classes": list(classes), "task": task, "versions": {}}
     writer.save(7, state, about)
     writer.close()
     trained = state["extra"]["ema"] if "ema" in state["extra"] else {**state, "model": state["extra"]["model"]}

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from jaxvision import build, optim
 from jaxvision import config as config_lib
-from jaxvision import optim
 from jaxvision.errors import UserError
+from tests.models.published import SMALL
 
 PARAMS = {
     "layer1": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full((3,), 2.0)},
@@ -97,6 +98,11 @@ def test_frozen_leaf_with_nan_gradient_stays():
     [(dict(groups=(("head", 2.0),)), "no parameter's name matches 'head'.*fc/kernel"),
      (dict(groups=(("(", 2.0),)), "no regular expression"),
      (dict(groups=(("fc", -1.0),)), "at least 0"),
+     (dict(groups=(("", 0.0),)), "nothing is left to train"),
+     (dict(unfreeze=(("head", 0.5),)), "optim.unfreeze: no parameter's name matches 'head'.*fc/kernel"),
+     (dict(unfreeze=(("(", 0.5),)), "optim.unfreeze: .* no regular expression"),
+     (dict(unfreeze=(("fc", 1.0),)), r"share of all steps, in \[0, 1\); to freeze for good"),
+     (dict(unfreeze=(("fc", 0.5),), groups=(("fc", 0.0),)), "all that matches 'fc' is frozen for good"),
      (dict(name="sdg"), "did you mean 'sgd'"),
      (dict(name="sgd", b1=0.9), 'unknown key "optim.b1" for sgd')],
 )  # fmt: skip
@@ -119,3 +125,199 @@ def test_linear_and_step():
     np.testing.assert_allclose([float(rate(s)) for s in (0, 5, 10)], [1.0, 0.5, 0.0], atol=1e-6)
     rate = optim.schedule(settings(lr=1.0, milestones=(1 / 3, 2 / 3), schedule="step"), 90)
     np.testing.assert_allclose([float(rate(s)) for s in (29, 30, 59, 60, 89)], [1, 0.1, 0.1, 0.01, 0.01], rtol=1e-5)
+
+
+# --------------------------------------------------------------------------- freezing and layers
+
+OPTIMISERS = [dict(name="sgd", momentum=0.9, lr=0.05), dict(name="adamw", lr=0.01), dict(name="lamb", lr=0.01)]
+
+
+def path_of(config, steps, total=50, start=PARAMS):
+    """Parameters after 0, 1, ..., `steps` steps on gradients that differ from step to step."""
+    tx, _ = optim.make(config, total, start)
+    update = jax.jit(lambda grads, state, params: tx.update(grads, state, params))
+    found, state = [start], tx.init(start)
+    for k in range(steps):
+        grads = jax.tree.map(lambda p, k=k: jnp.cos(k + jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), start)
+        updates, state = update(grads, state, found[-1])
+        found.append(jax.jit(optax.apply_updates)(found[-1], updates))
+    return jax.device_get(found), state
+
+
+def same_bits(a, b):
+    return np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+@pytest.mark.parametrize("options", OPTIMISERS, ids=lambda o: o["name"])
+@pytest.mark.parametrize("how", ["groups", "task", "unfreeze"])
+def test_frozen_leaves_keep_every_bit_for_50_steps(options, how):
+    start = {**PARAMS, "fc": {"kernel": PARAMS["fc"]["kernel"].at[0].set(-0.0)}}  # a sum with +0 would lose the sign
+    keys = dict(groups=dict(groups=(("fc", 0.0),)), unfreeze=dict(unfreeze=(("fc", 0.999),)), task={})[how]
+    config = settings(weight_decay=0.1, clip=1.0, **keys, **options)
+    tx, _ = optim.make(config, 10**6, start, frozen=("^fc/",) if how == "task" else ())
+    params, state = start, tx.init(start)
+    update = jax.jit(tx.update)
+    for _ in range(50):
+        updates, state = update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+    assert same_bits(params["fc"]["kernel"], start["fc"]["kernel"])
+    assert not np.any(params["layer1"]["kernel"] == start["layer1"]["kernel"])
+    assert not np.any(params["layer1"]["bias"] == start["layer1"]["bias"])
+    size = sum(leaf.size for leaf in jax.tree.leaves(tx.init(start)) if leaf.shape == (3, 2))
+    assert bool(size) == (how == "unfreeze")  # what is frozen for good takes no memory
+
+
+@pytest.mark.parametrize("options", OPTIMISERS, ids=lambda o: o["name"])
+def test_unfreezing_at_the_exact_step_begins_as_new(options):
+    """Free after 0.25 of 50 steps, rounded: 12. From there on, what an optimiser does that begins at that step."""
+    config = settings(weight_decay=0.1, unfreeze=(("kernel", 0.25),), **options)
+    found, _ = path_of(config, 20)
+    for k in range(13):
+        assert same_bits(found[k]["layer1"]["kernel"], PARAMS["layer1"]["kernel"])
+        assert k == 0 or not np.any(found[k]["layer1"]["bias"] == found[k - 1]["layer1"]["bias"])
+    assert not np.any(found[13]["layer1"]["kernel"] == PARAMS["layer1"]["kernel"])
+    tx, _ = optim.make(settings(weight_decay=0.1, **options), 50, PARAMS)
+    params, state = PARAMS, tx.init(PARAMS)
+    for k in range(12, 20):
+        grads = jax.tree.map(lambda p, k=k: jnp.cos(k + jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), PARAMS)
+        updates, state = jax.jit(tx.update)(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        for module in ("layer1", "fc"):
+            np.testing.assert_allclose(found[k + 1][module]["kernel"], params[module]["kernel"], rtol=1e-6)
+
+
+def test_unfreezing_in_turn_and_the_first_match_counts():
+    config = settings(lr=0.1, unfreeze=(("bias", 0.0), ("layer1", 0.2), ("", 0.1)))
+    found, _ = path_of(config, 12)
+    moved = {
+        n: next(k for k in range(12) if not same_bits(_leaf(found[k], n), _leaf(found[k + 1], n)))
+        for n in optim.leaf_names(PARAMS)
+    }
+    assert moved == {"fc/kernel": 5, "layer1/bias": 0, "layer1/kernel": 10}
+
+
+def _leaf(tree, name):
+    for key in name.split("/"):
+        tree = tree[key]
+    return tree
+
+
+def test_still_frozen_leaves_do_not_count_in_the_clipped_norm():
+    config = settings(name="sgd", momentum=0.0, lr=1.0, clip=0.5, unfreeze=(("layer1", 0.5),))
+    found, _ = path_of(config, 1)
+    moved = np.linalg.norm(found[1]["fc"]["kernel"] - found[0]["fc"]["kernel"])
+    assert moved == pytest.approx(0.5, rel=1e-5)
+
+
+def test_weight_decay_on_a_cosine():
+    """DINO's schedule; a leaf that is set free later joins it where it is."""
+    config = settings(name="sgd", momentum=0.0, lr=1.0, weight_decay=0.04, weight_decay_final=0.4,
+                      unfreeze=(("fc", 0.2),))  # fmt: skip
+    decay = optim.weight_decay(config, 50)
+    want = 0.4 + 0.5 * (0.04 - 0.4) * (1 + np.cos(np.pi * np.arange(51) / 50))
+    np.testing.assert_allclose([float(decay(s)) for s in range(51)], want, rtol=1e-5)
+    tx, _ = optim.make(config, 50, PARAMS)
+    params, state = PARAMS, tx.init(PARAMS)
+    expected, fc = 2.0, 1.0
+    for k in range(20):
+        updates, state = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+        expected, fc = expected * (1 - want[k]), fc * (1 - want[k]) if k >= 10 else fc
+        np.testing.assert_allclose(params["layer1"]["kernel"], expected, rtol=1e-5)
+        np.testing.assert_allclose(params["fc"]["kernel"], fc, rtol=1e-5)
+    np.testing.assert_array_equal(params["layer1"]["bias"], PARAMS["layer1"]["bias"])  # never decays
+
+
+def network(name, size=224, **options):
+    config = config_lib.default()
+    config.model = dict(name=name, **options)
+    config.data.size = size
+    return build.abstract_init(build.task(config, 10), config)[0], build.modules(config)
+
+
+def multipliers(params, modules, **options):
+    return {n: rule.multiplier for n, rule in optim.rules(settings(**options), params, modules).items()}
+
+
+def test_layer_decay_of_vit_b_16_is_maes():
+    """util/lr_decay.py of MAE, 12 blocks and 0.75: 13 layers below the last, which has 1."""
+    params, modules = network("vit_b_16")
+    assert set(modules[:3]) == {"conv_proj", "class_token", "pos_embedding"}
+    assert modules[3:] == (*(f"layer_{k}" for k in range(12)), "ln", "head")
+    for leaf, by in multipliers(params, modules, layer_decay=0.75).items():
+        module = leaf.split("/")[1]
+        if module in ("conv_proj", "class_token", "pos_embedding"):
+            assert by == 0.75**13
+        elif module.startswith("layer_"):
+            assert by == 0.75 ** (12 - int(module.removeprefix("layer_")))
+        else:
+            assert module in ("ln", "head")
+            assert by == 1
+
+
+def test_layer_decay_of_resnet50_and_swin_t():
+    params, modules = network("resnet50")
+    got = multipliers(params, modules, layer_decay=0.5)
+    for leaf, power in {"conv1/kernel": 17, "bn1/scale": 17, "layer1_0/conv1/kernel": 16,
+                        "layer1_2/conv1/kernel": 14, "layer4_2/conv3/kernel": 1, "fc/bias": 0}.items():  # fmt: skip
+        assert got[f"model/{leaf}"] == 0.5**power, leaf
+    params, modules = network("swin_t")
+    got = multipliers(params, modules, layer_decay=0.5)
+    for leaf, power in {"patch_conv/kernel": 13, "stage0_0/norm1/scale": 12, "stage0_1/norm1/scale": 11,
+                        "merge1_reduction/kernel": 10, "stage1_0/norm1/scale": 10, "stage3_1/norm1/scale": 1,
+                        "norm/scale": 0, "head/bias": 0}.items():  # fmt: skip
+        assert got[f"model/{leaf}"] == 0.5**power, leaf
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_layer_decay_reaches_every_leaf_of_every_family(name):
+    """One multiplier a leaf; never falling from the input to the head; a block's leaves alike; every power is there."""
+    name, options, size = SMALL[name]
+    params, modules = network(name, size, **options)
+    got = multipliers(params, modules, layer_decay=0.5)
+    assert list(got) == optim.leaf_names(params)
+    by_module = {}
+    for leaf, by in got.items():
+        by_module.setdefault(leaf.split("/")[1], set()).add(by)
+    assert all(len(found) == 1 for found in by_module.values())
+    in_order = [by_module[m].pop() for m in modules]
+    assert in_order == sorted(in_order)
+    top = round(-np.log2(in_order[0]))
+    assert set(in_order) == {0.5**k for k in range(top + 1)}
+    assert top >= 3
+
+
+def test_layer_decay_times_groups_and_what_lies_beside_the_network():
+    params, modules = network("resnet18")
+    params = {**params, "head": {"kernel": jax.ShapeDtypeStruct((512, 10), jnp.float32)}}
+    got = multipliers(params, modules, layer_decay=0.5, groups=(("layer4_1", 3.0), ("conv1/kernel", 0.0)))
+    assert got["model/layer4_1/conv1/kernel"] == 1.5
+    assert got["model/layer1_0/conv1/kernel"] == 0
+    assert got["model/layer1_0/bn1/scale"] == 0.5**8
+    assert got["head/kernel"] == 1
+    with pytest.raises(ValueError, match="order of 'fc' is unknown"):
+        multipliers(params, [m for m in modules if m != "fc"], layer_decay=0.5)
+
+
+def test_multipliers_scale_the_updates():
+    params = {"model": {"stem": {"kernel": jnp.ones((2, 2))}, "block_0": {"a": {"kernel": jnp.ones((2, 2))}},
+                        "fc": {"kernel": jnp.ones((2, 2))}}}  # fmt: skip
+    config = settings(name="sgd", momentum=0.0, lr=1.0, layer_decay=0.5)
+    tx, _ = optim.make(config, 10, params, modules=("stem", "block_0", "fc"))
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    assert [float(leaf[0, 0]) for leaf in jax.tree.leaves(updates)] == [-0.5, -1.0, -0.25]  # block_0, fc, stem
+
+
+def test_table_counts_all_leaves():
+    params, modules = network("resnet18")
+    assert optim.table(settings(), params) == ""
+    text = optim.table(settings(layer_decay=0.5, groups=(("bn", 0.0),), unfreeze=(("fc", 0.25),)), params, modules)
+    rows = [line.split() for line in text.splitlines()[1:]]
+    assert sum(int(row[1]) for row in rows) == len(jax.tree.leaves(params))
+    assert sum(int(row[2].replace(",", "")) for row in rows) == sum(x.size for x in jax.tree.leaves(params))
+    assert "frozen: model/bn1/bias, model/bn1/scale, ..." in text
+    assert (
+        "1                              2         5,130  from 25% of the steps: model/fc/bias, model/fc/kernel" in text
+    )
+    line = optim.table(settings(weight_decay=0.04, weight_decay_final=0.4), params)
+    assert line == "optim: weight decay from 0.04 to 0.4, a cosine"

@@ -9,6 +9,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from jaxvision import models, statedict, weights
+from jaxvision.errors import UserError
 
 RNG = np.random.default_rng(0)
 
@@ -83,6 +84,65 @@ def test_whatever_else_differs_is_refused():
     assert weights.resize("bn1/scale", random(8), (4,)) is None
 
 
+def tree(*names):
+    """Abstract leaves f32[2] by name, nested."""
+    return traverse_util.unflatten_dict({n: jax.ShapeDtypeStruct((2,), np.float32) for n in names}, sep="/")
+
+
+def source(*names):
+    return weights.Source({n: random(2) for n in names})
+
+
+HEAD = {"params/model/fc/kernel", "params/model/fc/bias"}
+
+
+@pytest.mark.parametrize("same_classes", [True, False])
+def test_a_source_without_a_head_leaves_it_afresh(same_classes):
+    fresh = tree("params/model/conv/kernel", *HEAD)
+    plan = weights.plan(fresh, source("params/model/conv/kernel"), HEAD, same_classes)
+    assert plan.loaded == ["params/model/conv/kernel"]
+    assert plan.reinitialised == sorted(HEAD)
+    assert plan.dropped == []
+    assert "reinitialised   params/model/fc/bias" in plan.table()
+    assert "fc" not in plan.given["params"]["model"]
+
+
+def test_half_a_head_is_an_error():
+    fresh = tree("params/model/conv/kernel", *HEAD)
+    with pytest.raises(UserError, match="missing in the source: params/model/fc/kernel"):
+        weights.plan(fresh, source("params/model/conv/kernel", "params/model/fc/bias"), HEAD, True)
+
+
+@pytest.mark.parametrize("same_classes", [True, False])
+def test_a_task_without_the_networks_head_drops_the_sources(same_classes):
+    """A linear probe of a classifier's features: its own layer begins afresh, the classifier's is not an obstacle."""
+    fresh = tree("params/model/conv/kernel", "params/head/kernel", "extra/model/batch_stats/bn/mean")
+    theirs = source("params/model/conv/kernel", "extra/model/batch_stats/bn/mean", *HEAD)
+    plan = weights.plan(fresh, theirs, HEAD | {"params/head/kernel"}, same_classes)
+    assert plan.loaded == ["extra/model/batch_stats/bn/mean", "params/model/conv/kernel"]
+    assert plan.reinitialised == ["params/head/kernel"]
+    assert plan.dropped == sorted(HEAD)
+
+
+def test_what_lies_beside_the_network_is_the_tasks_own():
+    """From self-supervision to a probe and back: the projector is dropped, or starts afresh; both are listed."""
+    net, projector = "params/model/conv/kernel", ["params/projector/0/kernel", "params/projector/1/kernel"]
+    plan = weights.plan(tree(net, "params/head/kernel"), source(net, *projector), {"params/head/kernel"}, True)
+    assert (plan.loaded, plan.reinitialised, plan.dropped) == ([net], ["params/head/kernel"], projector)
+    plan = weights.plan(tree(net, *projector), source(net, "params/head/kernel"), set(), True)
+    assert (plan.loaded, plan.reinitialised, plan.dropped) == ([net], projector, ["params/head/kernel"])
+    with pytest.raises(UserError, match="missing in the source: params/projector/1/kernel"):
+        weights.plan(tree(net, *projector), source(net, projector[0]), set(), True)
+    with pytest.raises(UserError, match="of no use here: params/model/other/kernel"):
+        weights.plan(tree(net), source(net, "params/model/other/kernel"), set(), True)
+
+
+def test_the_head_of_the_same_classes_still_crosses():
+    fresh = tree("params/model/conv/kernel", *HEAD)
+    plan = weights.plan(fresh, source("params/model/conv/kernel", *HEAD), HEAD, True)
+    assert (len(plan.loaded), plan.reinitialised, plan.dropped) == (3, [], [])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "resized", "fresh"),
@@ -110,7 +170,7 @@ def test_real_networks_are_adapted_and_train(tmp_path, command, name, options, r
     config.write_text("import jaxvision.config\nconfig = jaxvision.config.default()\n")
     done = command(
         "jaxvision.train", "--config", str(config), "--workdir", str(tmp_path / "run"),
-        f"--config.data.train=fake:16x400?classes={classes}", "--config.steps=2", "--config.batch_size=2",
+        f"--config.data.train=fake:1000x400?classes={classes}", "--config.steps=2", "--config.batch_size=2",
         f"--config.model.name={name}", f"--config.init=torchvision:{name}.IMAGENET1K_V1={path}",
         *("--config.data.transforms=(('resize', {}), ('center_crop', {}))", "--config.optim.lr=0.001"),
         *(f"--config.{key}={value}" for key, value in options.items()), timeout=900,

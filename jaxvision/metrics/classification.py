@@ -23,9 +23,7 @@ def topk(*, classes: int, ks: tuple[int, ...] = (1, 5)) -> Metric:
 
     def update(predictions: dict[str, Any], batch: Batch) -> dict[str, Any]:
         logits, label, mask = predictions["logits"].astype(jnp.float32), batch["label"], batch["mask"]
-        right = jnp.take_along_axis(logits, label[:, None], axis=-1)
-        others = ~jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
-        rank = jnp.sum(~(logits < right) & others, axis=-1)
+        rank = rank_of_label(logits, label)
         sums = {f"top{k}": jnp.sum((rank < k) & mask) for k in ks}
         loss = softmax_cross_entropy(logits, label)
         return {**sums, "loss": jnp.sum(jnp.where(mask, loss, 0.0)), "count": jnp.sum(mask)}
@@ -33,5 +31,39 @@ def topk(*, classes: int, ks: tuple[int, ...] = (1, 5)) -> Metric:
     def finish(sums: dict[str, np.ndarray]) -> dict[str, float]:
         count = max(float(sums["count"]), 1.0)
         return {name: float(value) / count for name, value in sums.items() if name != "count"}
+
+    return Metric(update, finish)
+
+
+def rank_of_label(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """int32[B]: how many other classes score at least as high as the right one; NaN counts as such."""
+    right = jnp.take_along_axis(logits, label[:, None], axis=-1)
+    others = ~jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
+    return jnp.sum(~(logits < right) & others, axis=-1)
+
+
+def per_class(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
+    """`balanced_accuracy`, the mean of the classes' accuracies, `top1`, and `accuracy/NAME` of each class.
+
+    The accuracy of a class is top-1 over its own samples, ties as in `topk`. Classes without a sample are left out;
+    `absent_classes` is their number.
+    """
+    names = names or tuple(map(str, range(classes)))
+
+    def update(predictions: dict[str, Any], batch: Batch) -> dict[str, Any]:
+        right = rank_of_label(predictions["logits"].astype(jnp.float32), batch["label"]) == 0
+        mine = jax.nn.one_hot(batch["label"], classes, dtype=jnp.int32) * batch["mask"][:, None]
+        return {"right": jnp.sum(mine * right[:, None], 0), "count": jnp.sum(mine, 0)}
+
+    def finish(sums: dict[str, np.ndarray]) -> dict[str, float]:
+        right, count = np.asarray(sums["right"], float), np.asarray(sums["count"], float)
+        there = count > 0
+        accuracy = right / np.maximum(count, 1)
+        return {
+            "balanced_accuracy": float(accuracy[there].mean()) if there.any() else float("nan"),
+            "top1": float(right.sum() / max(count.sum(), 1)),
+            "absent_classes": float((~there).sum()),
+            **{f"accuracy/{name}": float(a) for name, a, here in zip(names, accuracy, there) if here},
+        }
 
     return Metric(update, finish)

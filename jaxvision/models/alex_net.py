@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, adaptive_mean_pool, channels_first, dense, max_pool
+from jaxvision.models.layers import Conv, adaptive_mean_pool, channels_first, classified, dense, max_pool
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32
 
@@ -30,7 +30,7 @@ class AlexNet(nn.Module):
     "c5" that after pooling (32 px). Images of 63 px at least.
 
     Attributes:
-      classes: width of the last layer.
+      classes: width of the last layer; 0: none, and no logits.
       width: channels of the first convolution; the others are multiples of it.
       hidden: width of the two dense layers.
       dropout: before the first and second dense layer; the paper and torchvision train with 0.5.
@@ -63,8 +63,8 @@ class AlexNet(nn.Module):
         x = nn.relu(dense(self.hidden, x.shape[-1], "classifier_1", self.dtype)(drop(x)))
         x = nn.relu(dense(self.hidden, self.hidden, "classifier_4", self.dtype)(drop(x)))
         features = at_least_float32(x)
-        logits = dense(self.classes, self.hidden, "classifier_6")(features)
-        return {"c2": c2, "c3": c3, "c4": c4, "c5": c5, "features": features, "logits": logits}
+        outputs = {"c2": c2, "c3": c3, "c4": c4, "c5": c5, "features": features}
+        return classified(outputs, self.classes, dense(self.classes, self.hidden, "classifier_6"), features)
 
 
 alexnet = partial(AlexNet)

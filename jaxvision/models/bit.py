@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, DropPath, global_mean, linear_rates, max_pool
+from jaxvision.models.layers import Conv, DropPath, classified, global_mean, linear_rates, max_pool
 from jaxvision.models.origin import Origin
 
 __all__ = [
@@ -64,7 +64,7 @@ class BiT(nn.Module):
     """Image f32[B, H, W, C] to "c2".."c5" (sums, before a norm), "features" f32[B, D] and "logits" f32[B, classes].
 
     Attributes:
-      classes: width of the last layer.
+      classes: width of the last layer; 0: none, and no logits.
       depths: blocks of each stage.
       width: factor of all channels; 1 has 64 in the stem and 256 in the first stage.
       groups: of GroupNorm.
@@ -102,7 +102,7 @@ class BiT(nn.Module):
         pooled = global_mean(nn.relu(_norm(self.groups, self.dtype)(name="norm")(x)))
         y = nn.Dropout(self.dropout, deterministic=not train)(pooled)[:, None, None]
         head = Conv(self.classes, bias=True, kernel_init=nn.initializers.zeros, dtype=pooled.dtype, name="head_fc")
-        return {**outputs, "features": pooled, "logits": head(y)[:, 0, 0]}
+        return classified({**outputs, "features": pooled}, self.classes, lambda y: head(y)[:, 0, 0], y)
 
 
 _50 = partial(BiT, depths=(3, 4, 6, 3))

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, DropPath, global_mean, layer_norm, linear_rates, truncated_normal
+from jaxvision.models.layers import Conv, DropPath, classified, global_mean, layer_norm, linear_rates, truncated_normal
 from jaxvision.models.origin import Origin
 from jaxvision.ops import gelu
 
@@ -44,7 +44,7 @@ class ConvNeXt(nn.Module):
     """Image f32[B, H, W, C] to "c2".."c5", "features" f32[B, D] and "logits" f32[B, classes].
 
     Attributes:
-      classes: width of the last layer.
+      classes: width of the last layer; 0: none, and no logits.
       depths, widths: blocks and channels of each stage.
       layer_scale: what the learnt factors of the branches begin at.
       dropout: before the last layer.
@@ -80,8 +80,8 @@ class ConvNeXt(nn.Module):
             outputs[f"c{stage + 2}"] = x
         features = layer_norm(jnp.float32)(name="norm")(global_mean(x))
         y = nn.Dropout(self.dropout, deterministic=not train)(features)
-        logits = nn.Dense(self.classes, kernel_init=truncated_normal(), name="head")(y)
-        return {**outputs, "features": features, "logits": logits}
+        head = nn.Dense(self.classes, kernel_init=truncated_normal(), name="head")
+        return classified({**outputs, "features": features}, self.classes, head, y)
 
 
 convnext_tiny = partial(ConvNeXt, depths=(3, 3, 9, 3), widths=(96, 192, 384, 768))

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, batch_norm, dense, global_mean, max_pool
+from jaxvision.models.layers import Conv, batch_norm, classified, dense, global_mean, max_pool
 from jaxvision.models.origin import Origin
 from jaxvision.ops import relu
 
@@ -43,7 +43,7 @@ class DenseNet(nn.Module):
     """Image f32[B, H, W, C] to "c2".."c5" (after each block), "features" f32[B, D] and "logits" f32[B, classes].
 
     Attributes:
-      classes: width of the last layer.
+      classes: width of the last layer; 0: none, and no logits.
       depths: layers of each block.
       growth: channels that a layer adds.
       width: channels of the stem.
@@ -82,8 +82,8 @@ class DenseNet(nn.Module):
                 x = conv(x.shape[-1] // 2, 1, name=f"transition{block}_conv")(x)
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2))
         features = global_mean(relu(norm(name="norm5")(x)))
-        logits = dense(self.classes, features.shape[-1], "classifier")(features)
-        return {**outputs, "features": features, "logits": logits}
+        head = dense(self.classes, features.shape[-1], "classifier")
+        return classified({**outputs, "features": features}, self.classes, head, features)
 
 
 densenet121 = partial(DenseNet, depths=(6, 12, 24, 16))

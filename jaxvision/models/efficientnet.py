@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, InvertedResidual, batch_norm, dense, divisible, global_mean
+from jaxvision.models.layers import Conv, InvertedResidual, batch_norm, classified, dense, divisible, global_mean
 from jaxvision.models.origin import Origin
 
 _TIMM = ["efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4"]
@@ -39,7 +39,7 @@ class EfficientNet(nn.Module):
     "c2" to "c5" are what the last blocks at 4, 8, 16 and 32 px a cell give.
 
     Attributes:
-      classes: width of the last layer.
+      classes: width of the last layer; 0: none, and no logits.
       stages: of blocks.
       stem, last: channels of the first and the last convolution.
       epsilon, momentum: of BatchNorm.
@@ -97,7 +97,9 @@ class EfficientNet(nn.Module):
         features = global_mean(x)
         y = nn.Dropout(self.dropout, deterministic=not train)(features)
         outputs.pop("c1", None)
-        return {**outputs, "features": features, "logits": dense(self.classes, self.last, "classifier_1")(y)}
+        return classified(
+            {**outputs, "features": features}, self.classes, dense(self.classes, self.last, "classifier_1"), y
+        )
 
 
 def _scaled(width: float, depth: float, dropout: float, **options: Any) -> partial[EfficientNet]:

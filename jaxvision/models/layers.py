@@ -238,6 +238,13 @@ def dense(features: int, fan_in: int, name: str, dtype: Any = None) -> nn.Dense:
     return nn.Dense(features, kernel_init=init, bias_init=init, dtype=dtype, name=name)
 
 
+def classified(
+    outputs: dict[str, jax.Array], classes: int, head: Callable[[jax.Array], jax.Array], x: jax.Array
+) -> dict[str, jax.Array]:
+    """`outputs` with "logits" = head(x). With 0 classes the network has no head: what self-supervision trains."""
+    return {**outputs, "logits": head(x)} if classes else outputs
+
+
 def patches(width: int, patch: int, dtype: Any, name: str) -> Conv:
     """The embedding of square patches: a convolution whose stride is its kernel."""
     init = nn.initializers.lecun_normal()

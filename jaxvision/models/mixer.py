@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import DropPath, layer_norm, linear_rates, patches
+from jaxvision.models.layers import DropPath, classified, layer_norm, linear_rates, patches
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32, gelu, mlp_branch
 
@@ -54,7 +54,7 @@ class Mixer(nn.Module):
     The dense layers over the tokens make it fit one size of image, that of `init`.
 
     Attributes:
-      classes: width of the last layer.
+      classes: width of the last layer; 0: none, and no logits.
       patch: side of a patch in pixels; images must be a multiple of it.
       width, depth: of the tokens; number of blocks.
       dropout: in both branches of a block.
@@ -83,8 +83,8 @@ class Mixer(nn.Module):
             x = make_block(self.dropout, rate, train, self.dtype, name=f"blocks_{k}")(x)
         tokens = layer_norm(self.dtype)(name="norm")(x)
         features = jnp.mean(at_least_float32(tokens), axis=1)
-        logits = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name="head")(features)
-        return {"tokens": tokens, "features": features, "logits": logits}
+        head = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name="head")
+        return classified({"tokens": tokens, "features": features}, self.classes, head, features)
 
 
 _small = partial(Mixer, width=512, depth=8)

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, InvertedResidual, batch_norm, dense, divisible, global_mean
+from jaxvision.models.layers import Conv, InvertedResidual, batch_norm, classified, dense, divisible, global_mean
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32
 
@@ -41,7 +41,7 @@ class MobileNet(nn.Module):
     "c2" to "c4" are what the last block at 4, 8 and 16 px a cell gives, "c5" the last convolution, at 32.
 
     Attributes:
-      classes: width of the last layer.
+      classes: width of the last layer; 0: none, and no logits.
       rows: the blocks.
       stem, last: channels of the first and the last convolution.
       hidden: width of a dense layer before the last one (V3); 0: there is none.
@@ -101,9 +101,9 @@ class MobileNet(nn.Module):
             y = dense(self.hidden, features.shape[-1], "classifier_0", self.dtype)(features)
             features = at_least_float32(act(y))
         y = nn.Dropout(self.dropout, deterministic=not train)(features)
-        logits = dense(self.classes, features.shape[-1], "classifier_3" if self.hidden else "classifier_1")(y)
+        head = dense(self.classes, features.shape[-1], "classifier_3" if self.hidden else "classifier_1")
         outputs.pop("c1", None)
-        return {**outputs, "features": features, "logits": logits}
+        return classified({**outputs, "features": features}, self.classes, head, y)
 
 
 def _v2_rows() -> tuple[Row, ...]:

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, DropPath, batch_norm, dense, global_mean, linear_rates, max_pool
+from jaxvision.models.layers import Conv, DropPath, batch_norm, classified, dense, global_mean, linear_rates, max_pool
 from jaxvision.models.origin import Origin
 from jaxvision.ops import Tail, finish, relu, scale_shift
 
@@ -98,7 +98,7 @@ class ResNet(nn.Module):
     """ResNet v1.5; image f32[B, H, W, C] to "c2".."c5", "features" f32[B, D] and "logits" f32[B, classes].
 
     Attributes:
-      classes: width of the last layer.
+      classes: width of the last layer; 0: none, and no logits.
       depths: blocks of each stage.
       bottleneck: which block, see `Block`.
       width: channels of the stem and of the first stage; doubled in each further stage.
@@ -175,7 +175,9 @@ class ResNet(nn.Module):
 
         features = global_mean(last)
         y = nn.Dropout(self.dropout, deterministic=not train)(features)
-        return {**outputs, "features": features, "logits": dense(self.classes, features.shape[-1], "fc")(y)}
+        return classified(
+            {**outputs, "features": features}, self.classes, dense(self.classes, features.shape[-1], "fc"), y
+        )
 
 
 def _conv(channels: int, kernel: int, stride: int, *, bias: bool, dtype: Any, name: str, groups: int = 1) -> Conv:

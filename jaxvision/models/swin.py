@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxvision.models.layers import (
     DropPath,
+    classified,
     global_mean,
     layer_norm,
     linear_rates,
@@ -106,7 +107,7 @@ class Swin(nn.Module):
     Any size of image: maps are padded with zeros to whole windows, and to even sides before they are halved.
 
     Attributes:
-      classes: width of the last layer.
+      classes: width of the last layer; 0: none, and no logits.
       width: channels of the first stage; doubled in each further one.
       depths, heads: blocks, and heads of the attention, of each stage.
       window: side of a window, in patches of 4 x 4 pixels in the first stage.
@@ -146,8 +147,8 @@ class Swin(nn.Module):
                 )(x)  # fmt: skip
             outputs[f"c{stage + 2}"] = x
         features = global_mean(norm(name="norm")(x))
-        logits = nn.Dense(self.classes, kernel_init=truncated_normal(), name="head")(features)
-        return {**outputs, "features": features, "logits": logits}
+        head = nn.Dense(self.classes, kernel_init=truncated_normal(), name="head")
+        return classified({**outputs, "features": features}, self.classes, head, features)
 
 
 def _merged(x: jax.Array) -> jax.Array:

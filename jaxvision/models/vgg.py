@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, adaptive_mean_pool, batch_norm, channels_first, dense, max_pool
+from jaxvision.models.layers import Conv, adaptive_mean_pool, batch_norm, channels_first, classified, dense, max_pool
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32
 
@@ -29,7 +29,7 @@ class VGG(nn.Module):
     "c2" to "c5" are what the second to fifth pooling give, at 4, 8, 16 and 32 px a cell. Images of 32 px at least.
 
     Attributes:
-      classes: width of the last layer.
+      classes: width of the last layer; 0: none, and no logits.
       depths: convolutions before each of the five poolings.
       width: channels of the first stage; doubled in each further one, to eight times at most.
       hidden: width of the two dense layers.
@@ -69,9 +69,9 @@ class VGG(nn.Module):
         x = channels_first(adaptive_mean_pool(x, 7))
         x = drop(nn.relu(dense(self.hidden, x.shape[-1], "classifier_0", self.dtype)(x)))
         features = at_least_float32(nn.relu(dense(self.hidden, self.hidden, "classifier_3", self.dtype)(x)))
-        logits = dense(self.classes, self.hidden, "classifier_6")(drop(features))
         del outputs["c1"]
-        return {**outputs, "features": features, "logits": logits}
+        head = dense(self.classes, self.hidden, "classifier_6")
+        return classified({**outputs, "features": features}, self.classes, head, drop(features))
 
 
 vgg11 = partial(VGG, depths=_DEPTHS[11])

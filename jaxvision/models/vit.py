@@ -10,14 +10,16 @@ and timm's `models/vision_transformer.py` (Apache-2.0) publish weights for. Lice
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxvision.models.layers import DropPath, layer_norm, linear_rates, patches
+from jaxvision.models.layers import DropPath, classified, layer_norm, linear_rates, patches
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32, attention, attention_branch, gelu, mlp_branch
 
@@ -79,15 +81,18 @@ class VisionTransformer(nn.Module):
     """Image f32[B, H, W, C] to "tokens" [B, N, D], "features" f32[B, D] and "logits" f32[B, classes].
 
     Tokens, after the last norm: the class token, the registers, then the patches row by row. The position embeddings
-    have one entry for the class token and each patch, so their number follows from the size of the image at `init`.
+    have one entry for the class token and each patch, so their number follows from the size of the image at `init`;
+    an image of another size (a small crop beside large ones, in self-supervision) sees them resized.
 
     Attributes:
-      classes: width of the last layer.
+      classes: width of the last layer; 0: none, and no logits.
       patch: side of a patch in pixels; images must be a multiple of it.
       width, depth, heads: of the tokens; number of blocks; heads of the attention.
       mlp: width of the hidden layer in a block; 0: four times `width`.
       pooling: features are the "token" (class token), or the "mean" of the patches, without a class token.
       registers: further learnt tokens, without a position.
+      positions: "learnt", or "sincos": fixed sines and cosines of row and column (see `sincos_positions`), which
+        are no parameters.
       qk_norm: queries and keys are normalised in each head.
       layer_scale: each branch is scaled by a learnt factor a channel that begins here; 0: it is not.
       dropout: of the embedded patches and in both branches.
@@ -104,6 +109,7 @@ class VisionTransformer(nn.Module):
     mlp: int = 0
     pooling: str = "token"
     registers: int = 0
+    positions: str = "learnt"
     qk_norm: bool = False
     layer_scale: float = 0.0
     dropout: float = 0.0
@@ -112,20 +118,28 @@ class VisionTransformer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        if self.pooling not in ("token", "mean"):
-            raise ValueError(f"VisionTransformer: pooling {self.pooling!r} must be 'token' or 'mean'")
+    def __call__(self, image: jax.Array, *, train: bool, keep: jax.Array | None = None) -> dict[str, jax.Array]:
+        """`keep`: int32[B, K], the patches that the blocks see, of those of the image row by row; all if None."""
+        if self.pooling not in ("token", "mean") or self.positions not in ("learnt", "sincos"):
+            raise ValueError(
+                f"VisionTransformer: pooling {self.pooling!r} must be 'token' or 'mean', "
+                f"positions {self.positions!r} 'learnt' or 'sincos'"
+            )
         if image.shape[1] % self.patch or image.shape[2] % self.patch:
             raise ValueError(
                 f"VisionTransformer: {image.shape[1]} x {image.shape[2]} px are no multiple of {self.patch}"
             )
         x = patches(self.width, self.patch, self.dtype, "conv_proj")(image)
+        grid = x.shape[1:3]
         x = x.reshape(x.shape[0], -1, self.width)
         first = int(self.pooling == "token")
+        positions = self._positions(grid, first).astype(self.dtype)
+        x = x + positions[:, first:]
+        if keep is not None:
+            x = jnp.take_along_axis(x, keep[:, :, None], 1)
         if first:
-            x = jnp.concatenate([self._learnt("class_token", 1, x, nn.initializers.zeros), x], 1)
-        positions = self.param("pos_embedding", nn.initializers.normal(0.02), (1, x.shape[1], self.width))
-        x = x + positions.astype(self.dtype)
+            token = self._learnt("class_token", 1, x, nn.initializers.zeros)
+            x = jnp.concatenate([token + positions[:, :1], x], 1)
         if self.registers:
             added = self._learnt("register_tokens", self.registers, x, nn.initializers.normal(0.02))
             x = jnp.concatenate([x[:, :first], added, x[:, first:]], 1)
@@ -146,12 +160,42 @@ class VisionTransformer(nn.Module):
         tokens = layer_norm(self.dtype)(name="ln")(x)
         features = tokens[:, 0] if first else jnp.mean(at_least_float32(tokens[:, self.registers :]), axis=1)
         features = at_least_float32(features)
-        logits = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name="head")(features)
-        return {"tokens": tokens, "features": features, "logits": logits}
+        head = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name="head")
+        return classified({"tokens": tokens, "features": features}, self.classes, head, features)
+
+    def _positions(self, grid: tuple[int, int], first: int) -> jax.Array:
+        """[1, first + rows * columns, width]; the class token's, if there is one, comes first."""
+        if self.positions == "sincos":
+            fixed = sincos_positions(*grid, self.width)
+            return jnp.asarray(np.concatenate([np.zeros_like(fixed[:, :first]), fixed], 1))
+        count = first + grid[0] * grid[1]
+        if not self.has_variable("params", "pos_embedding"):
+            return self.param("pos_embedding", nn.initializers.normal(0.02), (1, count, self.width))
+        learnt: jax.Array = self.get_variable("params", "pos_embedding")
+        if learnt.shape[1] == count:
+            return learnt
+        side = math.isqrt(learnt.shape[1] - first)
+        square = learnt[:, first:].reshape(1, side, side, self.width)
+        square = jax.image.resize(square, (1, *grid, self.width), "bicubic").reshape(1, -1, self.width)
+        return jnp.concatenate([learnt[:, :first], square], 1)
 
     def _learnt(self, name: str, count: int, x: jax.Array, init: Any) -> jax.Array:
         token = self.param(name, init, (1, count, self.width))
         return jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], count, self.width))
+
+
+def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
+    """Float32 [1, rows * columns, width]: sin and cos of the column, then of the row, at width / 4 wavelengths each.
+
+    Source: He et al. 2021 (MAE), https://arxiv.org/abs/2111.06377, whose code has the column first. Raises ValueError
+    if 4 does not divide the width.
+    """
+    if width % 4:
+        raise ValueError(f"sincos positions: the width {width} is no multiple of 4")
+    omega = 10000.0 ** -(np.arange(width // 4) / (width // 4))
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    angles = [np.outer(place.reshape(-1), omega) for place in (column, row)]
+    return np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], 1)[None].astype(np.float32)
 
 
 _tiny = partial(VisionTransformer, width=192, depth=12, heads=3)

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from jaxvision.data.contract import InputContract
-from jaxvision.task import PyTree
+from jaxvision.errors import nearest
+from jaxvision.ops import masked_mean
+from jaxvision.task import Batch, PyTree, Task
 
 
 class Network(NamedTuple):
@@ -43,6 +45,69 @@ def network(model: nn.Module, contract: InputContract) -> Network:
         return model.apply({"params": params, **extra}, normalise(image, contract), train=False)
 
     return Network(init, train, apply)
+
+
+def supervised(
+    model: nn.Module,
+    contract: InputContract,
+    objective: Callable[..., tuple[jax.Array, dict[str, jax.Array]]],
+    predictions: Callable[..., dict[str, jax.Array]],
+    *,
+    params: PyTree | None = None,
+    extra: PyTree | None = None,
+) -> Task:
+    """The task of one network that learns what its labels say; the loss is the mean over the samples.
+
+    So accumulation changes it only through BatchNorm, whose statistics are those of the (micro-)batch.
+
+    Args:
+      objective: (params, extra, outputs of the network, label [B, ...]) -> (loss [B], logs: dict[str, [B]]).
+      predictions: (params, extra, outputs of the network) -> dict[str, array [B, ...]].
+      params, extra: what the task has beside the network, as it begins.
+    """
+    net = network(model, contract)
+    beside = {"params": params or {}, "extra": extra or {}}
+
+    def init(key: jax.Array, batch: Batch, given: dict[str, Any] | None = None) -> tuple[PyTree, PyTree]:
+        fresh = dict(zip(("params", "extra"), net.init(key, batch["image"])))
+        both = {part: {"model": fresh[part], **jax.tree.map(jnp.array, beside[part])} for part in fresh}
+        made = {part: overlay(both[part], given_part(given, part), part) for part in both}
+        return made["params"], made["extra"]
+
+    def loss(params: PyTree, extra: PyTree, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple:
+        outputs, stats = net.train(params["model"], extra["model"], batch["image"], key)
+        value, logs = objective(params, extra, outputs, batch["label"])
+        mask = batch["mask"]
+        logs = {name: masked_mean(rows.astype(jnp.float32), mask) for name, rows in logs.items()}
+        return masked_mean(value, mask), ({**extra, "model": stats}, logs)
+
+    def predict(params: PyTree, extra: PyTree, batch: Batch) -> dict[str, jax.Array]:
+        outputs = net.apply(params["model"], extra["model"], batch["image"])
+        return {**predictions(params, extra, outputs), "features": outputs["features"]}
+
+    return Task(init, loss, predict)
+
+
+def agreement(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """bool[B]: whether the largest of the logits [B, C] is the label, int32[B] (of soft ones [B, C] the largest)."""
+    return jnp.argmax(logits, -1) == (label if label.ndim == 1 else jnp.argmax(label, -1))
+
+
+def check_choices(**options: tuple[str, tuple[str, ...]]) -> None:
+    """ValueError unless each option, name=(value, what there is), has a value that there is."""
+    for name, (value, known) in options.items():
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}: {nearest(str(value), known)}")
+
+
+def check_smoothing(value: float) -> None:
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {value}")
+
+
+def check_focal(value: float) -> None:
+    if not value >= 0.0:
+        raise ValueError(f"focal is the exponent of the focal loss, 0 for none: it must be at least 0, got {value}")
 
 
 def normalise(image: jax.Array, contract: InputContract) -> jax.Array:

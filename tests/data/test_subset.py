@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxvision.data import InputContract, open_source, train_batches
+from jaxvision.data.order import permutation
 from jaxvision.errors import UserError
 
 
@@ -56,6 +57,37 @@ def test_absolute_numbers_and_other_keys():
     assert len(open_source("fake:100x8?split=30:")) == 70
 
 
+@pytest.mark.parametrize("per_class", [1, 5, 40])
+def test_so_many_of_each_class(per_class):
+    part = open_source(f"digits:train?per_class={per_class}&seed=1")
+    assert len(part) == 10 * per_class
+    np.testing.assert_array_equal(np.bincount(part.labels), np.full(10, per_class))
+    assert [part[i]["label"] for i in range(len(part))] == part.labels.tolist()
+    mine = indices(f"digits:train?per_class={per_class}&seed=1")
+    assert mine == sorted(set(mine)), "the source's own order, each once"
+    assert mine != indices(f"digits:train?per_class={per_class}&seed=2")
+    assert set(mine) <= set(indices(f"digits:train?per_class={per_class + 1}&seed=1"))
+    assert part.classes == open_source("digits:train").classes
+
+
+def test_of_each_class_the_first_in_the_permutation():
+    """A plain reading of the rule, without and within a split."""
+    whole = open_source("digits:train")
+    for split, places in (("", slice(None)), ("split=0:50%&", slice(0, 718)), ("split=50%:100%&", slice(718, None))):
+        order = permutation(3, 0, len(whole))[places]
+        want = [[k for k in order if whole.labels[k] == c][:7] for c in range(10)]
+        got = indices(f"digits:train?{split}per_class=7&seed=3")
+        assert got == sorted(whole[int(k)]["index"] for k in np.ravel(want))
+    one, other = (set(indices(f"digits:train?split={s}&per_class=7&seed=3")) for s in ("0:50%", "50%:100%"))
+    assert not one & other
+
+
+def test_of_each_class_of_a_source_of_tags(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,cat,dog\na.png,1,0\nb.png,0,1\n")
+    with pytest.raises(UserError, match=r"per_class needs one class a sample, and the labels of .* are tags"):
+        open_source(f"csv:{tmp_path}/labels.csv?kind=tags&per_class=1")
+
+
 def test_batches_from_a_part_and_pickling():
     part = pickle.loads(pickle.dumps(open_source("fake:40x8?split=0:25%&seed=3")))
     contract = InputContract(size=8, resize=8)
@@ -73,7 +105,13 @@ def test_batches_from_a_part_and_pickling():
         ("fake:9x8?split=5:3", "does not lie in the 9 samples"),
         ("fake:9x8?split=3:3", "leaves none of the 9 samples"),
         ("fake:9x8?split=0:5&seed=x", "seed must be a whole number"),
-        ("fake:9x8?seed=1", "seed goes with split"),
+        ("fake:9x8?seed=1", "seed goes with split or per_class"),
+        ("fake:9x8?split=", "split has no value"),
+        ("fake:9x8?per_class=0", "per_class must be a whole number from 1 on, got '0'"),
+        ("fake:9x8?per_class=x", "per_class must be a whole number"),
+        ("fake:9x8?per_class=1", "of class 'class 9' there are only 0: lower per_class"),
+        ("digits:train?per_class=150", "per_class is 150, and of class '"),
+        ("digits:train?split=0:50%&per_class=100", "lower per_class, or widen split"),
         ("fake:9x8?splt=0:5", "unknown key 'splt'"),
     ],
 )

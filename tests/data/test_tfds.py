@@ -69,6 +69,13 @@ def prepared(tmp_path_factory):
     return folder
 
 
+def test_so_many_of_each_class_of_a_part_in_its_own_words(prepared):
+    uri = f"tfds:our_digits/test[:50%]?data_dir={prepared}"
+    part, whole = open_source(f"{uri}&per_class=3&seed=1"), open_source(uri)
+    np.testing.assert_array_equal(np.bincount(part.labels), np.full(10, 3))
+    assert {part[i]["index"] for i in range(30)} <= {whole[i]["index"] for i in range(len(whole))}
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_equals_digits(prepared, split):
     theirs = open_source(f"tfds:our_digits/{split}?data_dir={prepared}")

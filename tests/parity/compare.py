@@ -10,6 +10,10 @@ from flax import traverse_util
 from jaxvision import models, statedict
 from tests.parity import torch_side
 
+# Sums before a norm carry the float32 rounding of every layer before them: 1.65e-4 after the 150 of resnetv2_152x2,
+# whose logits differ by 4e-5. What is wrong differs by 1e-1.
+STAGES = 3e-4
+
 
 def leaves_of(model, size: int) -> dict:
     """Abstract leaves by name."""
@@ -34,8 +38,9 @@ def convert(theirs, model, origin, size: int) -> dict:
 
 
 def check(library: str, name: str, size: int, options: dict | None = None, ours_options: dict | None = None) -> float:
-    """The largest difference of the logits as a share of their scale; raises AssertionError above 1e-4, with a report
-    of the modules in their order. `options` go to their factory, `ours_options` to ours."""
+    """The largest difference of the logits as a share of their scale; raises AssertionError above 1e-4, or above STAGES
+    for a stage's output, with a report of the modules in their order. `options` go to their factory, `ours_options` to
+    ours."""
     origin = models.origins(name)[library]
     theirs = torch_side.make(library, origin.names[name], **(options or {}))
     model = getattr(models, name)(classes=1000, **(ours_options or {}))
@@ -49,7 +54,7 @@ def check(library: str, name: str, size: int, options: dict | None = None, ours_
     for ours, module in stages.items():
         assert module in want, f"{module} is no module of theirs, or gave no tensor"
         worst[ours] = difference(got[ours], like(want[module], got[ours], origin))
-    if max(worst.values()) > 1e-4:
+    if worst["logits"] > 1e-4 or max(worst.values()) > STAGES:
         raise AssertionError(f"{library} {name} at {size} px: {worst}\n{report(theirs, model, origin, leaves, image)}")
     return worst["logits"]
 

@@ -48,7 +48,8 @@ def open_source(uri: str) -> Source:
     `digits:train|test|all` · `folder:/path` · `tfds:NAME[/CONFIG][:VERSION]/SPLIT[?data_dir=/path]` ·
     `tar:/path.tar[?labels=FILE][&meta=FILE][&classes=FILE]` ·
     `csv:/path.csv[?kind=class|tags|values][&root=/path][&classes=FILE]` · `records:/path` ·
-    `fake:COUNTxSIZE[?classes=10]`; of any but tfds: a part, `?split=0:90%[&seed=1]`, see Subset.
+    `fake:COUNTxSIZE[?classes=10]`; of any, a part: `?split=0:90%[&seed=1]` (but of tfds, which has its own),
+    `?per_class=5[&seed=1]`, or both, see Subset.
 
     Raises:
       UserError: unknown scheme, malformed URI, or data that is not there; says what to do.
@@ -58,18 +59,22 @@ def open_source(uri: str) -> Source:
         if os.path.isdir(os.path.expanduser(uri)):
             raise UserError(f"data source {uri!r} has no scheme: did you mean 'folder:{uri}'?")
         raise UserError(f"unknown data source {uri!r}, wanted SCHEME:...: {nearest(scheme, list(SCHEMES))}")
-    path, part = _part(rest) if scheme != "tfds" else (rest, {})  # TFDS has its own: cifar10/train[:10%]
-    if "seed" in part and "split" not in part:
-        raise UserError(f"{uri!r}: seed goes with split, like split=0:90%&seed=1")
+    # TFDS has its own split: cifar10/train[:10%]
+    path, part = _part(uri, rest, ("per_class", "seed") if scheme == "tfds" else ("split", "per_class", "seed"))
+    if part.keys() == {"seed"}:
+        raise UserError(f"{uri!r}: seed goes with split or per_class, like split=0:90%&seed=1")
     source = SCHEMES[scheme](path)
     return Subset(source, **part) if part else source
 
 
-def _part(rest: str) -> tuple[str, dict[str, str]]:
-    """("path?other=keys", {"split": ..., "seed": ...}) of what follows the scheme."""
+def _part(uri: str, rest: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    """("path?other=keys", {"split": ..., "seed": ...}) of what follows the scheme: what Subset takes, and the rest."""
     path, _, tail = rest.partition("?")
     items = tail.split("&") if tail else []
-    own = [item for item in items if item.partition("=")[0] in ("split", "seed")]
+    own = [item for item in items if item.partition("=")[0] in known]
     others = [item for item in items if item not in own]
     part = {key: value for key, _, value in (item.partition("=") for item in own)}
+    for key, value in part.items():
+        if not value:
+            raise UserError(f"{uri!r}: {key} has no value, wanted {key}=...")
     return path + ("?" + "&".join(others) if others else ""), part

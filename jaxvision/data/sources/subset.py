@@ -1,4 +1,4 @@
-"""A part of any source: `?split=0:90%&seed=1`."""
+"""A part of any source: `?split=0:90%&per_class=5&seed=1`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from jaxvision.errors import UserError
 
 
 class Subset:
-    """The samples whose place in permutation(seed, 0) lies in `split`, in the source's own order.
+    """The samples whose place in permutation(seed, 0) lies in `split`; of them, with `per_class`, the first so many of
+    each class. All in the source's own order.
 
     Shuffled first, since most sources are ordered by class. With one seed, 0:90% and 90%:100% share no sample and
-    leave none out. `index` stays that of the whole source.
+    leave none out, and a smaller `per_class` is a part of a larger one. `index` stays that of the whole source.
     """
 
-    def __init__(self, whole: Source, split: str, seed: str = "0") -> None:
-        self.uri = f"{whole.uri}{'&' if '?' in whole.uri else '?'}split={split}&seed={seed}"
+    def __init__(self, whole: Source, split: str = "", per_class: str = "", seed: str = "0") -> None:
+        asked = {"split": split, "per_class": per_class, "seed": seed}
+        query = "&".join(f"{key}={value}" for key, value in asked.items() if value)
+        self.uri = f"{whole.uri}{'&' if '?' in whole.uri else '?'}{query}"
         if not seed.isdecimal():
             raise UserError(f"{self.uri!r}: seed must be a whole number, got {seed!r}")
-        start, stop = _bounds(self.uri, split, len(whole))
-        self._whole = whole
-        self._chosen = np.sort(permutation(int(seed), 0, len(whole))[start:stop])
-        if not len(self._chosen):
+        start, stop = _bounds(self.uri, split, len(whole)) if split else (0, len(whole))
+        chosen = permutation(int(seed), 0, len(whole))[start:stop]
+        if not len(chosen):
             raise UserError(f"{self.uri!r} leaves none of the {len(whole)} samples: widen split={split}")
+        self._whole = whole
+        self._chosen = np.sort(_of_each_class(self.uri, whole, chosen, per_class) if per_class else chosen)
         self.kind, self.classes = whole.kind, whole.classes
 
     def __len__(self) -> int:
@@ -42,6 +46,25 @@ class Subset:
 
     def where(self, i: int) -> str:
         return self._whole.where(int(self._chosen[i]))
+
+
+def _of_each_class(uri: str, whole: Source, chosen: np.ndarray, per_class: str) -> np.ndarray:
+    """The first `per_class` of each class among the samples `chosen`, int64."""
+    if whole.kind != "class":
+        raise UserError(f"{uri!r}: per_class needs one class a sample, and the labels of {whole.uri} are {whole.kind}")
+    if not per_class.isdecimal() or int(per_class) < 1:
+        raise UserError(f"{uri!r}: per_class must be a whole number from 1 on, got {per_class!r}")
+    wanted, labels = int(per_class), whole.labels[chosen]
+    counts = np.bincount(labels, minlength=len(whole.classes))
+    if counts.min() < wanted:
+        rarest = int(np.argmin(counts))
+        raise UserError(
+            f"{uri!r}: per_class is {wanted}, and of class {whole.classes[rarest]!r} there are only {counts[rarest]}: "
+            "lower per_class" + (", or widen split" if len(chosen) < len(whole) else "")
+        )
+    by_class = np.argsort(labels, kind="stable")  # within a class, in the order of `chosen`
+    firsts = np.cumsum(counts) - counts
+    return chosen[by_class[firsts[:, None] + np.arange(wanted)].ravel()]
 
 
 def _bounds(uri: str, split: str, length: int) -> tuple[int, int]:

@@ -122,6 +122,21 @@ def build(specs: Sequence[tuple[str, Any]], contract: InputContract) -> list[Bui
     return _build(specs, contract.size)
 
 
+def shapes(specs: Sequence[tuple[str, Any]], contract: InputContract) -> dict[str, tuple[int, ...]]:
+    """What the transforms make of an image, by its name in the batch: {"image": (size, size, channels)}, or the views
+    of a `multi_view` at the end."""
+    one = (contract.size, contract.size, contract.channels)
+    if not specs or specs[-1][0] != "multi_view":
+        return {"image": one}
+    bound = inspect.signature(multi_view).bind(**{"size": contract.size, **specs[-1][1]})
+    bound.apply_defaults()
+    given = bound.arguments
+    made: dict[str, tuple[int, ...]] = {"image": (len(given["views"]), given["size"], given["size"], contract.channels)}
+    if given["local_count"]:
+        made["local"] = (given["local_count"], given["local_size"], given["local_size"], contract.channels)
+    return made
+
+
 def _build(specs: Sequence[tuple[str, Any]], size: int) -> list[Built]:
     transforms: list[Built] = []
     for spec in specs:

@@ -1,0 +1,134 @@
+"""Metrics over frozen features: what they are worth for a labelled task, without training the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvision.task import Batch, Metric
+
+
+def knn(*, classes: int, k: int = 20, temperature: float = 0.07) -> Metric:
+    """`knn`: top-1 of a weighted vote of the k nearest labelled images; `feature_std`, `effective_rank`: see `spread`.
+
+    Needs a `bank`, the labelled images (evals.NAME.bank), whose features are kept in memory: 4 bytes a value. Nearness
+    is the cosine; a neighbour counts exp(cosine / temperature) for its class. With a smaller bank all of it votes.
+    Equal votes go to the lower class.
+
+    Source: Wu et al. 2018, https://arxiv.org/abs/1805.01978, section 3.4; k and temperature as DINO has them.
+    Raises ValueError for k below 1 or a temperature that is not positive.
+    """
+    if k < 1 or temperature <= 0:
+        raise ValueError(f"knn: k must be at least 1 and temperature positive, got {k} and {temperature}")
+
+    def finish(rows: dict[str, np.ndarray], bank: dict[str, np.ndarray]) -> dict[str, float]:
+        known, query = unit(bank["features"]), unit(rows["features"])
+        nearest = min(k, len(known))
+        right = 0
+        for start in range(0, len(query), 1024):
+            part = slice(start, start + 1024)
+            cosine = query[part] @ known.T
+            chosen = np.argpartition(-cosine, nearest - 1, axis=1)[:, :nearest]
+            weight = np.exp(np.take_along_axis(cosine, chosen, 1) / temperature)
+            votes = np.zeros((len(weight), classes))
+            np.add.at(votes, (np.arange(len(weight))[:, None], bank["label"][chosen]), weight)
+            right += int(np.sum(np.argmax(votes, 1) == rows["label"][part]))
+        return {"knn": right / len(query), **spread(rows["features"])}
+
+    return Metric(_rows, finish, gather=True, bank="bank", draw=scatter)
+
+
+def probe(*, classes: int, strength: float = 1.0, per_class: int = 0, seeds: int = 5) -> Metric:
+    """`probe`: top-1 of a linear classifier on the frozen features, fitted to those of the `bank` (evals.NAME.bank).
+
+    Multinomial logistic regression by scikit-learn's L-BFGS on features scaled to mean 0 and variance 1 over the bank;
+    `strength` is its C. A full fit to ImageNet takes hours: give a part of it as the bank (`?split=`), or train task
+    `linear_probe`. With `per_class`, fitted to so many images of each class, drawn anew for each of `seeds` draws:
+    `probe` is the mean and `probe_spread` the standard deviation over the draws.
+
+    Raises ValueError for a strength that is not positive, or per_class or seeds out of range.
+    """
+    if strength <= 0 or per_class < 0 or seeds < 1:
+        raise ValueError(f"probe: needs strength > 0, per_class >= 0, seeds >= 1, got {strength}, {per_class}, {seeds}")
+
+    def finish(rows: dict[str, np.ndarray], bank: dict[str, np.ndarray]) -> dict[str, float]:
+        if not per_class:
+            return {"probe": linear_top1(bank["features"], bank["label"], rows["features"], rows["label"], strength)}
+        scores = []
+        for seed in range(seeds):
+            chosen = few(bank["label"], per_class, seed)
+            scores.append(
+                linear_top1(bank["features"][chosen], bank["label"][chosen], rows["features"], rows["label"], strength)
+            )
+        return {"probe": float(np.mean(scores)), "probe_spread": float(np.std(scores, ddof=min(1, seeds - 1)))}
+
+    return Metric(_rows, finish, gather=True, bank="bank", draw=scatter)
+
+
+def _rows(predictions: dict[str, Any], batch: Batch) -> dict[str, Any]:
+    return {"features": predictions["features"].astype(jnp.float32), "label": batch["label"]}
+
+
+def few(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
+    """Places of `per_class` samples of each class, drawn without putting back. Raises ValueError if one has fewer."""
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for c in np.unique(labels):
+        places = np.flatnonzero(labels == c)
+        if len(places) < per_class:
+            raise ValueError(f"probe: class {c} of the bank has {len(places)} images, per_class is {per_class}")
+        chosen.append(rng.permutation(places)[:per_class])
+    return np.sort(np.concatenate(chosen))
+
+
+def linear_top1(
+    features: np.ndarray, labels: np.ndarray, test: np.ndarray, truth: np.ndarray, strength: float = 1.0
+) -> float:
+    """Top-1 on (`test`, `truth`) of logistic regression fitted to (`features`, `labels`), see `probe`."""
+    from sklearn.linear_model import LogisticRegression
+
+    features, test = np.asarray(features, np.float64), np.asarray(test, np.float64)
+    mean, std = features.mean(0), np.maximum(features.std(0), 1e-6)
+    model = LogisticRegression(C=strength, max_iter=2000).fit((features - mean) / std, labels)
+    return float(np.mean(model.predict((test - mean) / std) == truth))
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows of length 1; a zero row stays."""
+    x = np.asarray(x, np.float32)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def spread(features: np.ndarray) -> dict[str, float]:
+    """`feature_std`: standard deviation of the rows at length 1, mean over the D dimensions, times sqrt(D): 0 if all
+    are the same. `effective_rank`: exp of the entropy of the covariance's singular values, over all 1 .. D.
+
+    Source: Roy and Vetterli 2007, "The effective rank"; Garrido et al. 2022 (RankMe), https://arxiv.org/abs/2210.02885.
+    """
+    rows = unit(features).astype(np.float64)
+    centred = rows - rows.mean(0)
+    values = np.maximum(np.linalg.eigvalsh(centred.T @ centred / len(rows)), 0)
+    share = np.sqrt(values) / max(np.sqrt(values).sum(), 1e-12)
+    entropy = -np.sum(share * np.log(np.maximum(share, 1e-12)))
+    std = np.sqrt(np.mean(centred**2, 0)).mean() * np.sqrt(rows.shape[1])
+    return {"feature_std": float(std), "effective_rank": float(np.exp(entropy))}
+
+
+def scatter(axes: Any, rows: dict[str, np.ndarray], bank: dict[str, np.ndarray], classes: tuple[str, ...]) -> None:
+    """The features on their first two principal components, coloured by class; at most 2,000 of them, evenly taken."""
+    chosen = np.unique(np.linspace(0, len(rows["label"]) - 1, 2000).astype(int))
+    features, label = unit(rows["features"][chosen]), rows["label"][chosen]
+    centred = features - features.mean(0)
+    _, values, directions = np.linalg.svd(centred, full_matrices=False)
+    place = centred @ directions[:2].T
+    explained = values[:2] ** 2 / max(float(np.sum(values**2)), 1e-12)
+    shown = min(len(classes), 20)  # more have no colour of their own
+    for c in range(shown):
+        mine = label == c
+        axes.scatter(*place[mine].T, s=8, color=f"C{c}" if shown <= 10 else None, label=classes[c], linewidths=0)
+    if shown < len(classes):
+        axes.scatter(*place[label >= shown].T, s=4, color="lightgrey", label=f"{len(classes) - shown} more", zorder=0)
+    axes.set(xlabel=f"first component, {explained[0]:.0%}", ylabel=f"second, {explained[-1]:.0%}")
+    axes.legend(fontsize=7, markerscale=2, ncols=2)

@@ -1,0 +1,131 @@
+"""What the self-supervised tasks share: a network without its last layer, heads behind it, views, averages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxvision.data.contract import InputContract
+from jaxvision.errors import UserError
+from jaxvision.losses import normalised
+from jaxvision.task import Batch, PyTree
+from jaxvision.tasks.common import given_part, network, overlay
+
+
+class Encoder(NamedTuple):
+    """A network and its heads as functions of (params, extra), which have a part for each: "model", "projector", ...
+
+    init: (key, images, given) -> (params, extra), loaded leaves put in place.
+    train: (params, extra, images, key) -> (outputs, extra with new statistics); outputs: "features" and, by its name,
+      what each head gives.
+    features: (params, extra, images) -> float32[B, D], in evaluation mode.
+    """
+
+    init: Callable[..., tuple[PyTree, PyTree]]
+    train: Callable[..., tuple[dict[str, jax.Array], PyTree]]
+    features: Callable[..., jax.Array]
+
+
+def encoder(model: nn.Module, contract: InputContract, **heads: nn.Module) -> Encoder:
+    """`heads` follow one another: the first takes the features, each other what the one before it gives.
+
+    A head is a module of float[B, D] with an attribute `train`.
+    """
+    net = network(model.clone(classes=0), contract)
+
+    def init(key: jax.Array, image: jax.Array, given: dict[str, Any] | None = None) -> tuple[PyTree, PyTree]:
+        image = image[:, 0] if image.ndim == 5 else image  # one of several views
+        params, extra = {}, {}
+        params["model"], extra["model"] = net.init(key, image)
+        x = jax.eval_shape(net.apply, params["model"], extra["model"], image)["features"]
+        for k, (name, head) in enumerate(heads.items()):
+            x, variables = head.clone(train=False).init_with_output(
+                jax.random.fold_in(key, k + 1), jnp.zeros(x.shape, x.dtype)
+            )
+            variables = dict(variables)
+            params[name], extra[name] = variables.pop("params"), variables
+        return (
+            overlay(params, given_part(given, "params"), "params"),
+            overlay(extra, given_part(given, "extra"), "extra"),
+        )
+
+    def train(params: PyTree, extra: PyTree, image: jax.Array, key: jax.Array) -> tuple[dict, PyTree]:
+        outputs, stats = net.train(params["model"], extra["model"], image, key)
+        made, new = {"features": outputs["features"]}, {**extra, "model": stats}
+        x = outputs["features"]
+        for name, head in heads.items():
+            variables = {"params": params[name], **extra[name]}
+            x, new[name] = head.clone(train=True).apply(variables, x, mutable=list(extra[name]))
+            made[name] = x
+        return made, new
+
+    def features(params: PyTree, extra: PyTree, image: jax.Array) -> jax.Array:
+        return net.apply(params["model"], extra["model"], image)["features"]
+
+    return Encoder(init, train, features)
+
+
+def views(batch: Batch, task: str, count: int = 2) -> list[jax.Array]:
+    """The first `count` views, each [B, H, W, C], of a batch that ("multi_view", ...) made. Raises UserError."""
+    image = batch["image"]
+    made = image.shape[1] if image.ndim == 5 else 1
+    if made < count:
+        raise UserError(
+            f"task {task} compares {count} views of an image, and data.transforms give {made}: "
+            'end them with ("multi_view", {...})'
+        )
+    return [image[:, k] for k in range(count)]
+
+
+def check_contrast(mask: jax.Array, task: str) -> None:
+    """Raises UserError if there is nobody to be told apart from."""
+    if len(mask) < 2:
+        raise UserError(
+            f"task {task} tells each image from the others of its batch, and batch_size / accumulate is {len(mask)}: "
+            "make it at least 2 (hundreds are usual)"
+        )
+
+
+def momentum_at(base: float, step: jax.Array, total_steps: int) -> jax.Array:
+    """1 - (1 - base) (cos(pi step / total) + 1) / 2: from base to 1 over the run (BYOL, section 3.3); constant where
+    the length of the run is not known (0)."""
+    if not total_steps:
+        return jnp.float32(base)
+    done = jnp.minimum(jnp.asarray(step, jnp.float32) / total_steps, 1.0)
+    return 1 - (1 - base) * (jnp.cos(jnp.pi * done) + 1) / 2
+
+
+def moved(average: PyTree, new: PyTree, momentum: jax.Array) -> PyTree:
+    """momentum * average + (1 - momentum) * new, leaf by leaf."""
+    return jax.tree.map(lambda a, b: momentum * a + (1 - momentum) * b, average, new)
+
+
+def check_share(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+
+COLLAPSED = 0.1
+
+
+def spread(embedding: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """Whether embeddings float[B, D] of different images differ: logs, f32[].
+
+    `feature_std`: standard deviation of the rows at length 1, mean over the dimensions, times sqrt(D): 1 for rows that
+      point everywhere alike, 0 once all are the same (Chen and He 2020, https://arxiv.org/abs/2011.10566, section 4.1).
+    `effective_rank`: (sum of eigenvalues)^2 / sum of their squares, of the rows' covariance: how many dimensions they
+      fill alike. It needs no decomposition. At most min(B - 1, D).
+    `alarm_collapse`: 1 where feature_std is below COLLAPSED.
+    """
+    rows = jax.lax.stop_gradient(normalised(embedding)) * mask[:, None]
+    count = jnp.maximum(jnp.sum(mask), 1)
+    centred = (rows - jnp.sum(rows, 0) / count) * mask[:, None]
+    variance = jnp.sum(centred**2, 0) / count
+    std = jnp.mean(jnp.sqrt(variance)) * jnp.sqrt(jnp.float32(rows.shape[1]))
+    gram = centred.T @ centred if rows.shape[1] <= rows.shape[0] else centred @ centred.T
+    rank = jnp.sum(centred**2) ** 2 / jnp.maximum(jnp.sum(gram**2), 1e-20)
+    return {"feature_std": std, "effective_rank": rank, "alarm_collapse": (std < COLLAPSED).astype(jnp.float32)}

@@ -1,0 +1,39 @@
+"""SimSiam: predict one's own projection of another view."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+
+from jaxvision.data.contract import InputContract
+from jaxvision.losses import negative_cosine
+from jaxvision.task import Task
+from jaxvision.tasks.projector import Projector
+from jaxvision.tasks.siamese import siamese
+
+
+def simsiam(
+    model: nn.Module,
+    contract: InputContract,
+    *,
+    width: int = 2048,
+    bottleneck: int = 512,
+    norm: str = "batch",
+    stop_gradient: bool = True,
+) -> Task:
+    """Chen and He 2020, https://arxiv.org/abs/2011.10566: half of -cos(p, z) for both orders of two views, added up.
+
+    batch["image"] is uint8 [B, 2, H, W, C]. The projector has three layers of `width`, the last normalised without
+    scale and offset; the predictor two, of `bottleneck` and `width`. `norm`: "batch" or "none" in both. Without
+    `stop_gradient` all embeddings become one (section 4.1). Predicts "features" f32[B, D].
+
+    Raises UserError, when compiled, for a batch without two views.
+    """
+    return siamese(
+        model,
+        contract,
+        lambda p, z, mask: negative_cosine(p, z) / 2,
+        name="simsiam",
+        projector=Projector((width, width, width), norm, "plain" if norm == "batch" else ""),
+        predictor=Projector((bottleneck, width), norm),
+        stop_gradient=stop_gradient,
+    )
