@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jaxvision import build
 from jaxvision import config as config_lib
 from jaxvision.errors import UserError
-from tests.conftest import make_tiny_config
+from tests.tiny import make_tiny_config
 
 
 def leaves(node, prefix=""):

@@ -129,7 +129,7 @@ def test_evaluate_and_predict_on_the_file(tmp_path, capsys):
     answers = []
     for start in (str(workdir), source):
         capsys.readouterr()
-        data = ("--data", "fake:16x40?classes=3", "--out", str(tmp_path / "eval"))
+        data = ("--data", "fake:16x40?classes=3", "--batch-size", "16", "--out", str(tmp_path / "eval"))
         assert run("evaluate", "--from", start, "--json", *data) == 0
         assert run("predict", "--from", start, "--json", "--top", "3", str(tmp_path / "red.png")) == 0
         answers.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])

@@ -1,10 +1,15 @@
-"""fit(): kills, signals, resumes, failures, and where the time goes. Commands run as a user starts them."""
+"""fit(): kills, signals, resumes, failures, and where the time goes.
+
+What a signal, a terminal or a disk does to the command is tried on processes of one device; all else in this process,
+on eight.
+"""
 
 import contextlib
 import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,14 +21,22 @@ import pytest
 from etils import epath
 
 from jaxvision import checkpoint, loop
+from jaxvision import config as config_lib
 from jaxvision.errors import Diverged, UserError
 from jaxvision.log import lock
-from tests.conftest import ROOT, make_tiny_config
+from tests.conftest import ROOT
+from tests.test_published import run
+from tests.tiny import make_tiny_config
 
-CONFIG = """
-from tests.conftest import make_tiny_config
+STEPS = 60
+CONFIG = f"""
+from tests.tiny import make_tiny_config
 config = make_tiny_config()
+config.steps = {STEPS}
 config.wrap = dict(mixup=dict(alpha=0.2), ema=dict(decay=0.9))
+config.evals.test.every_steps = 30
+config.checkpoint.every_steps = 20
+config.log.every_steps = 20
 """
 
 
@@ -31,7 +44,7 @@ def quiet(text):
     pass
 
 
-def final_state(workdir, step=12):
+def final_state(workdir, step=STEPS):
     path = epath.Path(workdir) / "checkpoints" / str(step)
     assert checkpoint.flaw(path) == ""
     return checkpoint.read(path, ("step", "params", "extra", "opt_state"))
@@ -76,7 +89,7 @@ def finish(process, timeout=240):
 def undisturbed(files):
     """The workdir of a run that nobody disturbed, and what it printed."""
     workdir = files[0] / "undisturbed"
-    code, out, err = finish(start(files[1], workdir))
+    code, out, err = finish(start(files[1], workdir, "--config.log.tensorboard=True"))
     assert code == 0, err
     return workdir, out
 
@@ -94,17 +107,17 @@ def test_a_run_leaves_what_the_contract_names(undisturbed):
     } <= {p.name for p in workdir.iterdir()}
     last = json.loads(out.splitlines()[-1])
     assert last["status"] == "done"
-    assert last["step"] == 12
+    assert last["step"] == STEPS
     assert set(last["evals"]["test"]) == {"top1", "top5", "loss"}
     for word in ("to resume:", "jaxvision.evaluate --from", "jaxvision.predict --from", "images/s", "left"):
         assert word in out
     certificate = json.loads((workdir / "eval" / "test.json").read_text())
     assert certificate["count"] == 360
-    assert certificate["step"] == 12
+    assert certificate["step"] == STEPS
     assert (workdir / "curves.png").read_bytes()[:4] == b"\x89PNG"
-    assert [r["step"] for r in records(workdir, "train")] == [4, 8, 12]
-    assert [r["step"] for r in records(workdir, "eval:test")] == [6, 12]
-    about = checkpoint.about(epath.Path(workdir) / "checkpoints" / "12")
+    assert [r["step"] for r in records(workdir, "train")] == [20, 40, 60]
+    assert [r["step"] for r in records(workdir, "eval:test")] == [30, 60]
+    about = checkpoint.about(epath.Path(workdir) / "checkpoints" / str(STEPS))
     assert about["contract"]["size"] == 8
     assert about["classes"] == list("0123456789")
     assert not list(workdir.rglob("*tmp*"))
@@ -119,7 +132,8 @@ def test_live_display_on_a_terminal(files, tmp_path):
     screen, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, "-m", "jaxvision.train", "--config", files[1], "--workdir", str(tmp_path), "--config.steps=8"],
+        [sys.executable, "-m", "jaxvision.train", "--config", files[1], "--workdir", str(tmp_path), "--config.steps=8",
+         "--config.log.every_steps=4", "--config.evals.test.every_steps=6"],
         stdout=terminal, stderr=terminal, cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"},
     )  # fmt: skip
@@ -148,47 +162,50 @@ def test_tensorboard_events_hold_the_metrics(undisturbed):
     assert {"train/loss", "train/lr", "eval/test/top1"} <= tags
 
 
-def test_sigkill_at_5_random_moments_ends_bit_equal(files):
+@pytest.mark.parametrize("kills", [3, pytest.param(7, marks=pytest.mark.slow)])
+def test_sigkill_at_random_moments_ends_bit_equal(files, undisturbed, kills):
     """Kills between and in steps, evaluations and saves: the run saves every third step, in the background."""
-    more = ("--config.steps=60", "--config.checkpoint.every_steps=3", "--config.log.every_steps=2")
-    code, _, err = finish(start(files[1], files[0] / "whole", *more))
-    assert code == 0, err
-    workdir = files[0] / "killed"
+    more = ("--config.checkpoint.every_steps=3", "--config.log.every_steps=2")
+    workdir = files[0] / f"killed {kills} times"
     rng = random.Random(0)
-    for kill in range(5):
+    for kill in range(kills):
         process = start(files[1], workdir, *more)
-        lines = [rng.uniform(1.0, 3.0)] if kill == 2 else []  # one of them while it starts up
-        for line in process.stdout if not lines else ():
-            lines += [line] if line.startswith("step") else []
-            if len(lines) == rng.randint(1, 4) or len(lines) == 4:
+        while_starting = kill == kills // 2
+        lines = 0
+        for line in process.stdout if not while_starting else ():
+            lines += line.startswith("step")
+            if lines and lines >= rng.randint(1, 4):
                 break
-        time.sleep(lines[0] if kill == 2 else rng.uniform(0, 0.08))
+        time.sleep(rng.uniform(1.0, 3.0) if while_starting else rng.uniform(0, 0.08))
         assert process.poll() is None, "the run ended before the kill"
         process.kill()
         finish(process)
     code, _, err = finish(start(files[1], workdir, *more))
     assert code == 0, err
-    assert_bit_equal(final_state(workdir, 60), final_state(files[0] / "whole", 60))
-    assert [r["step"] for r in records(workdir, "train")] == list(range(2, 61, 2))
-    assert records(workdir, "eval:test") == records(files[0] / "whole", "eval:test")
+    assert_bit_equal(final_state(workdir), final_state(undisturbed[0]))
+    assert [r["step"] for r in records(workdir, "train")] == list(range(2, STEPS + 1, 2))
+    assert records(workdir, "eval:test") == records(undisturbed[0], "eval:test")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_exits_75_and_resumes_bit_equal(files, undisturbed, number):
-    workdir = files[0] / f"signal{number}"
-    process = start(files[1], workdir, "--config.log.every_steps=1")
-    for line in process.stdout:
-        if line.startswith("step  3/"):
-            process.send_signal(number)
-            break
-    code, out, err = finish(process)
-    assert code == 75, err
-    assert "To resume: python -m jaxvision.train" in err
-    assert "Traceback" not in err
-    assert summary(workdir)["status"] == "interrupted"
-    reached = summary(workdir)["step"]
-    assert 3 <= reached < 12
-    assert checkpoint.newest(epath.Path(workdir) / "checkpoints").path.name == str(reached)
+def test_signals_save_exit_75_and_resume_bit_equal(files, undisturbed):
+    """SIGTERM, then SIGINT to the run that goes on."""
+    workdir, reached = files[0] / "signals", 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process, said = start(files[1], workdir, "--config.log.every_steps=1"), ""
+        for line in process.stdout:
+            said += line
+            if line.startswith(f"step {reached + 3:>2}/"):
+                process.send_signal(number)
+                break
+        code, out, err = finish(process)
+        assert code == 75, err
+        assert "To resume: python -m jaxvision.train" in err
+        assert "Traceback" not in err
+        assert (f"resuming at step {reached}" in said) == (reached > 0)
+        assert summary(workdir)["status"] == "interrupted"
+        before, reached = reached, summary(workdir)["step"]
+        assert before + 3 <= reached < STEPS
+        assert checkpoint.newest(epath.Path(workdir) / "checkpoints").path.name == str(reached)
     code, out, err = finish(start(files[1], workdir))
     assert code == 0, err
     assert f"resuming at step {reached}" in out
@@ -208,10 +225,20 @@ def fit(workdir, **changes):
     return state, "\n".join(said)
 
 
+@pytest.fixture(scope="module")
+def four_steps(tmp_path_factory):
+    """(workdir, state) of a run of four steps. Take a copy."""
+    workdir = tmp_path_factory.mktemp("four steps") / "w"
+    return workdir, fit(workdir, **FOUR)[0]
+
+
+FOUR = dict(steps=4, optim__schedule="constant", checkpoint__every_steps=2)
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "half-written"])
-def test_a_broken_last_checkpoint_is_reported_and_the_run_ends_bit_equal(tmp_path, damage):
-    want, _ = fit(tmp_path, steps=8)
-    last = epath.Path(tmp_path) / "checkpoints" / "8"
+def test_a_broken_last_checkpoint_is_reported_and_the_run_ends_bit_equal(four_steps, tmp_path, damage):
+    workdir, want = shutil.copytree(four_steps[0], tmp_path / "w"), four_steps[1]
+    last = epath.Path(workdir) / "checkpoints" / "4"
     file = max(checkpoint._files(last / "state").values(), key=lambda f: f.stat().length)
     data = bytearray(file.read_bytes())
     if damage == "half-written":
@@ -221,64 +248,61 @@ def test_a_broken_last_checkpoint_is_reported_and_the_run_ends_bit_equal(tmp_pat
     else:
         data[100] ^= 4
         file.write_bytes(bytes(data))
-    state, said = fit(tmp_path, optim__schedule="cosine", steps=8)
+    state, said = fit(workdir, **FOUR)
     assert f"warning: checkpoint {last} is not used" in said
-    assert "resuming at step 4" in said
-    assert int(state.step) == 8
-    assert checkpoint.newest(epath.Path(tmp_path) / "checkpoints") == (last, [])
+    assert "resuming at step 2" in said
+    assert int(state.step) == 4
+    assert checkpoint.newest(epath.Path(workdir) / "checkpoints") == (last, [])
     assert_bit_equal(jax.device_get(state), jax.device_get(want))
 
 
-def test_goes_on_with_another_number_of_devices(files):
-    workdir = files[0] / "elastic"
-    assert finish(start(files[1], workdir, "--config.steps=4"))[0] == 0
-    code, out, err = finish(start(files[1], workdir, XLA_FLAGS="--xla_force_host_platform_device_count=8"))
-    assert code == 0, err
-    assert "resuming at step 4" in out
-    assert "on 8 x cpu" in out
+def test_goes_on_with_another_number_of_devices(files, undisturbed, tmp_path):
+    workdir = shutil.copytree(undisturbed[0], tmp_path / "w")
+    assert summary(workdir)["devices"] == 1
+    said = []
+    loop.fit(config_lib.load(files[1], {"steps": str(STEPS + 4)}), workdir, say=said.append)
+    assert any(line.startswith(f"resuming at step {STEPS}") for line in said)
+    assert any("on 8 x cpu" in line for line in said)
+    assert summary(workdir)["devices"] == 8
+    assert summary(workdir)["step"] == STEPS + 4
 
 
-def test_two_trainings_in_one_workdir_are_refused(tmp_path):
+def test_nothing_is_left_to_guard_by_what_saved_no_checkpoint(tmp_path):
     with lock(epath.Path(tmp_path)), pytest.raises(UserError, match="another process is training in"):
         fit(tmp_path, steps=1)
-    fit(tmp_path, steps=1)
-
-
-def test_a_mended_config_runs_in_the_same_workdir(tmp_path):
-    """What failed before its first checkpoint left nothing worth guarding."""
     with pytest.raises(UserError, match="add"):
         fit(tmp_path, data__size=16, data__resize=16, steps=1)
     fit(tmp_path, steps=1)
 
 
-def test_longer_run_of_the_same_config_extends(tmp_path):
+def test_longer_run_of_the_same_config_extends(four_steps, tmp_path):
     constant = dict(optim__schedule="constant")
-    fit(tmp_path / "a", steps=4, **constant)
-    state, said = fit(tmp_path / "a", steps=12, **constant)
+    state, said = fit(shutil.copytree(four_steps[0], tmp_path / "a"), **constant)
     assert "resuming at step 4" in said
     whole, _ = fit(tmp_path / "b", **constant)
+    assert int(whole.step) == 12
     assert_bit_equal(jax.device_get(state), jax.device_get(whole))
 
 
-def test_a_finished_run_started_again_does_nothing(tmp_path):
-    state, _ = fit(tmp_path, steps=4)
-    again, _ = fit(tmp_path, steps=4)
-    assert_bit_equal(jax.device_get(state), jax.device_get(again))
-    assert summary(tmp_path)["status"] == "done"
-    assert "top1" in summary(tmp_path)["evals"]["test"]
+def test_a_finished_run_started_again_does_nothing(four_steps, tmp_path):
+    workdir = shutil.copytree(four_steps[0], tmp_path / "w")
+    again, _ = fit(workdir, **FOUR)
+    assert_bit_equal(jax.device_get(four_steps[1]), jax.device_get(again))
+    assert summary(workdir)["status"] == "done"
+    assert "top1" in summary(workdir)["evals"]["test"]
 
 
-def test_another_config_is_refused_with_the_differences(tmp_path):
-    fit(tmp_path, steps=4)
+def test_another_config_is_refused_with_the_differences(four_steps):
     with pytest.raises(UserError, match=r"another config:\n  optim.lr: 0.05 -> 0.1\n"):
-        fit(tmp_path, optim__lr=0.1)
+        fit(four_steps[0], **{**FOUR, "optim__lr": 0.1})
     with pytest.raises(UserError, match="is at step 4, past the 2"):
-        fit(tmp_path, steps=2)
+        fit(four_steps[0], **{**FOUR, "steps": 2})
 
 
-def test_divergence_exits_3_and_keeps_the_last_good_checkpoint(tmp_path, files):
-    code, _, err = finish(start(files[1], tmp_path, "--config.optim.lr=1e30", "--config.optim.warmup=0.7",
-                                "--config.checkpoint.every_steps=1"))  # fmt: skip
+def test_divergence_exits_3_and_keeps_the_last_good_checkpoint(tmp_path, files, capsys):
+    code = run("train", "--config", files[1], "--workdir", str(tmp_path), "--config.optim.lr=1e30",
+               "--config.steps=12", "--config.optim.warmup=0.7", "--config.checkpoint.every_steps=1")  # fmt: skip
+    err = capsys.readouterr().err
     assert code == 3, err
     assert "diverged at step" in err
     assert "Traceback" not in err
@@ -290,24 +314,24 @@ def test_divergence_exits_3_and_keeps_the_last_good_checkpoint(tmp_path, files):
             assert np.all(np.isfinite(leaf))
 
 
-def test_divergence_names_the_checkpoint(tmp_path):
-    fit(tmp_path, steps=4)
-    path = tmp_path / "config.json"
+def test_divergence_names_the_checkpoint(four_steps, tmp_path):
+    workdir = shutil.copytree(four_steps[0], tmp_path / "w")
+    path = workdir / "config.json"
     path.write_text(path.read_text().replace('"lr": 0.05', '"lr": 1e+38'))
     with pytest.raises(Diverged, match=r"Last good checkpoint: .*checkpoints/4"):
-        fit(tmp_path, optim__lr=1e38)
+        fit(workdir, **{**FOUR, "steps": 12, "optim__lr": 1e38})
 
 
-def test_init_from_another_workdir(tmp_path):
-    fit(tmp_path / "pretrained", wrap=dict(ema=dict(decay=0.5)), steps=4)
+def test_init_from_another_workdir(undisturbed, tmp_path):
+    pretrained = str(undisturbed[0])
     # same classes: the head crosses too; the averaged weights are what the source predicts with
-    state, said = fit(tmp_path / "same", init=str(tmp_path / "pretrained"), steps=1, optim__lr=0.0)
-    source = checkpoint.read(epath.Path(tmp_path) / "pretrained" / "checkpoints" / "4", ("extra",))
+    state, said = fit(tmp_path / "same", init=pretrained, steps=1, optim__lr=0.0)
+    source = checkpoint.read(epath.Path(pretrained) / "checkpoints" / str(STEPS), ("extra",))
     assert_bit_equal(jax.device_get(state.params), source["extra"]["ema"]["params"])
     assert "reinitialised" not in said
     # other classes: the head starts afresh, and that is said
     state, said = fit(
-        tmp_path / "other", init=str(tmp_path / "pretrained"), steps=1, optim__lr=0.0,
+        tmp_path / "other", init=pretrained, steps=1, optim__lr=0.0,
         data__train="fake:64x8?classes=7", evals=dict(),
     )  # fmt: skip
     assert state.params["model"]["fc"]["kernel"].shape[1] == 7
@@ -318,19 +342,18 @@ def test_init_from_another_workdir(tmp_path):
     assert "dropped         params/model/fc/kernel" in said
     # another network, other pixels: refused by name
     with pytest.raises(UserError, match=r"of another shape: .*bn1.*\[8\] there, \[16\] here"):
-        fit(tmp_path / "wide", init=str(tmp_path / "pretrained"), steps=1, model__width=16)
+        fit(tmp_path / "wide", init=pretrained, steps=1, model__width=16)
     with pytest.raises(UserError, match=r"set config.data.mean = \(0.485"):
-        fit(tmp_path / "pixels", init=str(tmp_path / "pretrained"), steps=1, data__mean=(0.5, 0.5, 0.5))
+        fit(tmp_path / "pixels", init=pretrained, steps=1, data__mean=(0.5, 0.5, 0.5))
     with pytest.raises(UserError, match="does not exist"):
         fit(tmp_path / "absent", init=str(tmp_path / "nothing"), steps=1)
 
 
-def test_same_names_in_another_order_replace_the_head(tmp_path):
+def test_same_names_in_another_order_replace_the_head(undisturbed, tmp_path):
     """Ten classes on both sides do not mean the same ten."""
-    fit(tmp_path / "pretrained", steps=1)
     _, said = fit(
-        tmp_path / "other",
-        init=str(tmp_path / "pretrained"),
+        tmp_path,
+        init=str(undisturbed[0]),
         steps=1,
         data__train="fake:64x8?classes=10",
         evals=dict(),
@@ -375,7 +398,7 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
     )
     assert after["time"]["data"] - before["time"]["data"] > 0.2 * len(slow) - hidden
     assert after["time"]["data"] > 0.5 * 0.2 * len(slow)
-    assert after["time"]["checkpoint"] - before["time"]["checkpoint"] == pytest.approx(0.6, abs=0.3)
+    assert 0.6 <= after["time"]["checkpoint"] <= before["time"]["checkpoint"] + 0.9
 
 
 def test_a_bad_file_costs_no_steps(tmp_path, monkeypatch):

@@ -293,7 +293,8 @@ def test_evaluate_and_predict_take_a_file(tmp_path, capsys):
     }
     path = save(tmp_path, statedict.to_state_dict(leaves, ORIGIN, model))
     source = f"torchvision:resnet18={path}"
-    assert run("evaluate", "--from", source, "--data", "fake:16x40?classes=3", "--out", str(tmp_path)) == 0
+    few = ("--data", "fake:16x40?classes=3", "--batch-size", "16")
+    assert run("evaluate", "--from", source, *few, "--out", str(tmp_path)) == 0
     said = capsys.readouterr().out
     assert "the weights name no classes" in said
     assert json.loads((tmp_path / "eval" / "data.json").read_text())["count"] == 16
@@ -304,11 +305,10 @@ def test_evaluate_and_predict_take_a_file(tmp_path, capsys):
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
     assert run("predict", "--from", source, "--json", str(tmp_path / "red.png")) == 0
     answer = json.loads(capsys.readouterr().out)["predictions"][0]
-    logits = model.apply(
+    logits = jax.jit(lambda v, x: model.apply(v, x, train=False)["logits"][0])(
         traverse_util.unflatten_dict(leaves, sep="/"),
         (np.array([[[[1.0, 0.0, 0.0]]]]) - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225) * np.ones((1, 224, 224, 1)),
-        train=False,
-    )["logits"][0]
+    )
     assert answer["predictions"][0]["class"] == str(int(np.argmax(logits)))
 
 

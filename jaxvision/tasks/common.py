@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -28,7 +29,7 @@ def network(model: nn.Module, contract: InputContract) -> Network:
     """Images come as uint8, or float32 in 0..255; they are normalised here, inside the compiled step."""
 
     def init(key: jax.Array, image: jax.Array) -> tuple[PyTree, PyTree]:
-        variables = dict(model.init({"params": key, "dropout": key}, normalise(image, contract), train=False))
+        variables = dict(_fresh(model, key, normalise(image, contract)))
         return variables.pop("params"), variables
 
     def train(params: PyTree, extra: PyTree, image: jax.Array, key: jax.Array) -> tuple[dict, PyTree]:
@@ -108,6 +109,13 @@ def check_smoothing(value: float) -> None:
 def check_focal(value: float) -> None:
     if not value >= 0.0:
         raise ValueError(f"focal is the exponent of the focal loss, 0 for none: it must be at least 0, got {value}")
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _fresh(model: nn.Module, key: jax.Array, image: jax.Array) -> PyTree:
+    """Compiled so that jax remembers the trace: a command asks for a network's shapes several times, before it loads
+    weights and after, and tracing a deep one takes seconds."""
+    return model.init({"params": key, "dropout": key}, image, train=False)
 
 
 def normalise(image: jax.Array, contract: InputContract) -> jax.Array:

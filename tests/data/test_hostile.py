@@ -638,7 +638,7 @@ def test_any_bytes_are_named(data, start):
 
 
 CONFIG = """
-from tests.conftest import make_tiny_config
+from tests.tiny import make_tiny_config
 config = make_tiny_config()
 config.data.update(train="folder:{root}", transforms=(("random_resized_crop", {{}}),), threads=2)
 config.batch_size, config.steps = 8, 8

@@ -416,7 +416,7 @@ def test_sources_pickle(uri, folder):
 
 
 CONFIG = """
-from tests.conftest import make_tiny_config
+from tests.tiny import make_tiny_config
 config = make_tiny_config()
 config.data.processes = 2
 config.steps = 10**5
