@@ -13,9 +13,9 @@ from jaxvision import build, checkpoint, loop, pretrained, published, weights
 from jaxvision.config import Config, to_json
 from jaxvision.errors import UserError
 from jaxvision.tasks.common import network
-from tests.tiny import make_tiny_config
 from tests.test_export import exported, workdir_of
 from tests.test_published import run
+from tests.tiny import make_tiny_config
 
 # task -> (kind of labels, metric)
 TASKS = {

@@ -51,10 +51,11 @@ def gradients(function, args, target):
 def test_folded_is_the_formula_in_float64(batch, side, width, times, seed):
     with jax.enable_x64(True):
         args, target = inputs((batch, side, side + 1, width), width * times, seed % 2**32, jnp.float64)
-        for got, want in zip(short(*args), plain(*args)):
+        values, grads = jax.jit(lambda *a: [[f(*a) for f in (short, plain)],
+                                            [gradients(f, a, target) for f in (short, plain)]])(*args)  # fmt: skip
+        for got, want in zip(*values):
             np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
-        mine = gradients(short, args, target)
-        for got, want in zip(mine, gradients(plain, args, target)):
+        for got, want in zip(*grads):
             # where a channel hardly varies, 1 / sqrt(var + epsilon) enlarges rounding up to 1e7 times
             np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7 * max(1.0, float(jnp.abs(want).max())))
 
@@ -118,15 +119,16 @@ def test_pooling_before_is_pooling_after(train):
         return pool(y), stats
 
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), before(variables, x), after(variables, x)
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        *(jax.jit(f)(variables, x) for f in (before, after)),
     )
     # a channel of scale 0 is all ties, where each has its own subgradient
     variables["params"]["scale"] = jnp.asarray([1.0, -1.0, 0.1, -0.2])
     weight = jax.random.normal(jax.random.key(1), (2, 4, 4, 4))
     gradient = [
-        jax.grad(lambda p, x: jnp.sum(f({**variables, "params": p}, x)[0] * weight), argnums=(0, 1))(  # noqa: B023
-            variables["params"], x
-        )
+        jax.jit(
+            jax.grad(lambda p, x: jnp.sum(f({**variables, "params": p}, x)[0] * weight), argnums=(0, 1))  # noqa: B023
+        )(variables["params"], x)
         for f in (before, after)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *gradient)
