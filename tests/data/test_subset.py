@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from jaxvision.data import InputContract, open_source, train_batches
 from jaxvision.data.order import permutation
+from jaxvision.data.sources import hold_out
 from jaxvision.errors import UserError
 
 
@@ -48,6 +49,22 @@ def test_a_part_has_samples_of_every_class_although_the_source_is_sorted(tmp_pat
     assert part.classes == ("a", "b", "c")
     assert [part[i]["label"] for i in range(len(part))] == part.labels.tolist()
     assert part.where(0) == str(tmp_path / part.classes[part.labels[0]] / part.where(0).rpartition("/")[2])
+
+
+def test_a_tenth_is_held_out():
+    for uri in ("digits:all", "digits:all?seed=3", "fake:95x8?classes=3"):
+        kept, held_out = hold_out(uri)
+        whole = indices(uri if "seed" not in uri else "digits:all")
+        assert sorted(indices(kept) + indices(held_out)) == whole
+        assert len(indices(held_out)) == pytest.approx(len(whole) / 10, abs=1)
+    assert hold_out("csv:a.csv?kind=tags&per_class=5&seed=1") == (
+        "csv:a.csv?kind=tags&per_class=5&seed=1&split=0:90%", "csv:a.csv?kind=tags&seed=1&split=90%:100%")  # fmt: skip
+    assert hold_out("tfds:cifar10/train?data_dir=/d&per_class=5&seed=1") == (
+        "tfds:cifar10/train[:90%]?data_dir=/d&per_class=5&seed=1", "tfds:cifar10/train[90%:]?data_dir=/d")  # fmt: skip
+    for part in ("digits:all?split=0:50%", "tfds:cifar10/train[:50%]", "tfds:cifar10/train+test"):
+        with pytest.raises(UserError, match=r"a part of a source already.*name the data to measure on"):
+            hold_out(part)
+    assert hold_out("/my/photos") == ("/my/photos", "/my/photos")  # open_source says that a scheme is missing
 
 
 def test_absolute_numbers_and_other_keys():
