@@ -21,6 +21,7 @@ from jaxvision.task import PyTree, Task
 from jaxvision.tasks.common import network
 
 _NETWORK = ("params/model/", "extra/model/")  # where a task has its network
+_MEANING = {"distillation": "classification"}  # tasks whose last layer means the same
 _LEARNT = "classification"  # by published weights, and by checkpoints that do not say it
 
 
@@ -94,7 +95,9 @@ def load_plan(source: Source | Published, task_: Task, config: Config, classes: 
         loaded = weights.averaged(checkpoint.read(source.checkpoint, ("params", "extra")))
         same = tuple(source.about["classes"]) == tuple(classes)
         learnt = source.about.get("task", _LEARNT)
-    if learnt != config.task.name:  # then its last layer means something else, and its own leaves have no place
+    if _MEANING.get(learnt, learnt) != _MEANING.get(
+        config.task.name, config.task.name
+    ):  # then its last layer means something else, and its own leaves have no place
         own = [name for name in loaded.leaves if not name.startswith(_NETWORK)]
         loaded = loaded._replace(
             leaves={name: leaf for name, leaf in loaded.leaves.items() if name not in own},

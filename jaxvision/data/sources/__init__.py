@@ -50,7 +50,7 @@ def open_source(uri: str) -> Source:
     `tar:/path.tar[?labels=FILE][&meta=FILE][&classes=FILE]` ·
     `csv:/path.csv[?kind=class|tags|values][&root=/path][&classes=FILE]` · `records:/path` ·
     `fake:COUNTxSIZE[?classes=10]`; of any, a part: `?split=0:90%[&seed=1]` (but of tfds, which has its own),
-    `?per_class=5[&seed=1]`, or both, see Subset.
+    `?per_class=5[&seed=1]`, `?part=0:80%[&seed=1]` of each class, or all three, see Subset.
 
     Raises:
       UserError: unknown scheme, malformed URI, or data that is not there; says what to do.
@@ -61,9 +61,11 @@ def open_source(uri: str) -> Source:
             raise UserError(f"data source {uri!r} has no scheme: did you mean 'folder:{uri}'?")
         raise UserError(f"unknown data source {uri!r}, wanted SCHEME:...: {nearest(scheme, list(SCHEMES))}")
     # TFDS has its own split: cifar10/train[:10%]
-    path, part = _part(uri, rest, ("per_class", "seed") if scheme == "tfds" else ("split", "per_class", "seed"))
+    path, part = _part(
+        uri, rest, ("per_class", "part", "seed") if scheme == "tfds" else ("split", "per_class", "part", "seed")
+    )
     if part.keys() == {"seed"}:
-        raise UserError(f"{uri!r}: seed goes with split or per_class, like split=0:90%&seed=1")
+        raise UserError(f"{uri!r}: seed goes with split, per_class or part, like split=0:90%&seed=1")
     source = SCHEMES[scheme](path)
     return Subset(source, **part) if part else source
 

@@ -14,14 +14,15 @@ from jaxvision.errors import UserError
 
 class Subset:
     """The samples whose place in permutation(seed, 0) lies in `split`; of them, with `per_class`, the first so many of
-    each class. All in the source's own order.
+    each class; of those, with `part`, this share of each class. All in the source's own order.
 
     Shuffled first, since most sources are ordered by class. With one seed, 0:90% and 90%:100% share no sample and
-    leave none out, and a smaller `per_class` is a part of a larger one. `index` stays that of the whole source.
+    leave none out, and a smaller `per_class` is a part of a larger one; so it is with `part`, which goes by class, so
+    that a small held-out part has all classes, too. `index` stays that of the whole source.
     """
 
-    def __init__(self, whole: Source, split: str = "", per_class: str = "", seed: str = "0") -> None:
-        asked = {"split": split, "per_class": per_class, "seed": seed}
+    def __init__(self, whole: Source, split: str = "", per_class: str = "", part: str = "", seed: str = "0") -> None:
+        asked = {"split": split, "per_class": per_class, "part": part, "seed": seed}
         query = "&".join(f"{key}={value}" for key, value in asked.items() if value)
         self.uri = f"{whole.uri}{'&' if '?' in whole.uri else '?'}{query}"
         if not seed.isdecimal():
@@ -30,8 +31,9 @@ class Subset:
         chosen = permutation(int(seed), 0, len(whole))[start:stop]
         if not len(chosen):
             raise UserError(f"{self.uri!r} leaves none of the {len(whole)} samples: widen split={split}")
+        chosen = _of_each_class(self.uri, whole, chosen, per_class) if per_class else chosen
         self._whole = whole
-        self._chosen = np.sort(_of_each_class(self.uri, whole, chosen, per_class) if per_class else chosen)
+        self._chosen = np.sort(_share_of_each(self.uri, whole, chosen, part) if part else chosen)
         self.kind, self.classes = whole.kind, whole.classes
 
     def __len__(self) -> int:
@@ -65,6 +67,22 @@ def _of_each_class(uri: str, whole: Source, chosen: np.ndarray, per_class: str) 
     by_class = np.argsort(labels, kind="stable")  # within a class, in the order of `chosen`
     firsts = np.cumsum(counts) - counts
     return chosen[by_class[firsts[:, None] + np.arange(wanted)].ravel()]
+
+
+def _share_of_each(uri: str, whole: Source, chosen: np.ndarray, part: str) -> np.ndarray:
+    """Of the samples `chosen`, the share `part` of each class, in their order; of all where labels are no classes."""
+    groups = [chosen]
+    if whole.kind == "class":
+        labels = whole.labels[chosen]
+        groups = [chosen[labels == c] for c in np.unique(labels)]
+    kept = []
+    for group in groups:
+        start, stop = _bounds(uri, part, len(group))
+        if start == stop:
+            name = whole.classes[whole.labels[group[0]]] if whole.kind == "class" else whole.uri
+            raise UserError(f"{uri!r} leaves none of the {len(group)} samples of {name!r}: widen part={part}")
+        kept.append(group[start:stop])
+    return np.concatenate(kept)
 
 
 def _bounds(uri: str, split: str, length: int) -> tuple[int, int]:

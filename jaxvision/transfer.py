@@ -1,0 +1,288 @@
+"""python -m jaxvision.transfer: what a checkpoint is worth on other data sets, beside training from scratch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxvision import cli
+from jaxvision.errors import UserError
+
+HOW = ("knn", "probe", "fine-tuned", "from scratch")
+# Data sets of VTAB-1k (Zhai et al. 2019, https://arxiv.org/abs/1910.04867) whose TFDS labels are its labels, with the
+# split to test on. The other nine need labels that are computed from attributes, or splits of their own.
+VTAB = {
+    "caltech101": "test",
+    "cifar100": "test",
+    "dtd": "test",
+    "oxford_flowers102": "test",
+    "oxford_iiit_pet": "test",
+    "svhn_cropped": "test",
+    "patch_camelyon": "test",
+    "eurosat": "train[21600:]",
+    "resisc45": "train[25200:]",
+}
+
+
+class Target(NamedTuple):
+    """A data set: its name for people and files, the URI to learn from and the URI to test on."""
+
+    name: str
+    train: str
+    test: str
+
+
+def transfer(argv: list[str]) -> dict[str, Any]:
+    parser = cli.Parser(
+        "jaxvision.transfer",
+        "Measure one checkpoint on several data sets: k-NN and linear probe on its frozen features, and fine-tuning\n"
+        "beside training the same network from scratch with the same budget, over several seeds.",
+        [
+            "python -m jaxvision.transfer --from runs/simclr --to digits:train,digits:test",
+            "python -m jaxvision.transfer --from runs/a --to folder:pets --to 'csv:cells.csv' --seeds 5 --steps 1000",
+            "python -m jaxvision.transfer --from timm:resnet50.a1_in1k=model.safetensors --vtab",
+        ],
+    )
+    parser.add_from()
+    add = parser.add_argument
+    add("--to", action="append", default=[], metavar="TRAIN[,TEST]", help="learn from one source and test on another; "
+        "without TEST a fifth is held out")  # fmt: skip
+    add("--vtab", action="store_true", help="add the data sets of VTAB-1k that are prepared, 1,000 images of each")
+    add("--out", default="runs/transfer", metavar="DIR", help="default runs/transfer; goes on there")
+    add("--seeds", type=int, default=3, metavar="N", help="of fine-tuning and of scratch; default 3")
+    add("--steps", type=int, default=500, metavar="N", help="of each training; default 500")
+    add("--batch-size", type=int, default=64, metavar="N", help="default 64")
+    add("--lr", default="0.003,0.03", metavar="A,B", help="rates that both choose from, by a fifth of the training "
+        "data held out; default 0.003,0.03")  # fmt: skip
+    add("--config.KEY=VALUE", dest="_", action="append", metavar="", help="override a key of both trainings' config")
+    arguments, overrides = parser.parse(argv, prefix="config")
+    if min(arguments.seeds, arguments.steps, arguments.batch_size) < 1:
+        raise UserError("--seeds, --steps and --batch-size must each be at least 1")
+    say = cli.sayer(arguments)
+    rates = _rates(arguments.lr)
+
+    from etils import epath
+
+    from jaxvision import pretrained
+    from jaxvision.log import write_whole
+
+    found = pretrained.find(arguments.source, arguments.checkpoint)
+    targets = [_target(text) for text in arguments.to] + (_vtab(say) if arguments.vtab else [])
+    if not targets:
+        raise UserError("nowhere to go: name a data source, as --to digits:train,digits:test")
+    names = [t.name for t in targets]
+    if len(set(names)) < len(names):
+        raise UserError(f"--to names {next(n for n in names if names.count(n) > 1)} twice")
+    out = epath.Path(arguments.out).expanduser()
+    results: dict[str, dict[str, list[float]]] = {}
+    for target in targets:
+        say(f"{target.name}: learns from {target.train}, is tested on {target.test}")
+        config = _config(found, arguments, overrides, target)
+        results[target.name] = {
+            **_frozen(found, config, target),
+            **_trained(config, target, out, rates, arguments, say),
+        }
+    text = table(results)
+    say(text)
+    write_whole(
+        out / "transfer.json", json.dumps({"from": str(found), "seeds": arguments.seeds, "results": results}, indent=1)
+    )
+    picture(results, out / "transfer.png", f"from {arguments.source}")
+    say(f"{out}: transfer.json, transfer.png, and a workdir for each training")
+    return {
+        "out": str(out),
+        "results": {name: {how: _mean(v) for how, v in row.items()} for name, row in results.items()},
+    }
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--lr {text}: expected numbers like 0.003,0.03") from None
+    if not rates or min(rates) <= 0:
+        raise UserError(f"--lr {text}: rates must be above 0")
+    return rates
+
+
+def _target(text: str) -> Target:
+    """TRAIN[,TEST]; without TEST, a fifth of TRAIN, drawn once and the same each time."""
+    train, comma, test = text.partition(",")
+    if comma and not test:
+        raise UserError(f"--to {text}: there is no source after the comma")
+    if not comma:
+        joint = f"{train}{'&' if '?' in train else '?'}split="
+        if train.startswith("tfds:") or "split=" in train:
+            raise UserError(f"--to {text}: only a whole source is split here: name what to test on, --to {text},TEST")
+        train, test = f"{joint}0:80%", f"{joint}80%:100%"
+    name = text.partition(",")[0].partition("?")[0]
+    return Target("".join(c if c.isalnum() else "-" for c in name).strip("-"), train, test)
+
+
+def _vtab(say: Callable[[str], None]) -> list[Target]:
+    """The data sets of VTAB that are prepared on this machine: 1,000 training images, all of the test split."""
+    from jaxvision.data.sources import open_source
+
+    there = []
+    for name, test in VTAB.items():
+        target = Target(f"vtab-{name}", f"tfds:{name}/train[:1000]", f"tfds:{name}/{test}")
+        try:
+            for uri in target[1:]:
+                open_source(uri)
+        except UserError as error:
+            say(f"vtab: {name} is left out: {str(error).splitlines()[0]}")
+            continue
+        there.append(target)
+    if not there:
+        raise UserError(f"--vtab: none of {', '.join(VTAB)} is prepared (docs/data.md says how)")
+    return there
+
+
+def _config(found: Any, arguments: Any, overrides: Mapping[str, str], target: Target) -> Any:
+    """The recipe of both trainings: network, pixels and augmentation as those of the checkpoint."""
+    from jaxvision import config as config_lib
+    from jaxvision.config import Config
+
+    config = config_lib.default()
+    config.data.transforms = (("random_resized_crop", {}), ("flip", {}))
+    workdir = getattr(found, "workdir", None)
+    if workdir is not None:
+        theirs = config_lib.from_json((workdir / "config.json").read_text())
+        config.model, config.dtype = theirs.model, theirs.dtype
+        config.data.transforms = _one_view(theirs.data.transforms)
+    elif hasattr(found, "model"):
+        config.model = Config(dict(name=found.model, **found.options))
+    else:
+        raise UserError(f"{arguments.source!r} lies in no workdir with a config.json, which says what network this is")
+    contract = found.contract.to_dict()
+    config.data.update({k: v for k, v in contract.items() if k in config.data})
+    config.data.train = target.train
+    config.batch_size, config.steps, config.epochs = arguments.batch_size, arguments.steps, 0.0
+    config.task = dict(name="classification")
+    config.optim.update(name="adamw", weight_decay=1e-4, warmup=0.1)
+    config.evals = dict(test=dict(metric="topk", data=target.test, every_epochs=0.0, every_steps=arguments.steps))
+    config.checkpoint.update(every_epochs=0.0, keep=1)
+    config.log.tensorboard = False
+    for key, text in overrides.items():
+        config_lib.override(config, key, text)
+    return config
+
+
+def _one_view(transforms: tuple) -> tuple:
+    """Of several views, the first: what fine-tuning sees."""
+    if transforms and transforms[-1][0] == "multi_view":
+        return (*transforms[:-1], *transforms[-1][1]["views"][0])
+    return transforms
+
+
+def _frozen(found: Any, config: Any, target: Target) -> dict[str, list[float]]:
+    """Top-1 by the nearest neighbours and by a linear classifier, of features that do not move."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxvision import build, evals, metrics, pretrained, sharding
+    from jaxvision.config import Config
+    from jaxvision.data.sources import open_source
+    from jaxvision.step import TrainState
+
+    config = Config({**build.resolve(config).to_dict(), "task": dict(name="linear_probe")})
+    source, test = open_source(target.train), open_source(target.test)
+    build.check_kind(config, source)
+    build.check_classes(target.test, test.classes, source.classes)
+    task, mesh = build.task(config, len(source.classes)), sharding.make_mesh()
+    plan = pretrained.load_plan(found, task, config, source.classes)
+    params, extra = build.jit_once(task.init, out_shardings=sharding.replicated(mesh))(
+        jax.random.key(0), build.zeros(config), plan.given
+    )
+
+    def batches(of: Any) -> Any:
+        return evals.source_batches(of, build.contract(config), mesh, config.batch_size, **build.reading(config))
+
+    measures = {name: getattr(metrics, name)(classes=len(source.classes)) for name in ("knn", "probe")}
+    state = TrainState(jnp.int32(0), params, extra, ())
+    result = evals.run(task, state, measures, batches(test), {"bank": lambda: batches(source)})
+    return {name: [result.metrics[name]] for name in measures}
+
+
+def _trained(
+    config: Any, target: Target, out: Any, rates: list[float], arguments: Any, say: Callable[[str], None]
+) -> dict[str, list[float]]:
+    """Top-1 of each seed, fine-tuned and from scratch, each with the rate that was best on held-out training data."""
+    results = {}
+    for how, init in (("fine-tuned", arguments.source), ("from scratch", "")):
+        folder = out / target.name / how.replace(" ", "-")
+        best = rates[0]
+        if len(rates) > 1:
+            joint = f"{target.train}{'&' if '?' in target.train else '?'}part="
+            halves = {"train": f"{joint}0:80%", "test": f"{joint}80%:100%"}
+            scores = {r: _run(config, folder / f"lr-{r:g}", init, r, 0, say, **halves) for r in rates}
+            best = max(scores, key=lambda r: scores[r])
+            say(f"  {how}: of " + ", ".join(f"lr {r:g} ({s:.4f})" for r, s in scores.items()) + f" takes {best:g}")
+        results[how] = [
+            _run(config, folder / f"seed-{seed}", init, best, seed, say, train=target.train, test=target.test)
+            for seed in range(arguments.seeds)
+        ]
+        say(f"  {how}: " + ", ".join(f"{v:.4f}" for v in results[how]))
+    return results
+
+
+def _run(
+    config: Any, workdir: Any, init: str, lr: float, seed: int, say: Callable[[str], None], *, train: str, test: str
+) -> float:
+    """Test top-1 of one training; one that is finished is not done again."""
+    from jaxvision import loop
+    from jaxvision.config import Config
+
+    config = Config(config.to_dict())
+    config.seed, config.init, config.optim.lr, config.data.train = seed, init, lr, train
+    config.evals.test.data = test
+    loop.fit(config, workdir, say=lambda text: None)
+    summary = json.loads((workdir / "summary.json").read_text())
+    return summary["evals"]["test"]["top1"]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _deviation(values: list[float]) -> float:
+    """Standard deviation over the seeds, with n - 1; 0 for one."""
+    mean = _mean(values)
+    return (sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)) ** 0.5
+
+
+def table(results: Mapping[str, Mapping[str, list[float]]]) -> str:
+    """A line a data set: mean top-1 and, over several seeds, their standard deviation."""
+    width = max(len("top-1"), *map(len, results))
+    lines = ["top-1".ljust(width) + "".join(f"{how:>17}" for how in HOW)]
+    for name, row in results.items():
+        cells = [
+            f"{_mean(row[how]):.4f}" + (f" ± {_deviation(row[how]):.4f}" if len(row[how]) > 1 else "") for how in HOW
+        ]
+        lines.append(name.ljust(width) + "".join(f"{cell:>17}" for cell in cells))
+    return "\n".join(lines)
+
+
+def picture(results: Mapping[str, Mapping[str, list[float]]], path: Any, title: str) -> None:
+    """Bars of the same, with the standard deviation over the seeds."""
+    from matplotlib.figure import Figure
+
+    from jaxvision.log import save_figure
+
+    figure = Figure(figsize=(max(6.0, 1.8 * len(results) + 2.5), 4.2), layout="constrained")
+    axes = figure.subplots()
+    for k, how in enumerate(HOW):
+        values = [row[how] for row in results.values()]
+        places = [i + (k - 1.5) * 0.2 for i in range(len(results))]
+        errors = [_deviation(v) for v in values] if any(len(v) > 1 for v in values) else None
+        bars = axes.bar(places, [_mean(v) for v in values], 0.19, yerr=errors, capsize=3, label=how)
+        axes.bar_label(bars, fmt="%.3f", fontsize=7, padding=2)
+    axes.set(title=title, ylabel="top-1", ylim=(0, 1.08))
+    axes.set_xticks(range(len(results)), list(results))
+    axes.legend(ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    cli.main(transfer)
