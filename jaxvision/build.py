@@ -21,7 +21,7 @@ from jaxvision.config import Config
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.pipeline import Skips
-from jaxvision.data.sources import Source, Tfds
+from jaxvision.data.sources import Source, Tfds, hold_out
 from jaxvision.errors import UserError
 from jaxvision.task import Batch, Metric, PyTree, Task
 
@@ -34,7 +34,7 @@ def check(config: Config) -> None:
     transforms.build(config.data.transforms, contract(config))
     for name, entry in config.evals.items():
         _check_metric(config, name, entry)
-        _check_bank(name, entry)
+        _check_bank(config, name, entry)
     learns = jaxvision.tasks.LABELS.get(config.task.name, "class")
     if "adversarial" in config.wrap and learns != "class":
         raise UserError(
@@ -43,12 +43,12 @@ def check(config: Config) -> None:
         )
 
 
-def _check_bank(name: str, entry: Config) -> None:
+def _check_bank(config: Config, name: str, entry: Config) -> None:
     metric = _metric_factory(name, entry)(classes=2)
     if metric.bank and not entry.get("bank"):
         raise UserError(
             f"evals.{name}: {entry.metric} compares with labelled images: name them, "
-            f'as evals.{name}.bank = "{entry.data.replace("test", "train")}"'
+            f'as evals.{name}.bank = "{entry.get("data", "").replace("test", "train") or config.data.train}"'
         )
     if entry.get("bank") and not metric.bank:
         raise UserError(f"evals.{name}.bank is {entry.bank!r}, and its metric compares with no other images: remove it")
@@ -61,7 +61,27 @@ def resolve(config: Config) -> Config:
         config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if not config.data.resize:
         config.data.resize = math.floor(config.data.size / 0.875)
+    _hold_out(config)
     return config
+
+
+def without_data(config: Config) -> list[str]:
+    """Names of the evaluations that name no data: `resolve` holds out a tenth of the training data for them."""
+    return [name for name, entry in config.evals.items() if not entry.get("data")]
+
+
+def _hold_out(config: Config) -> None:
+    names, whole = without_data(config), config.data.train
+    if not names:
+        return
+    try:
+        config.data.train, held_out = hold_out(whole)
+    except UserError as error:
+        raise UserError(f"evals.{names[0]}.data is empty, and data.train {error}") from error
+    for name in names:
+        config.evals[name].data = held_out
+    for entry in config.evals.values():  # what is held out must not be its own neighbour
+        entry.update({"bank": config.data.train} if entry.get("bank") == whole else {})
 
 
 def contract(config: Config) -> InputContract:

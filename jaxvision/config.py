@@ -138,7 +138,7 @@ def default() -> Config:
         )
     )
     # name -> dict(metric="topk", data=URI, every_epochs=1), and the metric's arguments; topk, per_class, binary and
-    # ordinal measure classes, multilabel tags, regression values
+    # ordinal measure classes, multilabel tags, regression values. Without data: a tenth of data.train is held out
     c.evals = Config()
     c.checkpoint = Config(
         dict(
@@ -292,7 +292,6 @@ def check(config: Config) -> None:
     _need(c.checkpoint.keep >= 1, "checkpoint.keep", c.checkpoint.keep, "at least 1")
     _need(c.log.every_steps >= 1, "log.every_steps", c.log.every_steps, "at least 1")
     for name, entry in c.evals.items():
-        _need(bool(entry.get("data")), f"evals.{name}.data", entry.get("data", ""), "a source URI")
         for key, like in EVAL.items():
             if not _fits(entry.get(key, like), like):
                 raise UserError(f"evals.{name}.{key} is {entry[key]!r}: expected {type(like).__name__}, like {like!r}")

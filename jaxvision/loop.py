@@ -78,6 +78,7 @@ class Run:
         self, config: Config, workdir: epath.Path, say: Say, clock: Clock, stop: Stop, held: ExitStack
     ) -> None:
         build.check(config)
+        held_out, whole = build.without_data(config), config.data.train
         self.config = config = build.resolve(config)
         self.workdir, self.say, self.clock, self.stop = workdir, say, clock, stop
         self.leader = jax.process_index() == 0
@@ -133,6 +134,11 @@ class Run:
             f"{len(self.source):,} training images | batch {config.batch_size} on {self.mesh.size} x {device}, "
             f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs" + (learns and f"\n{learns}")
         )
+        for name in held_out:
+            say(
+                f"evals.{name} names no data: {len(self.eval_sources[name]):,} images of {whole} are held out for it, "
+                "the same in every run"
+            )
         self.results: dict[str, dict[str, float]] = {}
         self.flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self.landed: list[dict[str, float]] = []

@@ -35,8 +35,11 @@ def adamw(decay: optax.GradientTransformation, *, b1: float = 0.9, b2: float = 0
 
 
 def lamb(decay: optax.GradientTransformation, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6):
-    """You et al. 2020, https://arxiv.org/abs/1904.00962: Adam's step with decay, scaled by the leaf's norm."""
-    return optax.chain(optax.scale_by_adam(b1, b2, eps), decay, optax.scale_by_trust_ratio())
+    """You et al. 2020, https://arxiv.org/abs/1904.00962: Adam's step with decay, scaled by the leaf's norm. Biases and
+    norms take Adam's steps, as in the authors' code and timm's: by the norm of a bias, which begins at 0, they would
+    hardly move."""
+    scaled = optax.masked(optax.scale_by_trust_ratio(), decayed)
+    return optax.chain(optax.scale_by_adam(b1, b2, eps), decay, scaled)
 
 
 def lars(

@@ -1,4 +1,4 @@
-"""Eight emulated devices, and one compilation cache, of the smallest function too, for this process and its children."""
+"""Eight emulated devices, and one compilation cache for this process and all that it starts, of small functions too."""
 
 import os
 import pathlib

@@ -96,7 +96,7 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.data.update(mean=(0.5,)), "mean and std need 3"),
         (lambda c: c.data.update(size=9), "does not fit into a resize to 8"),
         (lambda c: c.data.update(filter="bicubc"), "did you mean 'bicubic'"),
-        (lambda c: c.evals.test.update(data=""), "evals.test.data"),
+        (lambda c: c.evals.test.update(data=3), "evals.test.data is 3: expected str"),
         (lambda c: c.evals.test.update(metric="topp"), "did you mean 'topk'"),
         (lambda c: c.evals.test.update(every=3), 'unknown key "evals.test.every"'),
         (lambda c: c.checkpoint.update(best="tset/top1"), "did you mean 'test'"),

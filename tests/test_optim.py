@@ -65,6 +65,7 @@ def test_lamb_first_step():
     # Adam's first step is 1 everywhere; with decay 1.2; scaled to the norm of the weights
     got = run(settings(name="lamb", lr=0.1, weight_decay=0.1), steps=1)
     np.testing.assert_allclose(got["layer1"]["kernel"], 2.0 - 0.1 * 2.0, rtol=1e-4)
+    np.testing.assert_allclose(got["layer1"]["bias"], 2.0 - 0.1, rtol=1e-4)  # Adam's step: no decay, no scaling
 
 
 def test_clip_bounds_the_global_norm():

@@ -12,7 +12,7 @@ from jaxvision.data.contract import InputContract
 from jaxvision.losses import dino_cross_entropy
 from jaxvision.ops import masked_mean
 from jaxvision.task import Batch, PyTree, Task
-from jaxvision.tasks.encoder import check_share, encoder, momentum_at, moved, spread, views
+from jaxvision.tasks.encoder import check_share, encoder, momentum_at, moved, spread, views, without_drops
 from jaxvision.tasks.projector import Prototypes
 
 # Below this share of what it could be, outputs say nothing about which image they are of.
@@ -41,12 +41,13 @@ def dino(
     batch["image"] is uint8 [B, 2, H, W, C]: the global views, which both see; batch["local"] uint8 [B, L, h, w, C],
     if there, are smaller crops that the student alone sees (multi-crop).
 
-    The teacher is an average of the student, kept under extra["ema"] as the wrapper `ema` keeps one, so what predicts,
-    is saved and is fine-tuned is the teacher. Its momentum rises from `momentum` to 1 as a cosine. Its outputs are
-    centred by their running mean (`centre_momentum`; 1.0 is the ablation without centring, which collapses) and
-    sharpened by `teacher_temperature`, which rises linearly from `teacher_temperature_start` over the share
-    `teacher_warmup` of the steps. `outputs`, `hidden`, `bottleneck`, `norm`: of the head, see `Prototypes`; its last
-    layer stays as it is in the first epoch with config.optim.unfreeze = (("projector/last", SHARE),).
+    The teacher is an average of the student, without dropout or stochastic depth. It is kept under extra["ema"] as the
+    wrapper `ema` keeps one, so what predicts, is saved and is fine-tuned is the teacher. Its momentum rises from
+    `momentum` to 1 as a cosine. Its outputs are centred by their running mean (`centre_momentum`; 1.0 is the ablation
+    without centring, which collapses) and sharpened by `teacher_temperature`, which rises linearly from
+    `teacher_temperature_start` over the share `teacher_warmup` of the steps. `outputs`, `hidden`, `bottleneck`,
+    `norm`: of the head, see `Prototypes`; its last layer stays as it is in the first epoch with config.optim.unfreeze =
+    (("projector/last", SHARE),).
 
     Logs: those of `spread`, of the student's features; `output_information`, the mutual information of image and
     teacher's output, over its maximum, the log of the smaller of B and `outputs`: it is 0 when all images have one
@@ -66,7 +67,9 @@ def dino(
         ("teacher_warmup", teacher_warmup),
     ):
         check_share(name, value)
-    net = encoder(model, contract, projector=Prototypes(outputs, hidden, bottleneck=bottleneck, norm=norm))
+    head = Prototypes(outputs, hidden, bottleneck=bottleneck, norm=norm)
+    net = encoder(model, contract, projector=head)
+    calm = encoder(without_drops(model), contract, projector=head)
 
     def init(key: jax.Array, batch: Batch, given: dict[str, Any] | None = None) -> tuple[PyTree, PyTree]:
         params, extra = net.init(key, batch["image"], given)
@@ -82,7 +85,7 @@ def dino(
         mask, count = batch["mask"], 2
         both = jnp.stack(views(batch, "dino"), 1)  # image by image, so that each device keeps its rows
         keys = jax.random.split(key, 3)
-        taught, teacher = net.train(extra["ema"]["params"], extra["ema"], both.reshape(-1, *both.shape[2:]), keys[0])
+        taught, teacher = calm.train(extra["ema"]["params"], extra["ema"], both.reshape(-1, *both.shape[2:]), keys[0])
         goals = jax.lax.stop_gradient(_by_view(taught["projector"], count))
         seen, extra = net.train(params, extra, both.reshape(-1, *both.shape[2:]), keys[1])
         guesses = _by_view(seen["projector"], count)

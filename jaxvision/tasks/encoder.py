@@ -69,6 +69,12 @@ def encoder(model: nn.Module, contract: InputContract, **heads: nn.Module) -> En
     return Encoder(init, train, features)
 
 
+def without_drops(model: nn.Module) -> nn.Module:
+    """The same network without dropout and stochastic depth: that of a teacher, whose goals are not to be noisy."""
+    drops: dict[str, Any] = {field: 0.0 for field in ("dropout", "drop_path") if hasattr(model, field)}
+    return model.clone(**drops)
+
+
 def views(batch: Batch, task: str, count: int = 2) -> list[jax.Array]:
     """The first `count` views, each [B, H, W, C], of a batch that ("multi_view", ...) made. Raises UserError."""
     image = batch["image"]

@@ -10,13 +10,29 @@ from jaxvision.ops import cutmix_images, mixup_images
 from jaxvision.task import Batch, PyTree, Task
 
 
-def mixup(task: Task, *, classes: int, alpha: float = 0.2, probability: float = 1.0) -> Task:
-    """Blend pairs of images; see `ops.mixup_images`. `probability`: share of (micro-)batches that are mixed."""
-    return _mixing(task, mixup_images, "mixup", classes, alpha, probability)
+def mixup(task: Task, *, classes: int, alpha: float = 0.2, probability: float = 1.0, cutmix_alpha: float = 0.0) -> Task:
+    """Blend pairs of images; see `ops.mixup_images`. `probability`: share of (micro-)batches that are mixed.
+
+    With `cutmix_alpha` above 0, half of those are mixed by `ops.cutmix_images` instead, as timm's `Mixup` has it, and
+    with it DeiT, ConvNeXt, "ResNet strikes back" and MAE's fine-tuning.
+    """
+    if cutmix_alpha < 0:
+        raise ValueError(f"mixup cutmix_alpha must be positive, or 0 for none, got {cutmix_alpha}")
+    if not cutmix_alpha:
+        return _mixing(task, mixup_images, "mixup", classes, alpha, probability)
+
+    def either(key: jax.Array, images: jax.Array, mask: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
+        key_mixup, key_cutmix, key_which = jax.random.split(key, 3)
+        pasted = cutmix_images(key_cutmix, images, mask, cutmix_alpha)
+        blended = mixup_images(key_mixup, images, mask, alpha)
+        paste = jax.random.bernoulli(key_which)
+        return jax.tree.map(lambda a, b: jax.numpy.where(paste, a, b), pasted, blended)
+
+    return _mixing(task, either, "mixup", classes, alpha, probability)
 
 
 def cutmix(task: Task, *, classes: int, alpha: float = 1.0, probability: float = 1.0) -> Task:
-    """Paste a box from the partner; see `ops.cutmix_images`. With `mixup` too, lower both probabilities."""
+    """Paste a box from the partner; see `ops.cutmix_images`. For batches that get this or mixup, see `mixup`."""
     return _mixing(task, cutmix_images, "cutmix", classes, alpha, probability)
 
 

@@ -9,7 +9,7 @@ import pytest
 from jaxvision import build, sharding, tasks
 from jaxvision.errors import UserError
 from jaxvision.step import init_state, make_step
-from jaxvision.tasks.encoder import COLLAPSED, momentum_at, spread
+from jaxvision.tasks.encoder import COLLAPSED, momentum_at, spread, without_drops
 from jaxvision.tasks.mae import patches_of
 from tests.tasks.test_contract import CONTRACT, VIEWS, batch, model, ready, transformer
 
@@ -30,6 +30,20 @@ def test_no_gradient_reaches_the_average(name):
         return jax.grad(loss)(weights)
 
     assert optax.global_norm(gradient(copy["params"])) == 0
+
+
+def test_dinos_teacher_drops_nothing():
+    """The centre is a mean of what the teacher makes; the loss depends on the student's random drops."""
+    net = transformer().clone(drop_path=0.5, dropout=0.5)
+    assert (without_drops(net).drop_path, without_drops(net).dropout) == (0, 0)
+    task = tasks.dino(net, CONTRACT, outputs=16, hidden=16, bottleneck=8)
+    data = batch(name="dino")
+    params, extra = build.jit_once(task.init)(jax.random.key(0), data)
+    loss = jax.jit(lambda key: task.loss(params, extra, data, key=key, step=jnp.int32(0)))
+    (one, (first, _)), (two, (second, _)) = loss(jax.random.key(1)), loss(jax.random.key(2))
+    assert one != two
+    np.testing.assert_array_equal(first["centre"], second["centre"])
+    assert np.abs(first["centre"]).max() > 0
 
 
 def test_simsiams_targets_get_no_gradient():

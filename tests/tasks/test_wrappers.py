@@ -86,6 +86,30 @@ def test_mixup_loss_is_the_mixture_of_two_losses():
     )
 
 
+def test_mixup_with_cutmix_mixes_each_batch_in_one_of_the_two_ways():
+    from jaxvision.task import Task
+
+    data = batch()
+    plain = Task(None, lambda params, extra, data, *, key, step: (data["image"], data["label"]), None)
+    task = tasks.mixup(plain, classes=CLASSES, alpha=0.8, cutmix_alpha=1.0)
+    keys = jax.random.split(jax.random.key(0), 100)
+    images, labels = jax.jit(jax.vmap(lambda key: task.loss({}, {}, data, key=key, step=0)))(keys)
+    one, two = (np.asarray(x, np.float32) for x in (data["image"], data["image"][::-1]))
+    one_hot = np.eye(CLASSES)[data["label"]]
+    own = np.asarray(labels)[:, 0, data["label"][0]]  # row 0's partner has another class
+    pasted = np.array([np.all((x == one) | (x == two)) for x in np.asarray(images)])
+    assert 35 <= pasted.sum() <= 65
+    for image, share, paste in zip(np.asarray(images), own, pasted):
+        if paste:
+            assert np.mean(image[0] == one[0]) >= share - 1e-6  # more where both images have the same level
+        else:
+            np.testing.assert_allclose(image, share * one + (1 - share) * two, atol=1e-2)
+    want = own[:, None, None] * one_hot + (1 - own[:, None, None]) * one_hot[::-1]
+    np.testing.assert_allclose(labels, want, atol=1e-6)
+    with pytest.raises(ValueError, match="cutmix_alpha must be positive"):
+        tasks.mixup(plain, classes=CLASSES, cutmix_alpha=-1.0)
+
+
 def attacked(data, made=None, **options):
     task, params, extra = made or ready("classification", "batch")[:3]
     return jax.jit(lambda d, k: attack(task, params, extra, d, k, **options))(data, jax.random.key(5))
