@@ -3,10 +3,10 @@
     python -m jaxvision.train --config configs/digits_simclr.py --workdir runs/digits_simclr
 
 Then fine-tune on five labels a class: docs/self_supervision.md.
-Expected (seed 0): k-NN top-1 0.975, a linear classifier on five labels a class 0.909 (standard deviation 0.025 over five
-draws). The same network with random weights, as it starts: k-NN 0.70 to 0.79, 0.50 to 0.58 (seeds 0 to 4).
-Hardware: 2 CPU cores (AMD EPYC), jax 0.10.2; 285 s while other work ran beside it.
-Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709; recipe and augmentation for digits ours.
+Expected: k-NN top-1 0.969 on the 360 test digits after one run (seed 0); a linear probe on five labels a class has
+0.911, with a standard deviation of 0.022 over five draws of them.
+Hardware: 2 CPU cores, minutes.
+Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709; data and split as in configs/digits.py; recipe ours.
 """
 
 import jaxvision.config

@@ -30,7 +30,7 @@ def on(devices, tree, batch):
 
 
 def test_1_and_8_devices_at_20_states_along_a_resnet18_run():
-    model = models.resnet18(classes=10, width=8, stem="small")
+    model = models.resnet18(classes=10, depths=(1, 1, 1, 1), width=8, stem="small")
     task = tasks.classification(model, CONTRACT)
     tx = optax.sgd(0.05, momentum=0.9)
     batches = list(digits(20))
