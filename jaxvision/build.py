@@ -270,10 +270,9 @@ def check_every_class(source: Source) -> None:
     absent = [name for k, name in enumerate(source.classes) if k not in there]
     if absent:
         more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-        part = ", or those of it are in the part that is left out" if "split=" in source.uri else ""
         raise UserError(
             f"{source.uri} has no sample of the class {', '.join(map(repr, absent[:5]))}{more}: remove it from the "
-            f"class list, or add images{part}"
+            "class list, or add images"
         )
 
 

@@ -51,17 +51,17 @@ def test_a_part_has_samples_of_every_class_although_the_source_is_sorted(tmp_pat
     assert part.where(0) == str(tmp_path / part.classes[part.labels[0]] / part.where(0).rpartition("/")[2])
 
 
-def test_a_tenth_is_held_out():
-    for uri in ("digits:all", "digits:all?seed=3", "fake:95x8?classes=3"):
+def test_a_tenth_of_each_class_is_held_out():
+    for uri in ("digits:all", "digits:all?seed=3", "fake:95x8?classes=3", "digits:all?split=0:50%&per_class=11"):
         kept, held_out = hold_out(uri)
-        whole = indices(uri if "seed" not in uri else "digits:all")
+        whole = indices(uri.partition("?seed")[0])
         assert sorted(indices(kept) + indices(held_out)) == whole
-        assert len(indices(held_out)) == pytest.approx(len(whole) / 10, abs=1)
-    assert hold_out("csv:a.csv?kind=tags&per_class=5&seed=1") == (
-        "csv:a.csv?kind=tags&per_class=5&seed=1&split=0:90%", "csv:a.csv?kind=tags&seed=1&split=90%:100%")  # fmt: skip
-    assert hold_out("tfds:cifar10/train?data_dir=/d&per_class=5&seed=1") == (
-        "tfds:cifar10/train[:90%]?data_dir=/d&per_class=5&seed=1", "tfds:cifar10/train[90%:]?data_dir=/d")  # fmt: skip
-    for part in ("digits:all?split=0:50%", "tfds:cifar10/train[:50%]", "tfds:cifar10/train+test"):
+        counts = np.bincount(open_source(held_out).labels)
+        assert counts.tolist() == (-(-np.bincount(open_source(uri.partition("?seed")[0]).labels) // 10)).tolist()
+    assert indices(hold_out("digits:all?seed=3")[1]) != indices(hold_out("digits:all")[1])
+    assert hold_out("tfds:cifar10/train?data_dir=/d") == (
+        "tfds:cifar10/train[:90%]?data_dir=/d", "tfds:cifar10/train[90%:]?data_dir=/d")  # fmt: skip
+    for part in ("digits:all?part=0:50%", "tfds:cifar10/train[:50%]", "tfds:cifar10/train+test"):
         with pytest.raises(UserError, match=r"a part of a source already.*name the data to measure on"):
             hold_out(part)
     assert hold_out("/my/photos") == ("/my/photos", "/my/photos")  # open_source says that a scheme is missing
@@ -122,7 +122,7 @@ def test_batches_from_a_part_and_pickling():
         ("fake:9x8?split=5:3", "does not lie in the 9 samples"),
         ("fake:9x8?split=3:3", "leaves none of the 9 samples"),
         ("fake:9x8?split=0:5&seed=x", "seed must be a whole number"),
-        ("fake:9x8?seed=1", "seed goes with split or per_class"),
+        ("fake:9x8?seed=1", "seed goes with split, per_class or part"),
         ("fake:9x8?split=", "split has no value"),
         ("fake:9x8?per_class=0", "per_class must be a whole number from 1 on, got '0'"),
         ("fake:9x8?per_class=x", "per_class must be a whole number"),

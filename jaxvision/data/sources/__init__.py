@@ -86,25 +86,24 @@ def _part(uri: str, rest: str, known: tuple[str, ...]) -> tuple[str, dict[str, s
 def hold_out(uri: str) -> tuple[str, str]:
     """(the URI of nine tenths of a source, that of the tenth which is left): no sample is in both, none in neither.
 
-    A rule of the URI alone, so the parts are the same in every run. `per_class` counts for the first part only.
+    A tenth of each class, rounded up; of tfds the last tenth, since its labels are only in its records. A rule of the
+    URI alone, so the parts are the same in every run.
 
-    Raises UserError if the URI names a part by itself.
+    Raises UserError if the URI names such a part by itself.
     """
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in SCHEMES:
         return uri, uri  # open_source says what is wrong with it
     path, _, tail = rest.partition("?")
     items = tail.split("&") if tail else []
-    if any(item.startswith("split=") for item in items) or (scheme == "tfds" and ("[" in path or "+" in path)):
+    if any(item.startswith("part=") for item in items) or (scheme == "tfds" and ("[" in path or "+" in path)):
         raise UserError(
             f"{uri!r} is a part of a source already, nothing of it is held out: name the data to measure on"
         )
-    dropped = ("per_class=", "seed=") if scheme == "tfds" else ("per_class=",)
-    others = [item for item in items if not item.startswith(dropped)]
     whole = f"{scheme}:{path}"
     if scheme == "tfds":
-        return _joined(whole + "[:90%]", items), _joined(whole + "[90%:]", others)
-    return _joined(whole, [*items, "split=0:90%"]), _joined(whole, [*others, "split=90%:100%"])
+        return _joined(whole + "[:90%]", items), _joined(whole + "[90%:]", items)
+    return _joined(whole, [*items, "part=0:90%"]), _joined(whole, [*items, "part=90%:100%"])
 
 
 def _joined(path: str, items: list[str]) -> str:
