@@ -54,15 +54,17 @@ def small(path):
     config.model.update(
         {k: 1 if k == "depth" else v[:1] if k in ("depths", "widths") else v for k, v in options.items()}
     )
-    config.data.update(size=size, resize=size + size * (config.data.resize > config.data.size) // 8)
+    cropped = config.data.resize > config.data.size  # else images are as small as the network's input
+    side = size + 8 if cropped else size
+    config.data.update(size=size, resize=side)
     config.data.transforms = tuple(
         (name, {**arguments, "local_size": size // 2, "local_count": 2} if "local" in arguments else arguments)
         for name, arguments in config.data.transforms
     )
     config.task.update(HEADS.get(config.task.name, {}))
-    config.data.train = f"fake:64x{size + 8}"
+    config.data.train = f"fake:64x{side}"
     for entry in config.evals.values():
-        entry.update({key: f"fake:8x{size + 8}" for key in ("data", "bank") if entry.get(key)})
+        entry.update({key: f"fake:8x{side}" for key in ("data", "bank") if entry.get(key)})
     return config
 
 
