@@ -38,6 +38,7 @@ def test_unknown_flag_exits_2_with_the_nearest(command, module):
         "jaxvision.predict": ["--from", "x", "image.png"],
         "jaxvision.export": ["--from", "x", "--format", "safetensors", "--out", "y.safetensors"],
         "jaxvision.pack": ["--from", "x", "--out", "y"],
+        "jaxvision.transfer": ["--from", "x"],
         "jaxvision.models": [],
     }[module]
     done = command(module, *required, "--jsn")

@@ -13,8 +13,14 @@ from flax import traverse_util
 from jaxvision import build, checkpoint, models, pretrained, statedict
 from jaxvision import config as config_lib
 from jaxvision.errors import UserError
-from tests.test_loop import assert_bit_equal, final_state, fit, records
+from tests.test_loop import assert_bit_equal, final_state, records
+from tests.test_loop import fit as fit_one_stage
 from tests.test_published import run
+
+
+def fit(path, **changes):
+    """With two stages, of which one can learn while the other does not."""
+    return fit_one_stage(path, **{"model__depths": (1, 1), **changes})
 
 
 @pytest.fixture(scope="module")
