@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.pipeline import Skips
 from jaxvision.data.sources import Source, Tfds, hold_out
+from jaxvision.data.sources.common import SCALAR
 from jaxvision.errors import UserError
 from jaxvision.task import Batch, Metric, PyTree, Task
 
@@ -182,10 +183,10 @@ def modules(config: Config) -> tuple[str, ...]:
     return tuple(names)
 
 
-def metrics(config: Config, classes: int, names: tuple[str, ...] = ()) -> dict[str, Metric]:
-    """Of each eval, by its name. `names` of the classes, for metrics that tell of each."""
+def metrics(config: Config, classes: Mapping[str, tuple[str, ...]]) -> dict[str, Metric]:
+    """Of each eval, by its name; `classes` are those of its data."""
     made = {name: _metric_factory(name, entry) for name, entry in config.evals.items()}
-    return {name: make(classes=classes, names=names) for name, make in made.items()}
+    return {name: make(classes=len(classes[name]), names=classes[name]) for name, make in made.items()}
 
 
 def _metric_factory(name: str, entry: Config) -> Callable:
@@ -211,7 +212,7 @@ def example(config: Config, rows: int = 2, *, train: bool = False, kind: str = "
     """An abstract batch, for shapes: of evaluation, or as the training's transforms make it. `kind` of the labels and
     number of `classes` are the source's; a task's init does not look at them."""
     shapes = transforms.shapes(config.data.transforms if train else (), contract(config))
-    label, dtype = ((rows,), jnp.int32) if kind == "class" else ((rows, classes), jnp.float32)
+    label, dtype = ((rows,), jnp.int32) if kind in SCALAR else ((rows, classes), jnp.float32)
     return {
         **{name: jax.ShapeDtypeStruct((rows, *shape), jnp.uint8) for name, shape in shapes.items()},
         "label": jax.ShapeDtypeStruct(label, dtype),
@@ -242,19 +243,45 @@ def abstract_init(task_: Task, config: Config) -> tuple[PyTree, PyTree]:
         raise UserError(f"model {options} at {config.data.size} px: {error}") from error
 
 
-def check_classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...]) -> None:
-    """Raises UserError unless a source to evaluate on has the classes of the training, in their order."""
+def check_classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...], of: str = "the training data") -> None:
+    """Raises UserError unless the classes of a source are `mine`, in their order, which are those `of` something."""
     if tuple(theirs) != tuple(mine):
         detail = f"only there: {sorted(set(theirs) - set(mine))[:5]}; "
-        detail += f"only in training: {sorted(set(mine) - set(theirs))[:5]}"
+        detail += f"only in {of.removeprefix('the ').removesuffix(' data')}: {sorted(set(mine) - set(theirs))[:5]}"
         if set(theirs) == set(mine):
             detail = "the same names in another order"
-        raise UserError(f"the classes of {uri} are not those of the training data: {detail}")
+        raise UserError(f"the classes of {uri} are not those of {of}: {detail}")
+
+
+def check_eval(config: Config, name: str, data: Source, bank: Source | None, training: tuple[str, ...]) -> None:
+    """Raises UserError unless an evaluation's data has the labels that its metric compares, and the classes of its bank
+    and of the training, where the task learns any."""
+    metric = config.evals[name].get("metric", config_lib.EVAL["metric"])
+    measures = jaxvision.metrics.LABELS.get(metric)
+    for source in (data, bank):
+        if source is None:
+            continue
+        if measures and source.kind != measures:
+            raise UserError(
+                f"evals.{name}: {metric} compares with labels of kind {measures!r}, and {source.uri} has "
+                f"{source.kind!r}"
+            )
+        check_kind(config, source)
+    if config.task.name in jaxvision.tasks.LABELS:
+        check_classes(data.uri, data.classes, training)
+    if bank is not None:
+        check_classes(bank.uri, bank.classes, data.classes, data.uri)
 
 
 def check_kind(config: Config, source: Source) -> None:
     """Raises UserError unless the task learns the kind of labels that the source has."""
     learns = jaxvision.tasks.LABELS.get(config.task.name, source.kind)
+    if learns != source.kind and source.kind == "none":
+        free = ", ".join(name for name in jaxvision.tasks.TASKS if name not in jaxvision.tasks.LABELS)
+        raise UserError(
+            f"task {config.task.name} learns labels of kind {learns!r}, and {source.uri} has none: name labelled data, "
+            f"or set config.task.name to what learns without ({free})"
+        )
     if learns != source.kind:
         raise UserError(
             f"task {config.task.name} learns labels of kind {learns!r}, and {source.uri} has {source.kind!r}: "

@@ -34,10 +34,9 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     from jaxvision.log import in_words, plain
 
     trained = pretrained.load(arguments.source, arguments.checkpoint)
-    metrics = build.metrics(trained.config, len(trained.classes), trained.classes)
-    if not metrics:
+    if not trained.config.evals:
         raise UserError(f"the config in {arguments.source} has no evals: it does not say how to measure")
-    jobs = {name: trained.config.evals[name].data for name in metrics}
+    jobs = {name: entry.data for name, entry in trained.config.evals.items()}
     if not arguments.data and not any(jobs.values()):
         raise UserError(f"{arguments.source} are weights without data: give --data URI")
     workdir = epath.Path(arguments.out).expanduser() if arguments.out else trained.workdir
@@ -46,10 +45,11 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     say(f"checkpoint {trained.source}\npixels: {trained.contract}")
     results = {}
     for name, uri in jobs.items():
-        source = open_source(uri)
-        build.check_kind(trained.config, source)
+        source, bank = open_source(uri), trained.config.evals[name].get("bank")
+        compared = open_source(bank) if bank else None
         classes = trained.classes if trained.named else _in_order(uri, source.classes, trained, say)
-        build.check_classes(uri, source.classes, classes)
+        build.check_eval(trained.config, name, source, compared, classes)
+        metric = build.metrics(trained.config, dict.fromkeys(trained.config.evals, source.classes))[name]
         skips = build.skips(trained.config)
 
         def in_order(source: Source, skips: Any) -> Any:
@@ -57,9 +57,8 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             reading = build.reading(trained.config)
             return evals.source_batches(source, trained.contract, trained.mesh, size, skips=skips, **reading)
 
-        bank = trained.config.evals[name].get("bank")
-        banks = {"bank": lambda bank=bank: in_order(open_source(bank), build.skips(trained.config))}
-        result = evals.run(trained.task, trained, {name: metrics[name]}, in_order(source, skips), banks)
+        banks = {"bank": lambda compared=compared: in_order(compared, build.skips(trained.config))}
+        result = evals.run(trained.task, trained, {name: metric}, in_order(source, skips), banks)
         path = workdir and evals.write_certificate(
             workdir,
             name if uri == trained.config.evals[name].data or trained.workdir is None else f"{name}-other",
@@ -67,7 +66,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             data=uri,
             step=trained.step,
             contract=trained.contract,
-            classes=classes,
+            classes=source.classes,
             skips=skips,
         )
         values = in_words(result.metrics)

@@ -90,9 +90,8 @@ class Run:
 
         self.source, self.eval_sources, self.banks = _open_sources(config)
         build.check_kind(config, self.source)
-        for source in (*self.eval_sources.values(), *self.banks.values()):
-            build.check_kind(config, source)
-            build.check_classes(source.uri, source.classes, self.source.classes)
+        for name, source in self.eval_sources.items():
+            build.check_eval(config, name, source, self.banks.get(name), self.source.classes)
         build.check_every_class(self.source)
         self.contract = build.contract(config)
         self.epoch = len(self.source) / config.batch_size  # in steps
@@ -111,7 +110,7 @@ class Run:
             class_weights(self.source, config.data.sampling, dict(config.data.weights)),
             config.data.repeats,
         )
-        self.metrics = build.metrics(config, len(self.source.classes), self.source.classes)
+        self.metrics = build.metrics(config, {name: source.classes for name, source in self.eval_sources.items()})
         params, _ = build.abstract_init(self.task, config)
         self.tx, self.rate, learns = build.optimiser(config, self.task, params, self.total)
 
@@ -227,6 +226,7 @@ class Run:
 
     def _compile(self) -> None:
         config = self.config
+        self.updates = {}
         with self.clock("compile"):
             step = make_step(self.task, self.tx, seed=config.seed, accumulate=config.accumulate)
             kind, classes = self.source.kind, len(self.source.classes)
@@ -236,11 +236,10 @@ class Run:
             self.rate = jax.jit(self.rate)
             self.rate(0)
             padded = evals.padded_size(config.batch_size, self.mesh)
-            batch = build.abstract_batch(config, self.mesh, padded, kind=kind, classes=classes)
-            self.updates = {
-                name: evals.compile_update(self.task, {name: metric}, self.state, batch)
-                for name, metric in self.metrics.items()
-            }
+            for name, metric in self.metrics.items():
+                kind, classes = self.eval_sources[name].kind, len(self.eval_sources[name].classes)
+                batch = build.abstract_batch(config, self.mesh, padded, kind=kind, classes=classes)
+                self.updates[name] = evals.compile_update(self.task, {name: metric}, self.state, batch)
 
     def train(self) -> None:
         """Steps until the end, or until someone asks to stop. What is due is done in plain view."""
@@ -330,10 +329,10 @@ class Run:
                 if self.leader:
                     evals.write_certificate(
                         self.workdir, name, result, data=entry.data, step=self.step, contract=self.contract,
-                        classes=self.source.classes, skips=skips,
+                        classes=self.eval_sources[name].classes, skips=skips,
                     )  # fmt: skip
                     title = f"{name} ({entry.data}) at step {self.step}"
-                    evals.write_picture(self.workdir, name, result, self.source.classes, title)
+                    evals.write_picture(self.workdir, name, result, self.eval_sources[name].classes, title)
             if skips and skips.seen:
                 self.log.tell(f"warning: {name} leaves out {len(skips.seen)} unreadable images, see eval/{name}.json")
             score = _score(self.config, name, result.metrics)

@@ -187,9 +187,11 @@ class Packing:
         import numpy as np
 
         from jaxvision.data.sources import records
+        from jaxvision.data.sources.common import SCALAR
 
         self.records = records
-        self.labels = np.ascontiguousarray(self.source.labels, np.int32 if self.source.kind == "class" else np.float32)
+        scalar = self.source.kind in SCALAR
+        self.labels = np.ascontiguousarray(self.source.labels, np.int32 if scalar else np.float32)
         self.names = [records.shard_name(k, self.shards) for k in range(self.shards)]
         ends = [k * len(self.source) // self.shards for k in range(self.shards + 1)]
         self.parts = [range(a, b) for a, b in itertools.pairwise(ends)]  # the samples of each shard

@@ -45,7 +45,12 @@ def predict(argv: list[str]) -> dict[str, Any]:
 
     trained = pretrained.load(arguments.source, arguments.checkpoint)
     preprocess = transforms.preprocess(trained.contract)
-    kind = LABELS.get(trained.config.task.name, "class")
+    kind = LABELS.get(trained.config.task.name, "")
+    if not kind:
+        raise UserError(
+            f"{arguments.source} learned by task {trained.config.task.name}, without labels, so it says nothing of an "
+            f"image: fine-tune it first, as python -m jaxvision.train ... --config.init={arguments.source}"
+        )
     size = min(arguments.batch_size, len(files))
 
     @jax.jit

@@ -19,6 +19,7 @@ from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import decode, open_image
 from jaxvision.data.order import Generators, Order
 from jaxvision.data.sources import Source
+from jaxvision.data.sources.common import SCALAR
 from jaxvision.data.transforms import Transform, preprocess
 from jaxvision.errors import Unreadable, UserError
 
@@ -221,8 +222,8 @@ class _Writer:
         self.shape = (contract.size, contract.size, contract.channels)
         self.images: Batch = {}
         self.skipped: list[Skip] = []
-        classes = source.kind == "class"
-        self.label = np.zeros(count if classes else (count, len(source.classes)), np.int32 if classes else np.float32)
+        scalar = source.kind in SCALAR
+        self.label = np.zeros(count if scalar else (count, len(source.classes)), np.int32 if scalar else np.float32)
         self.index = np.full(count, -1, np.int64)
 
     def write(self, k: int, i: int, pixels: Callable[[Any], Any], opens: bool = False) -> None:

@@ -12,6 +12,8 @@ LABELS = {
     "topk": "class",
     "per_class": "class",
     "binary": "class",
+    "knn": "class",
+    "probe": "class",
     "ordinal": "class",
     "multilabel": "tags",
     "regression": "values",

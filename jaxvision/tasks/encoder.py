@@ -116,16 +116,19 @@ def check_share(name: str, value: float) -> None:
 
 
 COLLAPSED = 0.1
+LOW_RANK = 2.0
 
 
-def spread(embedding: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+def spread(embedding: jax.Array, mask: jax.Array, *, std_below: float = COLLAPSED) -> dict[str, jax.Array]:
     """Whether embeddings float[B, D] of different images differ: logs, f32[].
 
     `feature_std`: standard deviation of the rows at length 1, mean over the dimensions, times sqrt(D): 1 for rows that
       point everywhere alike, 0 once all are the same (Chen and He 2020, https://arxiv.org/abs/2011.10566, section 4.1).
     `effective_rank`: (sum of eigenvalues)^2 / sum of their squares, of the rows' covariance: how many dimensions they
       fill alike. It needs no decomposition. At most min(B - 1, D).
-    `alarm_collapse`: 1 where feature_std is below COLLAPSED.
+    `alarm_collapse`: 1 where feature_std is below `std_below`, or effective_rank below LOW_RANK (and below a quarter of
+      what it could be): a batch normalisation at the end keeps the deviation up while all rows come to lie on one line,
+      "dimensional collapse" (Jing et al. 2021, https://arxiv.org/abs/2110.09348).
     """
     rows = jax.lax.stop_gradient(normalised(embedding)) * mask[:, None]
     count = jnp.maximum(jnp.sum(mask), 1)
@@ -134,4 +137,6 @@ def spread(embedding: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
     std = jnp.mean(jnp.sqrt(variance)) * jnp.sqrt(jnp.float32(rows.shape[1]))
     gram = centred.T @ centred if rows.shape[1] <= rows.shape[0] else centred @ centred.T
     rank = jnp.sum(centred**2) ** 2 / jnp.maximum(jnp.sum(gram**2), 1e-20)
-    return {"feature_std": std, "effective_rank": rank, "alarm_collapse": (std < COLLAPSED).astype(jnp.float32)}
+    low = jnp.minimum(LOW_RANK, 0.25 * jnp.minimum(count - 1, rows.shape[1]))
+    alarm = ((std < std_below) | (rank < low)).astype(jnp.float32)
+    return {"feature_std": std, "effective_rank": rank, "alarm_collapse": alarm}

@@ -17,6 +17,10 @@ from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.common import given_part, normalise, overlay
 from jaxvision.tasks.encoder import spread
 
+# Nothing in this loss asks features to point everywhere: they share a large offset, which hurts no classifier, and
+# their deviation falls below what other tasks call collapsed (0.075 after 50 steps on the digits) before it rises.
+ALIKE = 0.01
+
 
 class Decoder(nn.Module):
     """From the tokens of the seen patches to the pixels of all: a small Vision Transformer."""
@@ -110,7 +114,7 @@ def mae(
         painted: Any = decoder.apply({"params": params["decoder"]}, tokens, order, grid(image), first)
         left_out = jnp.argsort(order, axis=1) >= seen
         error = masked_patch_error(painted, patches_of(image, side), left_out, normalise=normalise_patches)
-        return masked_mean(error, mask), (extra, spread(made["features"], mask))
+        return masked_mean(error, mask), (extra, spread(made["features"], mask, std_below=ALIKE))
 
     def predict(params: PyTree, extra: PyTree, batch: Batch) -> dict[str, jax.Array]:
         image = normalise(batch["image"], contract)

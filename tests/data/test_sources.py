@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxvision.data import decode, open_source
-from jaxvision.errors import UserError
+from jaxvision.errors import Unreadable, UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -139,6 +139,42 @@ def test_folder_names_a_file_that_vanished(tmp_path):
 
 
 # --------------------------------------------------------------------------- fake:
+
+
+# --------------------------------------------------------------------------- images:
+
+
+def test_images_takes_all_below_a_folder_without_labels(tmp_path):
+    for name in ("b/2.png", "b/deep/er/1.JPG", "10.png", "9.png", "notes.txt", ".git/x.png"):
+        write(tmp_path / name)
+    source = open_source(f"images:{tmp_path}")
+    assert (source.kind, source.classes) == ("none", ())
+    found = [os.path.relpath(source.where(i), tmp_path) for i in range(len(source))]
+    assert found == ["10.png", "9.png", "b/2.png", "b/deep/er/1.JPG"]
+    assert [source[i]["index"] for i in range(4)] == [0, 1, 2, 3]
+    assert source[3]["image"] == (tmp_path / "b/deep/er/1.JPG").read_bytes()
+    assert source.labels.dtype == np.int32
+    assert not source.labels.any()
+    halves = [open_source(f"images:{tmp_path}?split={part}") for part in ("0:50%", "50%:100%")]
+    assert sorted(half.where(i) for half in halves for i in range(2)) == sorted(source.where(i) for i in range(4))
+    with pytest.raises(IndexError):
+        source[4]
+    with pytest.raises(UserError, match="per_class needs one class a sample"):
+        open_source(f"images:{tmp_path}?per_class=1")
+
+
+def test_images_errors_name_the_place(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}/no: no such folder"):
+        open_source(f"images:{tmp_path}/no")
+    with pytest.raises(UserError, match=r"holds no image \(jpg .*\), at any depth"):
+        open_source(f"images:{tmp_path}")
+    write(tmp_path / "1.png")
+    with pytest.raises(UserError, match=f"or learn without labels, from images:{tmp_path}"):
+        open_source(f"folder:{tmp_path}")
+    source = open_source(f"images:{tmp_path}")
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(Unreadable, match=r"1\.png: No such file"):
+        source[0]
 
 
 def test_fake_is_deterministic_and_all_different():

@@ -18,8 +18,9 @@ from tests.models.published import PUBLISHED, SMALL, TOKENS
 
 CLASSES = 5
 CASES = [pytest.param(case, id=name) for name, case in SMALL.items()]
+# 64 px: each layer still has more than one pixel to see, and none has thousands.
 CASES += [
-    pytest.param((name, {}, 224), id=name, marks=pytest.mark.slow)
+    pytest.param((name, {}, 64), id=name, marks=pytest.mark.slow)
     for name in models.__all__
     if name not in {case[0] for case in SMALL.values()}
 ]
@@ -59,7 +60,13 @@ def test_parameters_and_outputs(name):
     assert sides[-1] < sides[0]
 
 
-@functools.cache
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    """One case after the other, so that `ready` holds the weights of one large network, not of all."""
+    return request.param
+
+
+@functools.lru_cache(maxsize=2)
 def ready(name, options, size):
     """(model, random variables, image): nothing is 0 where a gradient would vanish."""
     model = getattr(models, name)(classes=CLASSES, **dict(options))
@@ -81,7 +88,6 @@ def run(model, variables, image, train):
     return model.apply(variables, image, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(2)})
 
 
-@pytest.mark.parametrize("case", CASES)
 def test_every_parameter_gets_a_gradient(case):
     model, variables, image = case_of(case)
     weight = jnp.asarray(np.random.default_rng(1).normal(size=(4, CLASSES)), jnp.float32)
@@ -97,7 +103,6 @@ def test_every_parameter_gets_a_gradient(case):
         assert np.abs(g).max() > 0, path
 
 
-@pytest.mark.parametrize("case", CASES)
 def test_training_differs_only_by_batch_statistics(case):
     """With dropout and stochastic depth at 0: networks without BatchNorm are the same in both modes; with it, the
     mode that uses stored statistics gives what training gives once those of the batch are stored."""
@@ -115,7 +120,6 @@ def test_training_differs_only_by_batch_statistics(case):
     assert not np.allclose(once["logits"], plain["logits"], atol=1e-3)
 
 
-@pytest.mark.parametrize("case", CASES)
 def test_bfloat16_agrees_with_float32(case):
     model, variables, image = case_of(case)
     exact = jax.jit(lambda v, x: run(model, v, x, False)[0]["logits"])(variables, image)
@@ -125,7 +129,6 @@ def test_bfloat16_agrees_with_float32(case):
     np.testing.assert_allclose(exact, got, atol=0.06 * float(jnp.abs(exact).max()))
 
 
-@pytest.mark.parametrize("case", CASES)
 def test_one_device_equals_two(case):
     model, variables, image = case_of(case)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
@@ -137,7 +140,6 @@ def test_one_device_equals_two(case):
     np.testing.assert_allclose(one, split, atol=2e-4 * float(jnp.abs(one).max()))
 
 
-@pytest.mark.parametrize("case", CASES)
 def test_remat_changes_nothing_but_memory(case):
     model, variables, image = case_of(case)
     again = model.clone(remat=True)

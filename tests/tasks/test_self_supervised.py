@@ -204,6 +204,11 @@ def test_spread_of_known_rows():
     alike = spread(jnp.ones((512, 16)) + 1e-3 * rows, mask)
     assert float(alike["feature_std"]) < COLLAPSED
     assert float(alike["alarm_collapse"]) == 1
+    line = spread(rows[:, :1] * jnp.ones(16), mask)  # a deviation of 1, and one dimension
+    assert float(line["feature_std"]) == pytest.approx(1, abs=0.02)
+    assert float(line["effective_rank"]) == pytest.approx(1, abs=0.01)
+    assert float(line["alarm_collapse"]) == 1
+    assert float(spread(rows[:2], mask[:2])["alarm_collapse"]) == 0  # two rows have one dimension between them
     wide = spread(rows[:8], jnp.ones(8, bool))  # more dimensions than rows: the smaller product
     assert 1 < float(wide["effective_rank"]) <= 7
 

@@ -10,6 +10,7 @@ from jaxvision.data.sources.csv import Csv
 from jaxvision.data.sources.digits import Digits
 from jaxvision.data.sources.fake import Fake
 from jaxvision.data.sources.folder import Folder
+from jaxvision.data.sources.images import Images
 from jaxvision.data.sources.records import Records
 from jaxvision.data.sources.subset import Subset
 from jaxvision.data.sources.tar import Tar
@@ -23,6 +24,7 @@ __all__ = [
     "Digits",
     "Fake",
     "Folder",
+    "Images",
     "Records",
     "Source",
     "Subset",
@@ -35,6 +37,7 @@ __all__ = [
 SCHEMES: dict[str, Callable[[str], Source]] = {
     "digits": Digits,
     "folder": Folder,
+    "images": Images,
     "tar": Tar,
     "csv": Csv,
     "tfds": Tfds,
@@ -46,7 +49,8 @@ SCHEMES: dict[str, Callable[[str], Source]] = {
 def open_source(uri: str) -> Source:
     """The source that a URI names.
 
-    `digits:train|test|all` · `folder:/path` · `tfds:NAME[/CONFIG][:VERSION]/SPLIT[?data_dir=/path]` ·
+    `digits:train|test|all` · `folder:/path` · `images:/path` (no labels) ·
+    `tfds:NAME[/CONFIG][:VERSION]/SPLIT[?data_dir=/path]` ·
     `tar:/path.tar[?labels=FILE][&meta=FILE][&classes=FILE]` ·
     `csv:/path.csv[?kind=class|tags|values][&root=/path][&classes=FILE]` · `records:/path` ·
     `fake:COUNTxSIZE[?classes=10]`; of any, a part: `?split=0:90%[&seed=1]` (but of tfds, which has its own),

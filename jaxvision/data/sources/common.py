@@ -16,8 +16,10 @@ from jaxvision.errors import UserError, nearest
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-# "class": one class a sample; "tags": any number of classes, as 0 and 1; "values": numbers, to be regressed
-KINDS = ("class", "tags", "values")
+# "class": one class a sample; "tags": any number of classes, as 0 and 1; "values": numbers, to be regressed; "none": no
+# labels, which tasks without labels learn from
+KINDS = ("class", "tags", "values", "none")
+SCALAR = ("class", "none")  # the label is one int32 a sample; of "none" it is 0
 
 
 class Source(Protocol):
@@ -34,7 +36,7 @@ class Source(Protocol):
 
     @property
     def labels(self) -> np.ndarray:
-        """All labels, in order, without reading images: int32 [N] (class) or float32 [N, K] (tags, values)."""
+        """All labels, in order, without reading images: int32 [N] (SCALAR) or float32 [N, K] (tags, values)."""
 
     def where(self, i: int) -> str:
         """The place of sample i, for people: a path where there is one."""
@@ -95,6 +97,20 @@ def images(folder: str, below: str, seen: set[tuple[int, int]]) -> Iterator[str]
                     yield os.path.join(below, entry.name)
     except OSError as error:
         raise UserError(f"cannot list {here}: {error.strerror}") from error
+
+
+class Names:
+    """Many file names in little memory: their bytes, and 8 more a name."""
+
+    def __init__(self, names: list[bytes]) -> None:
+        self._ends = np.cumsum([0, *map(len, names)])  # name i is bytes ends[i] to ends[i + 1]
+        self._joined = b"".join(names)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, i: int) -> str:
+        return os.fsdecode(self._joined[self._ends[i] : self._ends[i + 1]])
 
 
 def read_lines(path: str) -> list[str]:

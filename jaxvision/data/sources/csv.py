@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import KINDS, parse_query, read_classes, read_file, sibling
+from jaxvision.data.sources.common import parse_query, read_classes, read_file, sibling
 from jaxvision.data.sources.folder import check_case
 from jaxvision.errors import Unreadable, UserError, nearest
 
+LABELLED = ("class", "tags", "values")
 FIRST = ("path", "file", "filename", "image")  # what the header may call the column of paths
 
 
@@ -33,8 +34,8 @@ class Csv:
         path, query = parse_query(self.uri, rest, ("kind", "root", "classes"))
         path = os.path.expanduser(path)
         self.kind = query.get("kind", "class")
-        if self.kind not in KINDS:
-            raise UserError(f"unknown kind in {self.uri!r}: {nearest(self.kind, KINDS)}")
+        if self.kind not in LABELLED:
+            raise UserError(f"unknown kind in {self.uri!r}: {nearest(self.kind, LABELLED)}")
         if self.kind == "values" and "classes" in query:
             raise UserError(f"{self.uri!r}: the header names the values: remove classes=")
         self.root = os.path.expanduser(query["root"]) if "root" in query else os.path.dirname(path)

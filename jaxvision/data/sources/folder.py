@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import EXTENSIONS, images, read_classes, read_file, sibling, subfolders
+from jaxvision.data.sources.common import EXTENSIONS, Names, images, read_classes, read_file, sibling, subfolders
 from jaxvision.errors import Unreadable, UserError, nearest
 
 
@@ -40,8 +40,7 @@ class Folder:
             names += found
             counts.append(len(found))
         self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        self._ends = np.cumsum([0, *map(len, names)])  # name i is bytes ends[i] to ends[i + 1]
-        self._names = b"".join(names)
+        self._names = Names(names)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,8 +55,7 @@ class Folder:
 
     def where(self, i: int) -> str:
         i = range(len(self))[i]
-        name = os.fsdecode(self._names[self._ends[i] : self._ends[i + 1]])
-        return os.path.join(self.root, self.classes[self.labels[i]], name)
+        return os.path.join(self.root, self.classes[self.labels[i]], self._names[i])
 
 
 def check_case(names: Iterable[str], place: str, listing: str) -> None:
@@ -79,7 +77,10 @@ def _classes(root: str) -> tuple[str, ...]:
     except OSError as error:
         raise UserError(f"cannot open the image folder {root}: {error.strerror}{sibling(root)}") from error
     if not found:
-        raise UserError(f"{root} holds no class folders: put the images into {root}/CLASS/")
+        raise UserError(
+            f"{root} holds no class folders: put the images into {root}/CLASS/, or learn without labels, from "
+            f"images:{root}"
+        )
     listing = os.path.join(root, "classes.txt")
     if not os.path.exists(listing):
         check_case(found, root, listing)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxvision.data.sources.common import KINDS, sibling
+from jaxvision.data.sources.common import KINDS, SCALAR, sibling
 from jaxvision.errors import UserError
 
 VERSION = 1
@@ -35,7 +35,7 @@ class Records:
 
       bytes 0-2   b"JVR"
       byte 3      0: the image is an encoded file; 1: it is the PNG of what the source gave as pixels
-      bytes 4-7   int32, the label if the labels are of kind "class", else -1 (labels.npy is what counts)
+      bytes 4-7   int32, the label if it is one (SCALAR), else -1 (labels.npy is what counts)
       bytes 8-15  int64, the `index` that the sample had in the source
 
     Samples come as the source gave them: encoded bytes as bytes, pixels as uint8 [H, W, 1 or 3].
@@ -85,7 +85,7 @@ class Records:
             reason = " ".join(str(error).split())
             raise UserError(f"{self.where(i)}: damaged ({reason}): copy the file again or pack again") from error
         label = self.labels[i]
-        return {"image": image, "label": int(label) if self.kind == "class" else np.array(label), "index": index}
+        return {"image": image, "label": int(label) if self.kind in SCALAR else np.array(label), "index": index}
 
     def where(self, i: int) -> str:
         shard, k = self._place(range(len(self))[i])
@@ -129,7 +129,7 @@ def record(sample: dict[str, Any], kind: str) -> bytes:
         buffer, content = io.BytesIO(), PIXELS
         Image.fromarray(image.squeeze(2) if image.shape[2:] == (1,) else image).save(buffer, "PNG")
         image = buffer.getvalue()
-    label = int(sample["label"]) if kind == "class" else -1
+    label = int(sample["label"]) if kind in SCALAR else -1
     return _HEADER.pack(_MAGIC, content, label, int(sample["index"])) + image
 
 
@@ -151,14 +151,14 @@ def _unpack(record: bytes) -> tuple[int, bytes | np.ndarray]:
 def sample_digest(sample: dict[str, Any], kind: str) -> bytes:
     """What a sample adds to the digest of a data set: its index, its label, the SHA-256 of its image.
 
-    The index is int64, the label int32 (kind "class") or float32 [K], little-endian. Of an encoded image the
+    The index is int64, the label int32 (SCALAR) or float32 [K], little-endian. Of an encoded image the
     bytes are hashed, of pixels the shape (3 x int64; [H, W] counts as [H, W, 1]) and then the pixels.
     """
     image = sample["image"]
     if isinstance(image, np.ndarray):
         shape = image.shape if image.ndim == 3 else (*image.shape, 1)
         image = np.array(shape, "<i8").tobytes() + image.tobytes()
-    label = np.asarray(sample["label"], "<i4" if kind == "class" else "<f4")
+    label = np.asarray(sample["label"], "<i4" if kind in SCALAR else "<f4")
     return struct.pack("<q", int(sample["index"])) + label.tobytes() + hashlib.sha256(image).digest()
 
 
@@ -195,7 +195,7 @@ def _check_size(path: str, size: int) -> None:
 
 def _read_labels(path: str, kind: str, count: int) -> np.ndarray:
     """int32 [N] or float32 [N, K], mapped: no memory is taken for what is not read."""
-    wanted, axes = (np.dtype(np.int32), 1) if kind == "class" else (np.dtype(np.float32), 2)
+    wanted, axes = (np.dtype(np.int32), 1) if kind in SCALAR else (np.dtype(np.float32), 2)
     try:
         labels = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError) as error:

@@ -1,0 +1,46 @@
+"""images: a folder of images that nobody has labelled."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from jaxvision.data.sources.common import EXTENSIONS, Names, images, read_file, sibling
+from jaxvision.errors import Unreadable, UserError
+
+
+class Images:
+    """All images below a folder, at any depth, in the order of their paths. Hidden names (a leading dot) are left out.
+
+    Labels are of kind "none". The listing takes the bytes of the names and 12 more a file.
+    """
+
+    kind = "none"
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, path: str) -> None:
+        self.uri = f"images:{path}"
+        self.root = os.path.expanduser(path)
+        if not os.path.isdir(self.root):
+            raise UserError(f"cannot open the image folder {self.root}: no such folder{sibling(self.root)}")
+        found = sorted(os.fsencode(name) for name in images(self.root, "", set()))
+        if not found:
+            raise UserError(f"{self.root} holds no image ({' '.join(e[1:] for e in EXTENSIONS)}), at any depth")
+        self._names = Names(found)
+        self.labels = np.zeros(len(found), np.int32)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        i = range(len(self))[i]
+        path = self.where(i)
+        try:
+            return {"image": read_file(path), "label": 0, "index": i}
+        except OSError as error:
+            raise Unreadable(f"cannot read {path}: {error.strerror}") from error
+
+    def where(self, i: int) -> str:
+        return os.path.join(self.root, self._names[range(len(self))[i]])
