@@ -4,6 +4,7 @@ A new variant adds its published size, a new family its smallest variant, to pub
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from jaxvision import models
 from tests.models.published import PUBLISHED, SMALL, TOKENS
 
 CLASSES = 5
+# Little optimisation: the largest networks compile in a fifth of the time, and what is tested does not depend on it.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 CASES = [pytest.param(case, id=name) for name, case in SMALL.items()]
 # 64 px: each layer still has more than one pixel to see, and none has thousands.
 CASES += [
@@ -62,96 +65,97 @@ def test_parameters_and_outputs(name):
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request):
-    """One case after the other, so that `ready` holds the weights of one large network, not of all."""
-    return request.param
+    """One case after the other, so that `measured` holds the weights of one large network, not of all."""
+    name, options, size = request.param
+    return measured(name, tuple(sorted(options.items())), size)
 
 
-@functools.lru_cache(maxsize=2)
-def ready(name, options, size):
-    """(model, random variables, image): nothing is 0 where a gradient would vanish."""
-    model = getattr(models, name)(classes=CLASSES, **dict(options))
+class Measured(NamedTuple):
+    """A network with random weights, nothing 0 where a gradient would vanish; without dropout and stochastic depth."""
+
+    model: Any
+    variables: Any
+    image: jax.Array
+    weight: jax.Array  # of each logit, in the sum that `gradients` are of
+    gradients: Any  # in training
+    training: jax.Array  # logits
+    statistics: Any  # after that step
+    evaluating: jax.Array  # logits
+
+
+@functools.lru_cache(maxsize=1)
+def measured(name, options, size):
+    factory = getattr(models, name)
+    off = {k: 0.0 for k in ("dropout", "drop_path") if k in factory.func.__dataclass_fields__}
+    model = factory(classes=CLASSES, **{**dict(options), **off})
     image = jax.random.normal(jax.random.key(1), (4, size, size, 3))
-    variables = jax.jit(lambda k: model.init(k, image[:1], train=False))(jax.random.key(0))
+    variables = jit(lambda k: model.init(k, image[:1], train=False))(jax.random.key(0))
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: x + rng.normal(0, 0.05, x.shape).astype(np.float32), variables["params"])
-    return model, {**variables, "params": params}, image
+    params = jax.tree.map(lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32), variables["params"])
+    variables = {**variables, "params": params}
+    weight = jnp.asarray(rng.normal(size=(4, CLASSES)), jnp.float32)
+    gradients, (training, statistics) = jit(jax.grad(loss, has_aux=True), static_argnums=1)(
+        params, model, variables, image, weight
+    )
+    evaluating = jit(lambda v, x: model.apply(v, x, train=False)["logits"])(variables, image)
+    return Measured(model, variables, image, weight, gradients, training, statistics, evaluating)
 
 
-def case_of(case):
-    name, options, size = case
-    return ready(name, tuple(sorted(options.items())), size)
+def train(model, variables, image):
+    """(logits, new statistics)."""
+    out, new = model.apply(variables, image, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(2)})
+    return out["logits"], new.get("batch_stats", {})
 
 
-def run(model, variables, image, train):
-    if not train:
-        return model.apply(variables, image, train=False), {}
-    return model.apply(variables, image, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(2)})
+def loss(params, model, variables, image, weight):
+    logits, statistics = train(model, {**variables, "params": params}, image)
+    return jnp.sum(logits * weight), (logits, statistics)
 
 
 def test_every_parameter_gets_a_gradient(case):
-    model, variables, image = case_of(case)
-    weight = jnp.asarray(np.random.default_rng(1).normal(size=(4, CLASSES)), jnp.float32)
-
-    @jax.jit
-    @jax.grad
-    def gradient(params):
-        out, _ = run(model, {**variables, "params": params}, image, True)
-        return jnp.sum(out["logits"] * weight)
-
-    for path, g in jax.tree_util.tree_leaves_with_path(gradient(variables["params"])):
+    for path, g in jax.tree_util.tree_leaves_with_path(case.gradients):
         assert np.isfinite(g).all(), path
         assert np.abs(g).max() > 0, path
 
 
 def test_training_differs_only_by_batch_statistics(case):
-    """With dropout and stochastic depth at 0: networks without BatchNorm are the same in both modes; with it, the
-    mode that uses stored statistics gives what training gives once those of the batch are stored."""
-    name, options, size = case
-    off = {k: 0.0 for k in ("dropout", "drop_path") if k in getattr(models, name).func.__dataclass_fields__}
-    model, variables, image = case_of((name, {**options, **off}, size))
-    once, stats = jax.jit(lambda v, x: run(model, v, x, True))(variables, image)
-    plain, _ = jax.jit(lambda v, x: run(model, v, x, False))(variables, image)
-    if "batch_stats" not in variables:
-        np.testing.assert_allclose(once["logits"], plain["logits"], atol=1e-4 * float(jnp.abs(plain["logits"]).max()))
+    """Networks without BatchNorm are the same in both modes; with it, all statistics move, and so do the logits."""
+    scale = float(jnp.abs(case.evaluating).max())
+    if "batch_stats" not in case.variables:
+        np.testing.assert_allclose(case.training, case.evaluating, atol=1e-4 * scale)
         return
-    assert jax.tree.structure(dict(stats["batch_stats"])) == jax.tree.structure(dict(variables["batch_stats"]))
-    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), dict(stats["batch_stats"]), variables["batch_stats"])
-    assert all(jax.tree.leaves(changed))
-    assert not np.allclose(once["logits"], plain["logits"], atol=1e-3)
+    old, new = case.variables["batch_stats"], case.statistics
+    assert jax.tree.structure(dict(new)) == jax.tree.structure(dict(old))
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), dict(new), dict(old))))
+    assert not np.allclose(case.training, case.evaluating, atol=1e-3)
 
 
 def test_bfloat16_agrees_with_float32(case):
-    model, variables, image = case_of(case)
-    exact = jax.jit(lambda v, x: run(model, v, x, False)[0]["logits"])(variables, image)
-    rough = model.clone(dtype=jnp.bfloat16)
-    got = jax.jit(lambda v, x: run(rough, v, x, False)[0]["logits"])(variables, image)
+    rough = case.model.clone(dtype=jnp.bfloat16)
+    got = jit(lambda v, x: rough.apply(v, x, train=False)["logits"])(case.variables, case.image)
     # bfloat16 has 8 bits: one part in 256 a rounding, some of which add up over the layers
-    np.testing.assert_allclose(exact, got, atol=0.06 * float(jnp.abs(exact).max()))
+    np.testing.assert_allclose(case.evaluating, got, atol=0.06 * float(jnp.abs(case.evaluating).max()))
 
 
 def test_one_device_equals_two(case):
-    model, variables, image = case_of(case)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
-    apply = jax.jit(lambda v, x: run(model, v, x, True)[0]["logits"])
-    split = apply(
-        jax.device_put(variables, NamedSharding(mesh, P())), jax.device_put(image, NamedSharding(mesh, P("data")))
-    )
-    one = apply(variables, image)
-    np.testing.assert_allclose(one, split, atol=2e-4 * float(jnp.abs(one).max()))
+    variables = jax.device_put(case.variables, NamedSharding(mesh, P()))
+    image = jax.device_put(case.image, NamedSharding(mesh, P("data")))
+    split, _ = jit(lambda v, x: train(case.model, v, x))(variables, image)
+    np.testing.assert_allclose(case.training, split, atol=2e-4 * float(jnp.abs(case.training).max()))
 
 
+@pytest.mark.parametrize("case", CASES[: len(SMALL)], indirect=True, scope="module")
 def test_remat_changes_nothing_but_memory(case):
-    model, variables, image = case_of(case)
-    again = model.clone(remat=True)
-    shapes = jax.eval_shape(lambda k: again.init(k, image[:1], train=False), jax.random.key(0))
-    assert jax.tree.structure(dict(shapes)) == jax.tree.structure(dict(variables))
-
-    def gradients(model):
-        def loss(params):
-            out, _ = run(model, {**variables, "params": params}, image, True)
-            return jnp.mean(out["logits"] ** 2)
-
-        return jax.jit(jax.grad(loss))(variables["params"])
-
-    for a, b in zip(jax.tree.leaves(gradients(model)), jax.tree.leaves(gradients(again))):
-        np.testing.assert_allclose(a, b, atol=1e-3 * float(np.abs(a).max()) + 1e-7)
+    """Of the smallest of each family: it is by block, and the blocks of the others are the same."""
+    model = case.model.clone(remat=True)
+    shapes = jax.eval_shape(lambda k: model.init(k, case.image[:1], train=False), jax.random.key(0))
+    assert jax.tree.structure(dict(shapes)) == jax.tree.structure(dict(case.variables))
+    again, _ = jit(jax.grad(loss, has_aux=True), static_argnums=1)(
+        case.variables["params"], model, case.variables, case.image, case.weight
+    )
+    ours, theirs = jax.tree.leaves(case.gradients), jax.tree.leaves(again)
+    largest = max(float(np.abs(a).max()) for a in ours)
+    for a, b in zip(ours, theirs, strict=True):
+        # the last term: leaves whose gradient is 0 but for rounding, such as what a normalisation takes out again
+        np.testing.assert_allclose(a, b, atol=1e-3 * float(np.abs(a).max()) + 1e-6 * largest)
