@@ -6,7 +6,8 @@
 1. `probe`: pretrain without labels on digits:train, then fit a linear classifier to frozen features of five images a
    class (five draws a seed), test on digits:test; beside the same network with random weights, and beside the pixels.
 2. `fine-tuned`: five labels a class (other ones for each seed), from each pretraining and from scratch, with the same
-   steps and augmentation; each side has the best of the same rates, by its mean over the seeds.
+   steps and augmentation; each side has the best of the same rates, by its mean over the seeds. What was pretrained
+   stays frozen under its new last layer for half of the steps.
 3. `distilled`: a narrow network learns ten images a class from a teacher that saw all labels, and from labels alone.
 
 A training that is finished in --out is not done again.
@@ -35,7 +36,7 @@ from jaxvision.step import TrainState
 
 HERE = pathlib.Path(__file__).parent.parent
 METHODS = ("simclr", "byol", "dino")
-RATES = (0.001, 0.003, 0.01)
+RATES = (0.003, 0.01, 0.03)
 STEPS = 150
 AUGMENTED = (("affine", dict(degrees=10.0, share=0.1, scale=(0.9, 1.1))),)
 
@@ -97,7 +98,9 @@ def labelled(train_on: str, seed: int, rate: float, *, width: int, steps: int = 
 
 def few_labels(seed: int, rate: float, init: pathlib.Path | None) -> Config:
     config = labelled(f"digits:train?per_class=5&seed={seed}", seed, rate, width=16)
-    config.init = str(init or "")
+    if init:
+        config.init = str(init)
+        config.optim.unfreeze = (("^model/(?!fc)", 0.5),)
     return config
 
 

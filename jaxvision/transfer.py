@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -55,10 +56,14 @@ def transfer(argv: list[str]) -> dict[str, Any]:
     add("--batch-size", type=int, default=64, metavar="N", help="default 64")
     add("--lr", default="0.003,0.03", metavar="A,B", help="rates that both choose from, by a fifth of the training "
         "data held out; default 0.003,0.03")  # fmt: skip
+    add("--freeze", type=float, default=0.5, metavar="SHARE", help="of the steps of fine-tuning in which the new last "
+        "layer learns alone; default 0.5")  # fmt: skip
     add("--config.KEY=VALUE", dest="_", action="append", metavar="", help="override a key of both trainings' config")
     arguments, overrides = parser.parse(argv, prefix="config")
     if min(arguments.seeds, arguments.steps, arguments.batch_size) < 1:
         raise UserError("--seeds, --steps and --batch-size must each be at least 1")
+    if not 0 <= arguments.freeze < 1:
+        raise UserError(f"--freeze is {arguments.freeze}: it is a share of the steps, in [0, 1)")
     say = cli.sayer(arguments)
     rates = _rates(arguments.lr)
 
@@ -208,19 +213,29 @@ def _frozen(found: Any, config: Any, target: Target) -> dict[str, list[float]]:
 def _trained(
     config: Any, target: Target, out: Any, rates: list[float], arguments: Any, say: Callable[[str], None]
 ) -> dict[str, list[float]]:
-    """Top-1 of each seed, fine-tuned and from scratch, each with the rate that was best on held-out training data."""
-    results = {}
-    for how, init in (("fine-tuned", arguments.source), ("from scratch", "")):
+    """Top-1 of each seed, fine-tuned and from scratch, each with the rate that was best on held-out training data.
+
+    A new last layer's first gradients are of noise, and distort what was pretrained (Kumar et al. 2022,
+    https://arxiv.org/abs/2202.10054): so it learns alone first.
+    """
+    from jaxvision import build
+    from jaxvision.config import Config
+
+    results, tuned = {}, Config(config.to_dict())
+    if arguments.freeze and not config.optim.unfreeze:
+        last = re.escape(build.modules(config)[-1])
+        tuned.optim.unfreeze = ((f"^model/(?!{last}(/|$))", arguments.freeze),)
+    for how, init, own in (("fine-tuned", arguments.source, tuned), ("from scratch", "", config)):
         folder = out / target.name / how.replace(" ", "-")
         best = rates[0]
         if len(rates) > 1:
             joint = f"{target.train}{'&' if '?' in target.train else '?'}part="
             halves = {"train": f"{joint}0:80%", "test": f"{joint}80%:100%"}
-            scores = {r: _run(config, folder / f"lr-{r:g}", init, r, 0, say, **halves) for r in rates}
+            scores = {r: _run(own, folder / f"lr-{r:g}", init, r, 0, say, **halves) for r in rates}
             best = max(scores, key=lambda r: scores[r])
             say(f"  {how}: of " + ", ".join(f"lr {r:g} ({s:.4f})" for r, s in scores.items()) + f" takes {best:g}")
         results[how] = [
-            _run(config, folder / f"seed-{seed}", init, best, seed, say, train=target.train, test=target.test)
+            _run(own, folder / f"seed-{seed}", init, best, seed, say, train=target.train, test=target.test)
             for seed in range(arguments.seeds)
         ]
         say(f"  {how}: " + ", ".join(f"{v:.4f}" for v in results[how]))

@@ -35,6 +35,7 @@ def test_what_is_learnt_from_and_tested_on(text, name, train, test):
         (["--to", "digits:train,digits:test", "--to", "digits:train,digits:test"], "--to names digits-train twice"),
         (["--to", "digits:train,digits:test", "--lr", "fast"], "--lr fast: expected numbers like"),
         (["--to", "digits:train,digits:test", "--lr=-1"], "rates must be above 0"),
+        (["--to", "digits:train,digits:test", "--freeze", "1"], "--freeze is 1.0: it is a share of the steps"),
         (["--to", "digits:train,digits:test", "--seeds", "0"], "must each be at least 1"),
         (["--to", "digits:train,fake:20x8"], "the classes of fake:20x8 are not those of the training data"),
     ],
@@ -68,6 +69,10 @@ def test_a_checkpoint_on_few_digits(workdir, tmp_path, capsys):
     assert (tmp_path / "transfer.png").stat().st_size > 1000
     before = {p: p.stat().st_mtime for p in tmp_path.rglob("checkpoints/*/digests.json")}
     assert len(before) == 8  # two rates and two seeds, twice
+    configs = {how: json.loads((tmp_path / "digits-train" / how / "seed-0" / "config.json").read_text())
+               for how in ("fine-tuned", "from-scratch")}  # fmt: skip
+    assert configs["fine-tuned"]["optim"]["unfreeze"] == [["^model/(?!fc(/|$))", 0.5]]
+    assert configs["from-scratch"]["optim"]["unfreeze"] == []
     assert transfer.transfer(flags) == first
     assert before == {p: p.stat().st_mtime for p in tmp_path.rglob("checkpoints/*/digests.json")}
 
