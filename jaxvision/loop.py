@@ -128,11 +128,17 @@ class Run:
         device = jax.devices()[0].device_kind
         names = self.source.classes
         listed = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])  # their order has a meaning, too
+        classes = f"{len(names)} classes ({listed})" if names else "no labels"
         say(
-            f"{config.model.name}: {weights.count(params):,} parameters, {len(names)} classes ({listed}) | "
+            f"{config.model.name}: {weights.count(params):,} parameters, {classes} | "
             f"{len(self.source):,} training images | batch {config.batch_size} on {self.mesh.size} x {device}, "
             f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs" + (learns and f"\n{learns}")
         )
+        if self.task.frozen and not config.init:
+            say(
+                f"warning: task {config.task.name} never moves {', '.join(self.task.frozen)}, and config.init is "
+                "empty: what it learns from are random features"
+            )
         for name in held_out:
             say(
                 f"evals.{name} names no data: {len(self.eval_sources[name]):,} images of {whole} are held out for it, "

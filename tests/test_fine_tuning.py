@@ -75,6 +75,11 @@ def test_l2_sp_needs_weights_to_stay_near_to(tmp_path):
         fit(tmp_path, wrap=dict(l2_sp={}))
 
 
+def test_a_linear_probe_of_nothing_says_so(tmp_path):
+    _, said = fit(tmp_path, task=dict(name="linear_probe"), wrap=dict(), steps=1, evals=dict())
+    assert "warning: task linear_probe never moves ^model/, and config.init is empty" in said
+
+
 def test_a_linear_probe_of_a_training(tmp_path, workdir, capsys):
     """The network crosses and keeps every bit, its old head is dropped; evaluate knows the probe; export refuses it."""
     changes = dict(init=str(workdir), task=dict(name="linear_probe", norm=True), wrap=dict(), steps=8,

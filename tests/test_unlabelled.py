@@ -43,7 +43,9 @@ def config_of(photos):
 @pytest.fixture(scope="module")
 def pretrained_on(photos, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("pretrained")
-    loop.fit(config_of(photos), workdir, say=lambda text: None)
+    said = []
+    loop.fit(config_of(photos), workdir, say=said.append)
+    assert any("parameters, no labels | 96 training images" in line for line in said)
     return workdir
 
 
