@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from jaxvision import cli
@@ -27,11 +28,21 @@ VTAB = {
 
 
 class Target(NamedTuple):
-    """A data set: its name for people and files, the URI to learn from and the URI to test on."""
+    """A data set: its name for people and files, the URI to learn from and the URI to test on; with `per_class` above 0
+    so many images of each class are learnt from, other ones for each seed."""
 
     name: str
     train: str
     test: str
+    per_class: int = 0
+
+    def draw(self, seed: int) -> str:
+        """The URI that a seed learns from."""
+        return _with(self.train, f"per_class={self.per_class}&seed={seed}") if self.per_class else self.train
+
+
+def _with(uri: str, more: str) -> str:
+    return f"{uri}{'&' if '?' in uri else '?'}{more}"
 
 
 def transfer(argv: list[str]) -> dict[str, Any]:
@@ -42,6 +53,7 @@ def transfer(argv: list[str]) -> dict[str, Any]:
         [
             "python -m jaxvision.transfer --from runs/simclr --to digits:train,digits:test",
             "python -m jaxvision.transfer --from runs/a --to folder:pets --to 'csv:cells.csv' --seeds 5 --steps 1000",
+            "python -m jaxvision.transfer --from runs/simclr --to digits:train,digits:test --per-class 5,10 --seeds 5",
             "python -m jaxvision.transfer --from timm:resnet50.a1_in1k=model.safetensors --vtab",
         ],
     )
@@ -50,6 +62,8 @@ def transfer(argv: list[str]) -> dict[str, Any]:
     add("--to", action="append", default=[], metavar="TRAIN[,TEST]", help="learn from one source and test on another; "
         "without TEST a fifth is held out")  # fmt: skip
     add("--vtab", action="store_true", help="add the data sets of VTAB-1k that are prepared, 1,000 images of each")
+    add("--per-class", default="", metavar="A,B", help="learn from so many images of each class, "
+        "other ones for each seed; several numbers are several rows")  # fmt: skip
     add("--out", default="runs/transfer", metavar="DIR", help="default runs/transfer; goes on there")
     add("--seeds", type=int, default=3, metavar="N", help="of fine-tuning and of scratch; default 3")
     add("--steps", type=int, default=500, metavar="N", help="of each training; default 500")
@@ -65,7 +79,12 @@ def transfer(argv: list[str]) -> dict[str, Any]:
     if not 0 <= arguments.freeze < 1:
         raise UserError(f"--freeze is {arguments.freeze}: it is a share of the steps, in [0, 1)")
     say = cli.sayer(arguments)
-    rates = _rates(arguments.lr)
+    rates, shots = _rates(arguments.lr), _shots(arguments.per_class)
+    if len(rates) > 1 and shots and min(shots) < 5:
+        raise UserError(
+            f"--per-class {arguments.per_class}: of fewer than 5 images a class none are held out to choose a rate by: "
+            "give one, as --lr 0.003"
+        )
 
     from etils import epath
 
@@ -76,16 +95,18 @@ def transfer(argv: list[str]) -> dict[str, Any]:
     targets = [_target(text) for text in arguments.to] + (_vtab(say) if arguments.vtab else [])
     if not targets:
         raise UserError("nowhere to go: name a data source, as --to digits:train,digits:test")
+    if shots:
+        targets = [t._replace(name=f"{t.name}-{k}-a-class", per_class=k) for t in targets for k in shots]
     names = [t.name for t in targets]
     if len(set(names)) < len(names):
         raise UserError(f"--to names {next(n for n in names if names.count(n) > 1)} twice")
     out = epath.Path(arguments.out).expanduser()
     results: dict[str, dict[str, list[float]]] = {}
     for target in targets:
-        say(f"{target.name}: learns from {target.train}, is tested on {target.test}")
+        say(f"{target.name}: learns from {target.draw(0)}, is tested on {target.test}")
         config = _config(found, arguments, overrides, target)
         results[target.name] = {
-            **_frozen(found, config, target),
+            **_frozen(found, config, target, range(arguments.seeds) if target.per_class else range(1)),
             **_trained(config, target, out, rates, arguments, say),
         }
     text = table(results)
@@ -111,16 +132,22 @@ def _rates(text: str) -> list[float]:
     return rates
 
 
+def _shots(text: str) -> list[int]:
+    shots = text.split(",") if text else []
+    if not all(part.isdecimal() and int(part) > 0 for part in shots):
+        raise UserError(f"--per-class {text}: expected numbers like 1,5,10")
+    return [int(part) for part in shots]
+
+
 def _target(text: str) -> Target:
     """TRAIN[,TEST]; without TEST, a fifth of TRAIN, drawn once and the same each time."""
     train, comma, test = text.partition(",")
     if comma and not test:
         raise UserError(f"--to {text}: there is no source after the comma")
     if not comma:
-        joint = f"{train}{'&' if '?' in train else '?'}split="
         if train.startswith("tfds:") or "split=" in train:
             raise UserError(f"--to {text}: only a whole source is split here: name what to test on, --to {text},TEST")
-        train, test = f"{joint}0:80%", f"{joint}80%:100%"
+        train, test = _with(train, "split=0:80%"), _with(train, "split=80%:100%")
     name = text.partition(",")[0].partition("?")[0]
     return Target("".join(c if c.isalnum() else "-" for c in name).strip("-"), train, test)
 
@@ -133,7 +160,7 @@ def _vtab(say: Callable[[str], None]) -> list[Target]:
     for name, test in VTAB.items():
         target = Target(f"vtab-{name}", f"tfds:{name}/train[:1000]", f"tfds:{name}/{test}")
         try:
-            for uri in target[1:]:
+            for uri in (target.train, target.test):
                 open_source(uri)
         except UserError as error:
             say(f"vtab: {name} is left out: {str(error).splitlines()[0]}")
@@ -181,8 +208,8 @@ def _one_view(transforms: tuple) -> tuple:
     return transforms
 
 
-def _frozen(found: Any, config: Any, target: Target) -> dict[str, list[float]]:
-    """Top-1 by the nearest neighbours and by a linear classifier, of features that do not move."""
+def _frozen(found: Any, config: Any, target: Target, seeds: Iterable[int]) -> dict[str, list[float]]:
+    """Top-1 by the nearest neighbours and by a linear classifier, of features that do not move; of each seed's draw."""
     import jax
     import jax.numpy as jnp
 
@@ -192,7 +219,8 @@ def _frozen(found: Any, config: Any, target: Target) -> dict[str, list[float]]:
     from jaxvision.step import TrainState
 
     config = Config({**build.resolve(config).to_dict(), "task": dict(name="linear_probe")})
-    source, test = open_source(target.train), open_source(target.test)
+    draws, test = [open_source(target.draw(seed)) for seed in seeds], open_source(target.test)
+    source = draws[0]
     build.check_kind(config, source)
     build.check_classes(target.test, test.classes, source.classes)
     task, mesh = build.task(config, len(source.classes)), sharding.make_mesh()
@@ -206,8 +234,10 @@ def _frozen(found: Any, config: Any, target: Target) -> dict[str, list[float]]:
 
     measures = {name: getattr(metrics, name)(classes=len(source.classes)) for name in ("knn", "probe")}
     state = TrainState(jnp.int32(0), params, extra, ())
-    result = evals.run(task, state, measures, batches(test), {"bank": lambda: batches(source)})
-    return {name: [result.metrics[name]] for name in measures}
+    results = [
+        evals.run(task, state, measures, batches(test), {"bank": functools.partial(batches, draw)}) for draw in draws
+    ]
+    return {name: [result.metrics[name] for result in results] for name in measures}
 
 
 def _trained(
@@ -229,13 +259,13 @@ def _trained(
         folder = out / target.name / how.replace(" ", "-")
         best = rates[0]
         if len(rates) > 1:
-            joint = f"{target.train}{'&' if '?' in target.train else '?'}part="
-            halves = {"train": f"{joint}0:80%", "test": f"{joint}80%:100%"}
+            draw = target.draw(0)
+            halves = {"train": _with(draw, "part=0:80%"), "test": _with(draw, "part=80%:100%")}
             scores = {r: _run(own, folder / f"lr-{r:g}", init, r, 0, say, **halves) for r in rates}
             best = max(scores, key=lambda r: scores[r])
             say(f"  {how}: of " + ", ".join(f"lr {r:g} ({s:.4f})" for r, s in scores.items()) + f" takes {best:g}")
         results[how] = [
-            _run(own, folder / f"seed-{seed}", init, best, seed, say, train=target.train, test=target.test)
+            _run(own, folder / f"seed-{seed}", init, best, seed, say, train=target.draw(seed), test=target.test)
             for seed in range(arguments.seeds)
         ]
         say(f"  {how}: " + ", ".join(f"{v:.4f}" for v in results[how]))

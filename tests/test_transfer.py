@@ -23,7 +23,7 @@ from tests.test_loop import fit
     ],
 )
 def test_what_is_learnt_from_and_tested_on(text, name, train, test):
-    assert transfer._target(text) == (name, train, test)
+    assert transfer._target(text) == (name, train, test, 0)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,11 @@ def test_what_is_learnt_from_and_tested_on(text, name, train, test):
         (["--to", "digits:train,digits:test", "--to", "digits:train,digits:test"], "--to names digits-train twice"),
         (["--to", "digits:train,digits:test", "--lr", "fast"], "--lr fast: expected numbers like"),
         (["--to", "digits:train,digits:test", "--lr=-1"], "rates must be above 0"),
+        (["--to", "digits:train,digits:test", "--per-class", "5,a"], "--per-class 5,a: expected numbers like 1,5,10"),
+        (
+            ["--to", "digits:train,digits:test", "--per-class", "1,5"],
+            "of fewer than 5 images a class none are held",
+        ),
         (["--to", "digits:train,digits:test", "--freeze", "1"], "--freeze is 1.0: it is a share of the steps"),
         (["--to", "digits:train,digits:test", "--seeds", "0"], "must each be at least 1"),
         (["--to", "digits:train,fake:20x8"], "the classes of fake:20x8 are not those of the training data"),
@@ -75,6 +80,17 @@ def test_a_checkpoint_on_few_digits(workdir, tmp_path, capsys):
     assert configs["from-scratch"]["optim"]["unfreeze"] == []
     assert transfer.transfer(flags) == first
     assert before == {p: p.stat().st_mtime for p in tmp_path.rglob("checkpoints/*/digests.json")}
+
+
+def test_few_of_each_class_are_others_for_each_seed(workdir, tmp_path):
+    flags = ["--from", str(workdir), "--to", "digits:train,digits:test", "--out", str(tmp_path), "--lr", "0.001",
+             "--seeds", "2", "--steps", "1", "--batch-size", "8", "--per-class", "1,2"]  # fmt: skip
+    assert list(transfer.transfer(flags)["results"]) == ["digits-train-1-a-class", "digits-train-2-a-class"]
+    kept = json.loads((tmp_path / "transfer.json").read_text())["results"]["digits-train-1-a-class"]
+    assert [len(kept[how]) for how in transfer.HOW] == [2, 2, 2, 2]
+    assert kept["probe"][0] != kept["probe"][1]
+    config = json.loads((tmp_path / "digits-train-2-a-class/fine-tuned/seed-1/config.json").read_text())
+    assert config["data"]["train"] == "digits:train?per_class=2&seed=1"
 
 
 def test_the_table_has_mean_and_deviation_over_seeds():
