@@ -2,7 +2,8 @@
 
     python -m jaxvision.train --config configs/digits_dino.py --workdir runs/digits_dino
 
-Expected: EXPECTED
+Expected: a linear probe on five labels a class has 0.896 +- 0.017 on the 360 test digits (seeds 0 to 4; random weights
+0.590); k-NN with all labels 0.967 (seed 0).
 Hardware: 2 CPU cores, minutes.
 Source: Caron et al. 2021, https://arxiv.org/abs/2104.14294; recipe ours, without small crops, since a digit has 8 x 8
 pixels. With a momentum of 0.9 at a rate of 0.005 it collapses, which the run says.

@@ -3,8 +3,9 @@
     python -m jaxvision.train --config configs/digits_simclr.py --workdir runs/digits_simclr
 
 Then fine-tune on five labels a class: docs/self_supervision.md.
-Expected: k-NN top-1 0.969 on the 360 test digits after one run (seed 0); a linear probe on five labels a class has
-0.911, with a standard deviation of 0.022 over five draws of them.
+Expected: a linear probe on five labels a class has 0.922 +- 0.008 on the 360 test digits (mean and standard deviation
+of seeds 0 to 4, each the mean of five draws of the labels), random weights 0.590 +- 0.029; k-NN with all labels 0.978
+(seed 0).
 Hardware: 2 CPU cores, minutes.
 Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709; data and split as in configs/digits.py; recipe ours.
 """

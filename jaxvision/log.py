@@ -277,6 +277,7 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     panels: dict[str, dict[str, tuple[list, list]]] = {}
     for record in records:
@@ -296,8 +297,15 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
     order = sorted(panels, key=lambda k: (k != "loss", k == "lr", k))
     columns = min(len(order), 4)
     rows = -(-len(order) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
+    width, height = 4.2 * columns, 3.4 * rows  # inches
+    figure = Figure(figsize=(width, height))
     places = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    # Margins by hand: layout="constrained" draws everything twice, and this is drawn again and again during a run.
+    left, right, top, bottom = 0.7, 0.15, 0.35, 0.55
+    figure.subplots_adjust(
+        left / width, bottom / height, 1 - right / width, 1 - top / height,
+        wspace=(left + right) / (4.2 - left - right), hspace=(top + bottom) / (3.4 - top - bottom),
+    )  # fmt: skip
     for axes in places[len(order) :]:
         axes.set_visible(False)
     for axes, key in zip(places, order):
@@ -308,6 +316,11 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
         axes.set(title=key, xlabel="step")
         if key == "loss" and all(y > 0 for _, ys in panels[key].values() for y in ys):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")  # 0.1, not a power of ten, which is wider
+            if max(max(ys) for _, ys in panels[key].values()) < 10 * min(min(ys) for _, ys in panels[key].values()):
+                axes.yaxis.set_minor_formatter("{x:g}")
+            else:
+                axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         if key != "lr":
             axes.legend(fontsize=8)

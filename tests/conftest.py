@@ -1,8 +1,4 @@
-"""Eight emulated devices, and one compilation cache for this process and all that it starts, of small functions too.
-
-Compiled without LLVM's optimisation: most of the time here is compiling, and that takes 0.6 of the time without. The
-numbers are those of other instructions, to rounding.
-"""
+"""Eight emulated devices, and one compilation cache for this process and all that it starts, of small functions too."""
 
 import os
 import pathlib
@@ -10,12 +6,12 @@ import subprocess
 import sys
 import tempfile
 
+from tests import flags
+
 ROOT = pathlib.Path(__file__).parent.parent
 CACHE = pathlib.Path(tempfile.gettempdir()) / f"jaxvision-test-cache-{os.getuid()}"
 
-FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count="
-
-os.environ["XLA_FLAGS"] = f"{FLAGS}8"
+os.environ["XLA_FLAGS"] = flags.on(8)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -30,7 +26,7 @@ def command():
     """Runs `python -m MODULE ARGS...` as a user would, on `devices` emulated devices."""
 
     def run(module: str, *arguments: str, devices: int = 1, timeout: float = 240, cwd=ROOT, **env: str):
-        environment = {**os.environ, "XLA_FLAGS": f"{FLAGS}{devices}", **env}
+        environment = {**os.environ, "XLA_FLAGS": flags.on(devices), **env}
         return subprocess.run(
             [sys.executable, "-m", module, *map(str, arguments)],
             capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment,

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import flags
 from tests.conftest import ROOT
 
 STEPS, BATCH, IMAGES, SAVE = 200, 16, 90, 20
@@ -57,7 +58,7 @@ def free_port():
 def start(session, folder, workdir, name):
     """The session's processes, one a host."""
     port, processes = free_port(), []
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    environment = {**os.environ, "XLA_FLAGS": flags.on(1)}
     for host in range(session.hosts):
         options = dict(
             host=host, hosts=session.hosts, port=port, data=str(folder), workdir=str(workdir / "w"), steps=STEPS,

@@ -24,6 +24,7 @@ from jaxvision import checkpoint, loop
 from jaxvision import config as config_lib
 from jaxvision.errors import Diverged, UserError
 from jaxvision.log import lock
+from tests import flags
 from tests.conftest import ROOT
 from tests.test_published import run
 from tests.tiny import make_tiny_config
@@ -73,7 +74,7 @@ def files(tmp_path_factory):
 
 
 def start(config, workdir, *arguments, **env):
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", **env}
+    environment = {**os.environ, "XLA_FLAGS": flags.on(1), **env}
     return subprocess.Popen(
         [sys.executable, "-m", "jaxvision.train", "--config", config, "--workdir", str(workdir), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
@@ -135,7 +136,7 @@ def test_live_display_on_a_terminal(files, tmp_path):
         [sys.executable, "-m", "jaxvision.train", "--config", files[1], "--workdir", str(tmp_path), "--config.steps=8",
          "--config.log.every_steps=4", "--config.evals.test.every_steps=6"],
         stdout=terminal, stderr=terminal, cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"},
+        env={**os.environ, "XLA_FLAGS": flags.on(1)},
     )  # fmt: skip
     os.close(terminal)
     shown = b""

@@ -20,11 +20,12 @@ from PIL import Image
 from jaxvision.data import InputContract, Order, build, eval_batches, open_source, train_batches, transforms
 from jaxvision.data.order import generator
 from jaxvision.errors import Unreadable, UserError
+from tests import flags
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CONTRACT = InputContract(size=8, resize=8)
 SPECS = (("shift", {"share": 0.2}), ("flip", {}), ("color_jitter", {"brightness": 0.4}))
-ONE_DEVICE = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+ONE_DEVICE = {**os.environ, "XLA_FLAGS": flags.on(1)}
 
 # A process of its own, with two workers; a kill of it is no kill of the tests.
 SCRIPT = """
