@@ -120,7 +120,8 @@ def _check_metric(config: Config, name: str, entry: Config) -> None:
             f"set config.evals.{name}.metric = {fit}"
         )
     if learns and measures and learns != measures:
-        fit = _named(jaxvision.metrics.LABELS, learns)
+        of_predictions = {m: k for m, k in jaxvision.metrics.LABELS.items() if m not in jaxvision.metrics.OF_FEATURES}
+        fit = _named(of_predictions, learns)
         raise UserError(
             f"evals.{name}.metric {metric} is for labels of kind {measures!r}, task {task_} learns {learns!r}: "
             f"set config.evals.{name}.metric = {fit}"
@@ -261,12 +262,12 @@ def check_eval(config: Config, name: str, data: Source, bank: Source | None, tra
     for source in (data, bank):
         if source is None:
             continue
+        check_kind(config, source)
         if measures and source.kind != measures:
             raise UserError(
                 f"evals.{name}: {metric} compares with labels of kind {measures!r}, and {source.uri} has "
                 f"{source.kind!r}"
             )
-        check_kind(config, source)
     if config.task.name in jaxvision.tasks.LABELS:
         check_classes(data.uri, data.classes, training)
     if bank is not None:

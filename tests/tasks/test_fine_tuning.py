@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
+from jaxvision import build, models, optim, tasks
 from jaxvision import config as config_lib
-from jaxvision import models, optim, tasks
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import soft_target_divergence, softmax_cross_entropy
 from jaxvision.step import init_state, make_step
@@ -102,7 +102,7 @@ def test_probe_moves_the_head_and_not_a_bit_of_the_network(norm, name):
 
 def test_probe_is_logistic_regression_on_the_features():
     task = probe()
-    params, extra = jax.jit(task.init)(jax.random.key(0), batch())
+    params, extra = build.jit_once(task.init)(jax.random.key(0), batch())
     out = task.predict(params, extra, batch())
     want = np.asarray(out["features"]) @ params["head"]["kernel"] + params["head"]["bias"]
     np.testing.assert_allclose(out["logits"], want, rtol=1e-4, atol=1e-6)
