@@ -229,7 +229,7 @@ def zeros(config: Config) -> Batch:
 
 def jit_once(f: Callable, **options: Any) -> Callable:
     """`jax.jit` of what runs once, such as an `init`: on a CPU compiled with little optimisation, in a fifth of the
-    time. The numbers are the same."""
+    time. The numbers are the same to rounding."""
     if jax.default_backend() == "cpu":
         options["compiler_options"] = {"xla_backend_optimization_level": 1}
     return jax.jit(f, **options)
