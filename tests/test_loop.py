@@ -370,7 +370,7 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
 
     fit(tmp_path / "plain")
     before = summary(tmp_path / "plain")
-    read, slow = sources.Digits.__getitem__, []
+    read, slow, saving = sources.Digits.__getitem__, [], []
 
     def sleepy(self, i):
         if i % 16 == 0 and self.uri == "digits:train":
@@ -381,8 +381,12 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
     save = checkpoint.Writer.save
 
     def slow_save(self, *arguments):
+        start = time.perf_counter()
         time.sleep(0.2)
-        return save(self, *arguments)
+        try:
+            return save(self, *arguments)
+        finally:
+            saving.append(time.perf_counter() - start)
 
     monkeypatch.setattr(sources.Digits, "__getitem__", sleepy)
     monkeypatch.setattr(checkpoint.Writer, "save", slow_save)
@@ -393,13 +397,13 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
         assert sum(s["time"].values()) == pytest.approx(s["wall_s"], rel=0.001)
         assert sum(parts.values()) >= 0.98 * s["wall_s"]
     assert len(slow) >= 24
-    # one reader: what it slept, less what the steps and saves hid
+    # one reader: what it slept, less what the steps and saves hid; bounds that hold on a busy machine too
     hidden = (
         after["time"]["step"] + after["time"]["checkpoint"] + after["time"]["evaluate"] + after["time"]["log"] + 1.0
     )
-    assert after["time"]["data"] - before["time"]["data"] > 0.2 * len(slow) - hidden
-    assert after["time"]["data"] > 0.5 * 0.2 * len(slow)
-    assert 0.6 <= after["time"]["checkpoint"] <= before["time"]["checkpoint"] + 0.9
+    assert after["time"]["data"] > max(0.2 * len(slow) - hidden, before["time"]["data"])
+    assert len(saving) >= 3
+    assert after["time"]["checkpoint"] > 0.99 * sum(saving) > 0.2 * len(saving)
 
 
 def test_a_bad_file_costs_no_steps(tmp_path, monkeypatch):

@@ -290,7 +290,7 @@ def test_ending_the_iterator_ends_the_workers(end):
     if end == "close":
         begin = time.perf_counter()
         iterator.close()
-        assert time.perf_counter() - begin < 5
+        assert time.perf_counter() - begin < 20
     elif end == "exhaust":
         assert len(list(iterator)) == 2
     del iterator
@@ -472,7 +472,7 @@ def test_a_dead_worker_under_train_costs_no_steps(training):
     os.kill(pids[0], signal.SIGKILL)
     begin = time.perf_counter()
     _, err = process.communicate(timeout=60)
-    assert time.perf_counter() - begin < 20
+    assert time.perf_counter() - begin < 50
     assert process.returncode not in (0, 75)
     assert "Traceback" in err
     assert "RuntimeError: a worker process of the loader died" in err
