@@ -1,6 +1,6 @@
 """What self-supervision is worth on the digits: several seeds, the same budget for both sides; prints JSON.
 
-    python benchmarks/self_supervised.py --out runs/worth            # everything, about two hours on two cores
+    python benchmarks/self_supervised.py --out runs/worth            # everything, more than an hour on two cores
     python benchmarks/self_supervised.py --out runs/worth --only simclr byol --seeds 2
 
 1. `probe`: pretrain without labels on digits:train, then fit a linear classifier to frozen features of five images a
@@ -100,7 +100,7 @@ def few_labels(seed: int, rate: float, init: pathlib.Path | None) -> Config:
     config = labelled(f"digits:train?per_class=5&seed={seed}", seed, rate, width=16)
     if init:
         config.init = str(init)
-        config.optim.unfreeze = (("^model/(?!fc)", 0.5),)
+        config.optim.unfreeze = ((build.body(config), 0.5),)
     return config
 
 

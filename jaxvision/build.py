@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -184,10 +185,14 @@ def modules(config: Config) -> tuple[str, ...]:
     return tuple(names)
 
 
-def metrics(config: Config, classes: Mapping[str, tuple[str, ...]]) -> dict[str, Metric]:
-    """Of each eval, by its name; `classes` are those of its data."""
-    made = {name: _metric_factory(name, entry) for name, entry in config.evals.items()}
-    return {name: make(classes=len(classes[name]), names=classes[name]) for name, make in made.items()}
+def body(config: Config) -> str:
+    """A pattern of all of the network's parameters but its last layer's."""
+    return f"^model/(?!{re.escape(modules(config)[-1])}(/|$))"
+
+
+def metric(config: Config, name: str, classes: tuple[str, ...]) -> Metric:
+    """That of the eval `name`, whose data has these classes."""
+    return _metric_factory(name, config.evals[name])(classes=len(classes), names=classes)
 
 
 def _metric_factory(name: str, entry: Config) -> Callable:
@@ -248,7 +253,7 @@ def check_classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...], of: 
     """Raises UserError unless the classes of a source are `mine`, in their order, which are those `of` something."""
     if tuple(theirs) != tuple(mine):
         detail = f"only there: {sorted(set(theirs) - set(mine))[:5]}; "
-        detail += f"only in {of.removeprefix('the ').removesuffix(' data')}: {sorted(set(mine) - set(theirs))[:5]}"
+        detail += f"only in {of}: {sorted(set(mine) - set(theirs))[:5]}"
         if set(theirs) == set(mine):
             detail = "the same names in another order"
         raise UserError(f"the classes of {uri} are not those of {of}: {detail}")
@@ -277,17 +282,18 @@ def check_eval(config: Config, name: str, data: Source, bank: Source | None, tra
 def check_kind(config: Config, source: Source) -> None:
     """Raises UserError unless the task learns the kind of labels that the source has."""
     learns = jaxvision.tasks.LABELS.get(config.task.name, source.kind)
-    if learns != source.kind and source.kind == "none":
+    if learns == source.kind:
+        return
+    if source.kind == "none":
         free = ", ".join(name for name in jaxvision.tasks.TASKS if name not in jaxvision.tasks.LABELS)
         raise UserError(
             f"task {config.task.name} learns labels of kind {learns!r}, and {source.uri} has none: name labelled data, "
             f"or set config.task.name to what learns without ({free})"
         )
-    if learns != source.kind:
-        raise UserError(
-            f"task {config.task.name} learns labels of kind {learns!r}, and {source.uri} has {source.kind!r}: "
-            f"set config.task.name = {_named(jaxvision.tasks.LABELS, source.kind)}"
-        )
+    raise UserError(
+        f"task {config.task.name} learns labels of kind {learns!r}, and {source.uri} has {source.kind!r}: "
+        f"set config.task.name = {_named(jaxvision.tasks.LABELS, source.kind)}"
+    )
 
 
 def check_every_class(source: Source) -> None:

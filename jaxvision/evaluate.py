@@ -49,7 +49,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         compared = open_source(bank) if bank else None
         classes = trained.classes if trained.named else _in_order(uri, source.classes, trained, say)
         build.check_eval(trained.config, name, source, compared, classes)
-        metric = build.metrics(trained.config, dict.fromkeys(trained.config.evals, source.classes))[name]
+        metric = build.metric(trained.config, name, source.classes)
         skips = build.skips(trained.config)
 
         def in_order(source: Source, skips: Any) -> Any:

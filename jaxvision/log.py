@@ -314,13 +314,11 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
                 xs, ys, label=kind, color=f"C{kinds.index(kind)}", linewidth=1.4, marker="." if len(xs) < 40 else None
             )
         axes.set(title=key, xlabel="step")
-        if key == "loss" and all(y > 0 for _, ys in panels[key].values() for y in ys):
+        values = [y for _, ys in panels[key].values() for y in ys]
+        if key == "loss" and min(values) > 0:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")  # 0.1, not a power of ten, which is wider
-            if max(max(ys) for _, ys in panels[key].values()) < 10 * min(min(ys) for _, ys in panels[key].values()):
-                axes.yaxis.set_minor_formatter("{x:g}")
-            else:
-                axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_minor_formatter("{x:g}" if max(values) < 10 * min(values) else NullFormatter())
         axes.grid(alpha=0.3)
         if key != "lr":
             axes.legend(fontsize=8)

@@ -110,7 +110,7 @@ class Run:
             class_weights(self.source, config.data.sampling, dict(config.data.weights)),
             config.data.repeats,
         )
-        self.metrics = build.metrics(config, {name: source.classes for name, source in self.eval_sources.items()})
+        self.metrics = {n: build.metric(config, n, source.classes) for n, source in self.eval_sources.items()}
         params, _ = build.abstract_init(self.task, config)
         self.tx, self.rate, learns = build.optimiser(config, self.task, params, self.total)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -234,8 +233,10 @@ def _frozen(found: Any, config: Any, target: Target, seeds: Iterable[int]) -> di
 
     measures = {name: getattr(metrics, name)(classes=len(source.classes)) for name in ("knn", "probe")}
     state = TrainState(jnp.int32(0), params, extra, ())
+    update = evals.make_update(task, measures)  # compiled once for all draws
     results = [
-        evals.run(task, state, measures, batches(test), {"bank": functools.partial(batches, draw)}) for draw in draws
+        evals.run(task, state, measures, batches(test), {"bank": functools.partial(batches, draw)}, update=update)
+        for draw in draws
     ]
     return {name: [result.metrics[name] for result in results] for name in measures}
 
@@ -253,8 +254,7 @@ def _trained(
 
     results, tuned = {}, Config(config.to_dict())
     if arguments.freeze and not config.optim.unfreeze:
-        last = re.escape(build.modules(config)[-1])
-        tuned.optim.unfreeze = ((f"^model/(?!{last}(/|$))", arguments.freeze),)
+        tuned.optim.unfreeze = ((build.body(config), arguments.freeze),)
     for how, init, own in (("fine-tuned", arguments.source, tuned), ("from scratch", "", config)):
         folder = out / target.name / how.replace(" ", "-")
         best = rates[0]

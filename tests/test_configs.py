@@ -93,7 +93,8 @@ def test_a_step_and_an_evaluation_fit_together_at_full_size(path):
     after, logs = jax.eval_shape(make_step(task, tx, seed=0), state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert logs["loss"].shape == ()
-    update = evals.make_update(task, build.metrics(config, dict.fromkeys(config.evals, tuple(map(str, range(1000))))))
+    names = tuple(map(str, range(1000)))
+    update = evals.make_update(task, {name: build.metric(config, name, names) for name in config.evals})
     jax.eval_shape(update, state.params, state.extra, build.example(config, 8))
 
 

@@ -18,8 +18,6 @@ from jaxvision import models
 from tests.models.published import PUBLISHED, SMALL, TOKENS
 
 CLASSES = 5
-# Little optimisation: the largest networks compile in a fifth of the time, and what is tested does not depend on it.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 CASES = [pytest.param(case, id=name) for name, case in SMALL.items()]
 # 64 px: each layer still has more than one pixel to see, and none has thousands.
 CASES += [
@@ -89,15 +87,15 @@ def measured(name, options, size):
     off = {k: 0.0 for k in ("dropout", "drop_path") if k in factory.func.__dataclass_fields__}
     model = factory(classes=CLASSES, **{**dict(options), **off})
     image = jax.random.normal(jax.random.key(1), (4, size, size, 3))
-    variables = jit(lambda k: model.init(k, image[:1], train=False))(jax.random.key(0))
+    variables = jax.jit(lambda k: model.init(k, image[:1], train=False))(jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32), variables["params"])
     variables = {**variables, "params": params}
     weight = jnp.asarray(rng.normal(size=(4, CLASSES)), jnp.float32)
-    gradients, (training, statistics) = jit(jax.grad(loss, has_aux=True), static_argnums=1)(
+    gradients, (training, statistics) = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(
         params, model, variables, image, weight
     )
-    evaluating = jit(lambda v, x: model.apply(v, x, train=False)["logits"])(variables, image)
+    evaluating = jax.jit(lambda v, x: model.apply(v, x, train=False)["logits"])(variables, image)
     return Measured(model, variables, image, weight, gradients, training, statistics, evaluating)
 
 
@@ -132,7 +130,7 @@ def test_training_differs_only_by_batch_statistics(case):
 
 def test_bfloat16_agrees_with_float32(case):
     rough = case.model.clone(dtype=jnp.bfloat16)
-    got = jit(lambda v, x: rough.apply(v, x, train=False)["logits"])(case.variables, case.image)
+    got = jax.jit(lambda v, x: rough.apply(v, x, train=False)["logits"])(case.variables, case.image)
     # bfloat16 has 8 bits: one part in 256 a rounding, some of which add up over the layers
     np.testing.assert_allclose(case.evaluating, got, atol=0.06 * float(jnp.abs(case.evaluating).max()))
 
@@ -141,7 +139,7 @@ def test_one_device_equals_two(case):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     variables = jax.device_put(case.variables, NamedSharding(mesh, P()))
     image = jax.device_put(case.image, NamedSharding(mesh, P("data")))
-    split, _ = jit(lambda v, x: train(case.model, v, x))(variables, image)
+    split, _ = jax.jit(lambda v, x: train(case.model, v, x))(variables, image)
     np.testing.assert_allclose(case.training, split, atol=2e-4 * float(jnp.abs(case.training).max()))
 
 
@@ -151,7 +149,7 @@ def test_remat_changes_nothing_but_memory(case):
     model = case.model.clone(remat=True)
     shapes = jax.eval_shape(lambda k: model.init(k, case.image[:1], train=False), jax.random.key(0))
     assert jax.tree.structure(dict(shapes)) == jax.tree.structure(dict(case.variables))
-    again, _ = jit(jax.grad(loss, has_aux=True), static_argnums=1)(
+    again, _ = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(
         case.variables["params"], model, case.variables, case.image, case.weight
     )
     ours, theirs = jax.tree.leaves(case.gradients), jax.tree.leaves(again)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxvision.errors import UserError, nearest
+from jaxvision.errors import Unreadable, UserError, nearest
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -72,6 +72,14 @@ def read_file(path: str) -> bytes:
         return data
     finally:
         os.close(file)
+
+
+def read_image(path: str, more: str = "") -> bytes:
+    """The same of an image that a source lists; `more` ends the message. Raises Unreadable."""
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise Unreadable(f"cannot read {path}: {error.strerror}{more}") from error
 
 
 def subfolders(path: str) -> list[str]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import parse_query, read_classes, read_file, sibling
+from jaxvision.data.sources.common import parse_query, read_classes, read_image, sibling
 from jaxvision.data.sources.folder import check_case
-from jaxvision.errors import Unreadable, UserError, nearest
+from jaxvision.errors import UserError, nearest
 
 LABELLED = ("class", "tags", "values")
 FIRST = ("path", "file", "filename", "image")  # what the header may call the column of paths
@@ -98,11 +98,8 @@ class Csv:
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         i = range(len(self))[i]
-        path = self.where(i)
-        try:
-            return {"image": read_file(path), "label": self._label(i), "index": i}
-        except OSError as error:
-            raise Unreadable(f"cannot read {path}: {error.strerror}; {self.uri} lists it") from error
+        image = read_image(self.where(i), f"; {self.uri} lists it")
+        return {"image": image, "label": self._label(i), "index": i}
 
     def _label(self, i: int) -> int | np.ndarray:
         if self.kind == "class":

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import EXTENSIONS, Names, images, read_classes, read_file, sibling, subfolders
-from jaxvision.errors import Unreadable, UserError, nearest
+from jaxvision.data.sources.common import EXTENSIONS, Names, images, read_classes, read_image, sibling, subfolders
+from jaxvision.errors import UserError, nearest
 
 
 class Folder:
@@ -47,11 +47,7 @@ class Folder:
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         i = range(len(self))[i]
-        path = self.where(i)
-        try:
-            return {"image": read_file(path), "label": int(self.labels[i]), "index": i}
-        except OSError as error:
-            raise Unreadable(f"cannot read {path}: {error.strerror}") from error
+        return {"image": read_image(self.where(i)), "label": int(self.labels[i]), "index": i}
 
     def where(self, i: int) -> str:
         i = range(len(self))[i]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import EXTENSIONS, Names, images, read_file, sibling
-from jaxvision.errors import Unreadable, UserError
+from jaxvision.data.sources.common import EXTENSIONS, Names, images, read_image, sibling
+from jaxvision.errors import UserError
 
 
 class Images:
@@ -36,11 +36,7 @@ class Images:
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         i = range(len(self))[i]
-        path = self.where(i)
-        try:
-            return {"image": read_file(path), "label": 0, "index": i}
-        except OSError as error:
-            raise Unreadable(f"cannot read {path}: {error.strerror}") from error
+        return {"image": read_image(self.where(i)), "label": 0, "index": i}
 
     def where(self, i: int) -> str:
         return os.path.join(self.root, self._names[range(len(self))[i]])
