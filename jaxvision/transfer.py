@@ -11,29 +11,18 @@ from jaxvision import cli
 from jaxvision.errors import UserError
 
 HOW = ("knn", "probe", "fine-tuned", "from scratch")
-# Data sets of VTAB-1k (Zhai et al. 2019, https://arxiv.org/abs/1910.04867) whose TFDS labels are its labels, with the
-# split to test on. The other nine need labels that are computed from attributes, or splits of their own.
-VTAB = {
-    "caltech101": "test",
-    "cifar100": "test",
-    "dtd": "test",
-    "oxford_flowers102": "test",
-    "oxford_iiit_pet": "test",
-    "svhn_cropped": "test",
-    "patch_camelyon": "test",
-    "eurosat": "train[21600:]",
-    "resisc45": "train[25200:]",
-}
 
 
 class Target(NamedTuple):
     """A data set: its name for people and files, the URI to learn from and the URI to test on; with `per_class` above 0
-    so many images of each class are learnt from, other ones for each seed."""
+    so many images of each class are learnt from, other ones for each seed. `whole`: images are seen whole and as they
+    are, without crops or augmentation, since where things are may be what is learnt."""
 
     name: str
     train: str
     test: str
     per_class: int = 0
+    whole: bool = False
 
     def draw(self, seed: int) -> str:
         """The URI that a seed learns from."""
@@ -60,7 +49,7 @@ def transfer(argv: list[str]) -> dict[str, Any]:
     add = parser.add_argument
     add("--to", action="append", default=[], metavar="TRAIN[,TEST]", help="learn from one source and test on another; "
         "without TEST a fifth is held out")  # fmt: skip
-    add("--vtab", action="store_true", help="add the data sets of VTAB-1k that are prepared, 1,000 images of each")
+    add("--vtab", action="store_true", help="add the tasks of VTAB-1k whose data sets are prepared")
     add("--per-class", default="", metavar="A,B", help="learn from so many images of each class, "
         "other ones for each seed; several numbers are several rows")  # fmt: skip
     add("--out", default="runs/transfer", metavar="DIR", help="default runs/transfer; goes on there")
@@ -152,21 +141,22 @@ def _target(text: str) -> Target:
 
 
 def _vtab(say: Callable[[str], None]) -> list[Target]:
-    """The data sets of VTAB that are prepared on this machine: 1,000 training images, all of the test split."""
-    from jaxvision.data.sources import open_source
+    """The tasks of VTAB-1k whose data sets are prepared on this machine."""
+    from jaxvision.data.sources import open_source, vtab
 
     there = []
-    for name, test in VTAB.items():
-        target = Target(f"vtab-{name}", f"tfds:{name}/train[:1000]", f"tfds:{name}/{test}")
+    for name, task in vtab.TASKS.items():
+        target = Target(f"vtab-{name}", *task.uris, whole=True)
         try:
-            for uri in (target.train, target.test):
+            for uri in task.uris:
                 open_source(uri)
         except UserError as error:
             say(f"vtab: {name} is left out: {str(error).splitlines()[0]}")
             continue
         there.append(target)
     if not there:
-        raise UserError(f"--vtab: none of {', '.join(VTAB)} is prepared (docs/data.md says how)")
+        builders = dict.fromkeys(task.name for task in vtab.TASKS.values())
+        raise UserError(f"--vtab: none of {', '.join(builders)} is prepared (docs/data.md says how)")
     return there
 
 
@@ -189,6 +179,8 @@ def _config(found: Any, arguments: Any, overrides: Mapping[str, str], target: Ta
     contract = found.contract.to_dict()
     config.data.update({k: v for k, v in contract.items() if k in config.data})
     config.data.train = target.train
+    if target.whole:
+        config.data.resize, config.data.transforms = config.data.size, (("resize", {}),)
     config.batch_size, config.steps, config.epochs = arguments.batch_size, arguments.steps, 0.0
     config.task = dict(name="classification")
     config.optim.update(name="adamw", weight_decay=1e-4, warmup=0.1)

@@ -23,7 +23,7 @@ from tests.test_loop import fit
     ],
 )
 def test_what_is_learnt_from_and_tested_on(text, name, train, test):
-    assert transfer._target(text) == (name, train, test, 0)
+    assert transfer._target(text) == transfer.Target(name, train, test)
 
 
 @pytest.mark.parametrize(

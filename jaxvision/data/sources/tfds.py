@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from jaxvision.data.decode import decode
 from jaxvision.data.sources.common import parse_query, sibling, subfolders
+from jaxvision.data.sources.vtab import BINARY, COMPUTED
 from jaxvision.errors import UserError
 
 
@@ -18,14 +23,16 @@ class Tfds:
     """A data set that TensorFlow Datasets prepared as ArrayRecord, read without TensorFlow.
 
     Images stay encoded. The features must be called `image` and `label`, the label a ClassLabel. The order is
-    that of the records, and `index` the position in the split.
+    that of the records, and `index` the position in the split. `?label=` takes another ClassLabel, or one of the labels
+    that VTAB computes (sources/vtab.py); `?classes=16` joins neighbouring classes until so many are left;
+    `?square=1` gives the whole image stretched to a square, as VTAB does.
     """
 
     kind = "class"
 
     def __init__(self, rest: str) -> None:
         self.uri = f"tfds:{rest}"
-        path, query = parse_query(self.uri, rest, ("data_dir",))
+        path, query = parse_query(self.uri, rest, ("data_dir", "label", "classes", "square"))
         name, slash, split = path.rpartition("/")
         if not slash or not name or not split:
             raise UserError(f"{self.uri!r} is malformed: wanted tfds:NAME/SPLIT, e.g. tfds:cifar10/train")
@@ -39,19 +46,30 @@ class Tfds:
         try:
             builder = _tfds_builder(tfds, self.uri, name, data_dir)
             features = builder.info.features
-            for key in ("image", "label"):
+            label = query.get("label", "label")
+            self._computed = COMPUTED.get(builder.name, {}).get(label)
+            self._label = self._computed.feature if self._computed else label
+            for key in ("image", self._label):
                 if key not in features:
                     raise UserError(f"{self.uri} has no feature {key!r}, only {', '.join(sorted(features))}")
-            if not isinstance(features["label"], tfds.features.ClassLabel):
-                raise UserError(f"the label of {self.uri} is {features['label']}: wanted a ClassLabel")
+            if not self._computed and not isinstance(features[label], tfds.features.ClassLabel):
+                raise UserError(f"the {label} of {self.uri} is {features[label]}: wanted a ClassLabel")
+            names = self._computed.classes if self._computed else tuple(features[label].names)
+            skipped = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
             try:
-                skip = {"image": tfds.decode.SkipDecoding()}
-                self._records = builder.as_data_source(split=split, decoders=skip)
+                self._records = builder.as_data_source(
+                    split=split, decoders={key: tfds.decode.SkipDecoding() for key in skipped}
+                )
             except ValueError as error:
                 raise UserError(f"cannot open {self.uri}: {error}") from error
         finally:
             logging.set_verbosity(verbosity)
-        self.classes = tuple(features["label"].names)
+        self._binary = builder.name in BINARY
+        if query.get("square", "1") != "1":
+            raise UserError(f"{self.uri}: square={query['square']} must be square=1, or left out")
+        self._square = "square" in query
+        self._joined = len(names) / _count(self.uri, query.get("classes", str(len(names))), len(names))
+        self.classes = tuple("|".join(group) for group in _groups(names, self._joined))
 
     def __len__(self) -> int:
         return len(self._records)
@@ -59,15 +77,37 @@ class Tfds:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """Read from all records at the first use, since TFDS keeps labels nowhere else."""
-        return np.array([int(self._records[i]["label"]) for i in range(len(self))], np.int32)
+        return np.array([self._class(self._records[i]) for i in range(len(self))], np.int32)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         i = range(len(self))[i]
         record = self._records[i]
-        return {"image": record["image"], "label": int(record["label"]), "index": i}
+        image = record["image"]
+        if self._binary:
+            image = 255 * decode(image, 1, self.where(i))
+        if self._square:
+            pixels = decode(image, 3, self.where(i))
+            side = min(pixels.shape[:2])
+            image = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
+        return {"image": image, "label": self._class(record), "index": i}
+
+    def _class(self, record: Mapping[str, Any]) -> int:
+        value = record[self._label]
+        return int((self._computed.of(value) if self._computed else int(value)) // self._joined)
 
     def where(self, i: int) -> str:
         return f"{self.uri}, record {i}"
+
+
+def _count(uri: str, text: str, most: int) -> int:
+    if not text.isdecimal() or not 2 <= int(text) <= most:
+        raise UserError(f"{uri}: classes={text} must be a number from 2 to {most}, which it has")
+    return int(text)
+
+
+def _groups(names: tuple[str, ...], size: float) -> list[list[str]]:
+    """Names whose numbers are the same after division by `size`, rounded down."""
+    return [[names[i] for i in group] for _, group in itertools.groupby(range(len(names)), lambda i: i // size)]
 
 
 def _tfds_builder(tfds: Any, uri: str, name: str, data_dir: str | None) -> Any:
