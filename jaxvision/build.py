@@ -234,8 +234,8 @@ def zeros(config: Config) -> Batch:
 
 def jit_once(f: Callable, **options: Any) -> Callable:
     """`jax.jit` of what runs once, such as an `init`: on a CPU compiled with little optimisation, in a fifth of the
-    time. The numbers are the same to rounding."""
-    if jax.default_backend() == "cpu":
+    time. The numbers are the same to rounding. What XLA_FLAGS says about optimisation stays."""
+    if jax.default_backend() == "cpu" and "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
         options["compiler_options"] = {"xla_backend_optimization_level": 1}
     return jax.jit(f, **options)
 

@@ -18,7 +18,8 @@ from jaxvision import models
 from tests.models.published import PUBLISHED, SMALL, TOKENS
 
 CLASSES = 5
-CASES = [pytest.param(case, id=name) for name, case in SMALL.items()]
+# A group runs in one process, which compiles the case once.
+CASES = [pytest.param(case, id=name, marks=pytest.mark.xdist_group(name)) for name, case in SMALL.items()]
 # 64 px: each layer still has more than one pixel to see, and none has thousands.
 CASES += [
     pytest.param((name, {}, 64), id=name, marks=pytest.mark.slow)
@@ -81,22 +82,44 @@ class Measured(NamedTuple):
     evaluating: jax.Array  # logits
 
 
+def random_leaf(rng, path, leaf):
+    """Kernels that keep the scale of what passes (He et al. 2015), the rest near what it is when fresh, but never at 0;
+    by NumPy, since compiling a network's own `init` takes as long as its gradient."""
+    name, noise = path[-1].key, rng.standard_normal(leaf.shape, np.float32)
+    if name in ("mean", "var"):
+        return jnp.full(leaf.shape, float(name == "var"))
+    if name == "kernel":
+        return jnp.asarray(noise * (2 / np.prod(leaf.shape[:-1])) ** 0.5)
+    if "scale" in name:
+        return jnp.asarray(1 + 0.05 * noise)
+    return jnp.asarray(0.05 * noise)
+
+
 @functools.lru_cache(maxsize=1)
 def measured(name, options, size):
     factory = getattr(models, name)
     off = {k: 0.0 for k in ("dropout", "drop_path") if k in factory.func.__dataclass_fields__}
     model = factory(classes=CLASSES, **{**dict(options), **off})
     image = jax.random.normal(jax.random.key(1), (4, size, size, 3))
-    variables = jax.jit(lambda k: model.init(k, image[:1], train=False))(jax.random.key(0))
+    shapes = jax.eval_shape(lambda k: model.init(k, image[:1], train=False), jax.random.key(0))
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32), variables["params"])
-    variables = {**variables, "params": params}
+    variables = jax.tree_util.tree_map_with_path(functools.partial(random_leaf, rng), shapes)
+    params = variables["params"]
     weight = jnp.asarray(rng.normal(size=(4, CLASSES)), jnp.float32)
     gradients, (training, statistics) = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(
         params, model, variables, image, weight
     )
-    evaluating = jax.jit(lambda v, x: model.apply(v, x, train=False)["logits"])(variables, image)
+    evaluating = evaluate(model, variables, image)
     return Measured(model, variables, image, weight, gradients, training, statistics, evaluating)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def evaluate(model, variables, image):
+    return model.apply(variables, image, train=False)["logits"]
+
+
+def round_to_bfloat16(x):
+    return x.astype(jnp.bfloat16).astype(jnp.float32)
 
 
 def train(model, variables, image):
@@ -129,18 +152,13 @@ def test_training_differs_only_by_batch_statistics(case):
 
 
 def test_bfloat16_agrees_with_float32(case):
-    def logits(dtype, variables, image):
-        model = case.model.clone(dtype=dtype)
-        return jax.jit(lambda v, x: model.apply(v, x, train=False)["logits"])(variables, image)
-
-    def rounded(tree):
-        return jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), tree)
-
-    got = logits(jnp.bfloat16, case.variables, case.image)
-    # bfloat16 has 8 bits: one part in 256 a rounding, some of which add up over the layers. Networks whose stages only
-    # add up (BiT) multiply errors: there the measure is what float32 makes of rounded weights and images.
-    amplified = jnp.abs(logits(jnp.float32, rounded(case.variables), rounded(case.image)) - case.evaluating).max()
-    bound = max(0.06 * float(jnp.abs(case.evaluating).max()), 3 * float(amplified))
+    got = evaluate(case.model.clone(dtype=jnp.bfloat16), case.variables, case.image)
+    # bfloat16 has 8 bits: one part in 256 a rounding, some of which add up over the layers
+    bound = 0.06 * float(jnp.abs(case.evaluating).max())
+    if np.abs(case.evaluating - got).max() > bound:
+        # Networks whose stages only add up (BiT) multiply errors: what float32 makes of rounded weights and images.
+        rounded = [jax.tree.map(round_to_bfloat16, x) for x in (case.variables, case.image)]
+        bound = 3 * float(jnp.abs(evaluate(case.model, *rounded) - case.evaluating).max())
     np.testing.assert_allclose(case.evaluating, got, atol=bound)
 
 
