@@ -57,10 +57,12 @@ def exported(workdir, out, *more):
     ("name", "options", "names"),
     [
         ("vit_tiny_patch16_224", dict(wrap=dict(ema=dict(decay=0.9))), "timm"),
-        ("efficientnet_b0", dict(drop_path=0.1, dropout=0.5, remat=True), "timm"),
+        pytest.param(
+            *("efficientnet_b0", dict(drop_path=0.1, dropout=0.5, remat=True), "timm"), marks=pytest.mark.slow
+        ),
         ("efficientnet_b0", dict(wrap=dict(ema=dict(decay=0.9))), "torchvision"),
         ("convnext_tiny", dict(layer_scale=1e-5), "timm"),
-        ("swin_t", dict(size=224), "timm"),
+        pytest.param("swin_t", dict(size=224), "timm", marks=pytest.mark.slow),
     ],
 )
 def test_the_file_holds_the_leaves_and_comes_back(tmp_path, capsys, name, options, names):

@@ -1,5 +1,7 @@
 """The one step: randomness from (seed, step), 1 = 8 devices, nothing copied twice."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from jaxvision.data.sources import open_source
 from jaxvision.data.transforms import build
 from jaxvision.step import TrainState, init_state, make_step
 from jaxvision.task import Task
+from tests import flags
 
 CONTRACT = InputContract(size=16, resize=16)
 
@@ -36,7 +39,7 @@ def test_1_and_8_devices_at_20_states_along_a_resnet18_run():
     batches = list(digits(20))
     state = jax.jit(lambda k: init_state(task, tx, k, {"image": batches[0]["image"]}, None))(jax.random.key(0))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=flags.DEFAULTS)
     def gradients(params, extra, batch):
         (loss, _), grads = jax.value_and_grad(task.loss, has_aux=True)(
             params, extra, batch, key=jax.random.key(0), step=0

@@ -105,15 +105,16 @@ def check_growth(photos, images, **options):
     assert most < 50
 
 
-OTHERS = [{"processes": 2}, {"threads": 2, "evaluate": True}]
+READERS = [{"threads": 2}, {"processes": 2}, {"threads": 2, "evaluate": True}]
 
 
-@pytest.mark.parametrize("options", OTHERS)
+@pytest.mark.parametrize("options", READERS)
 def test_memory_over_4000_images(photos, options):
     check_growth(photos, 4000, **options)
 
 
-@pytest.mark.parametrize("options", [{"threads": 2}, *(pytest.param(o, marks=pytest.mark.slow) for o in OTHERS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", READERS)
 def test_memory_over_20000_images(photos, options):
     check_growth(photos, 20_000, **options)
 
