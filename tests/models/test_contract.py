@@ -22,7 +22,7 @@ CLASSES = 5
 CASES = [pytest.param(case, id=name, marks=pytest.mark.xdist_group(name)) for name, case in SMALL.items()]
 # 64 px: each layer still has more than one pixel to see, and none has thousands.
 CASES += [
-    pytest.param((name, {}, 64), id=name, marks=pytest.mark.slow)
+    pytest.param((name, {}, 64), id=name, marks=[pytest.mark.slow, pytest.mark.xdist_group(name)])
     for name in models.__all__
     if name not in {case[0] for case in SMALL.values()}
 ]
