@@ -1,9 +1,7 @@
 """VTAB's labels, from records with the features that TFDS gives them, prepared here without TensorFlow."""
 
-import io
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -14,14 +12,12 @@ from PIL import Image
 from jaxvision.data import open_source
 from jaxvision.data.sources import vtab
 from jaxvision.errors import UserError
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.conftest import ROOT
+from tests.data.test_decode import encoded
 
 
 def png(value, shape=(8, 8)):
-    file = io.BytesIO()
-    Image.fromarray(np.broadcast_to(value, shape).astype(np.uint8)).save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.fromarray(np.broadcast_to(value, shape).astype(np.uint8)), "PNG")
 
 
 def clevr(distances):

@@ -25,7 +25,8 @@ class Tfds:
     Images stay encoded. The features must be called `image` and `label`, the label a ClassLabel. The order is
     that of the records, and `index` the position in the split. `?label=` takes another ClassLabel, or one of the labels
     that VTAB computes (sources/vtab.py); `?classes=16` joins neighbouring classes until so many are left;
-    `?square=1` gives the whole image stretched to a square, as VTAB does.
+    `?square=1` gives the whole image stretched to a square, as VTAB does. The pixels of dsprites, 0 and 1, become 0 and
+    255.
     """
 
     kind = "class"
@@ -68,8 +69,8 @@ class Tfds:
         if query.get("square", "1") != "1":
             raise UserError(f"{self.uri}: square={query['square']} must be square=1, or left out")
         self._square = "square" in query
-        self._joined = len(names) / _count(self.uri, query.get("classes", str(len(names))), len(names))
-        self.classes = tuple("|".join(group) for group in _groups(names, self._joined))
+        self.classes = _joined(self.uri, names, query["classes"]) if "classes" in query else names
+        self._had = len(names)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -93,21 +94,19 @@ class Tfds:
 
     def _class(self, record: Mapping[str, Any]) -> int:
         value = record[self._label]
-        return int((self._computed.of(value) if self._computed else int(value)) // self._joined)
+        label = self._computed.of(value) if self._computed else int(value)
+        return label * len(self.classes) // self._had
 
     def where(self, i: int) -> str:
         return f"{self.uri}, record {i}"
 
 
-def _count(uri: str, text: str, most: int) -> int:
-    if not text.isdecimal() or not 2 <= int(text) <= most:
-        raise UserError(f"{uri}: classes={text} must be a number from 2 to {most}, which it has")
-    return int(text)
-
-
-def _groups(names: tuple[str, ...], size: float) -> list[list[str]]:
-    """Names whose numbers are the same after division by `size`, rounded down."""
-    return [[names[i] for i in group] for _, group in itertools.groupby(range(len(names)), lambda i: i // size)]
+def _joined(uri: str, names: tuple[str, ...], count: str) -> tuple[str, ...]:
+    """Neighbours joined into `count` names: i goes to i * count // len(names)."""
+    if not count.isdecimal() or not 2 <= int(count) <= len(names):
+        raise UserError(f"{uri}: classes={count} must be a number from 2 to {len(names)}, which it has")
+    groups = itertools.groupby(range(len(names)), lambda i: i * int(count) // len(names))
+    return tuple("|".join(names[i] for i in group) for _, group in groups)
 
 
 def _tfds_builder(tfds: Any, uri: str, name: str, data_dir: str | None) -> Any:

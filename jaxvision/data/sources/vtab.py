@@ -1,4 +1,4 @@
-"""VTAB-1k: its nineteen tasks as URIs of TFDS, and the labels of four of them, which are computed from annotations.
+"""VTAB-1k: its nineteen tasks as URIs of TFDS, and the labels of three of them, which are computed from annotations.
 
 Zhai et al. 2019, "A large-scale study of representation learning with the visual task adaptation benchmark",
 https://arxiv.org/abs/1910.04867. Splits, thresholds and class counts are those of the authors' code,
@@ -19,11 +19,11 @@ class Task(NamedTuple):
     name: str
     train: str
     test: str
-    label: str = ""  # the rest of the URI's query, where the label is not the feature `label`
+    query: str = ""  # of the URI, where the label is not the feature `label`
 
     @property
     def uris(self) -> tuple[str, str]:
-        query = "&".join(["square=1", *filter(None, [self.label])])
+        query = "square=1" + (f"&{self.query}" if self.query else "")
         return f"tfds:{self.name}/{self.train}?{query}", f"tfds:{self.name}/{self.test}?{query}"
 
 
