@@ -1,5 +1,6 @@
 """Eight emulated devices, and one compilation cache for this process and all that it starts, of small functions too."""
 
+import gc
 import os
 import pathlib
 import subprocess
@@ -18,24 +19,46 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 
+gc.set_threshold(50_000, 20, 100)  # a fifth of the time of tracing a large network is collecting what it keeps anyway
+
 import pytest  # noqa: E402
+from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 from jaxvision import cli  # noqa: E402
+from tests.forks import Forks  # noqa: E402
 
 # As the commands do. The rest of what YNNPACK does by default includes reductions that take the gradient of the largest
 # standardised kernels (resnetv2_50x3_bit) from 19 s to 233 s.
 cli.fast_cpu_products()
 
 
+class Groups(LoadScopeScheduling):
+    """What runs in one process, which makes its fixtures and compiles its functions once: the tests of a file, or of
+    one case of a test_contract.py. Not by marks: pytest-xdist 3.8 under pytest 9.2 does not see them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        _, _, case = test.partition("[")
+        return f"{file}[{case}" if file.endswith("test_contract.py") else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Groups(config, log)
+
+
 @pytest.fixture(scope="session")
 def command():
-    """Runs `python -m MODULE ARGS...` as a user would, on `devices` emulated devices."""
+    """Runs `python -m MODULE ARGS...` on `devices` emulated devices; by `process`, in a new process as a user does."""
+    forks = Forks()
 
-    def run(module: str, *arguments: str, devices: int = 1, timeout: float = 240, cwd=ROOT, **env: str):
-        environment = {**os.environ, "XLA_FLAGS": flags.on(devices), **env}
-        return subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environment,
-        )  # fmt: skip
+    def run(
+        module: str, *arguments, devices: int = 1, timeout: float = 240, cwd=ROOT, process: bool = False, **env: str
+    ):
+        words = [str(a) for a in arguments]
+        how = dict(env={**os.environ, "XLA_FLAGS": flags.on(devices), **env}, cwd=cwd, timeout=timeout)
+        if process:
+            return subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, **how)
+        return forks.run(module, words, **how)
 
-    return run
+    yield run
+    forks.close()

@@ -27,7 +27,7 @@ def test_commands_found():
 @pytest.mark.parametrize("module", COMMANDS)
 def test_help(command, module):
     start = spent()
-    done = command(module, "--help")
+    done = command(module, "--help", process=True)
     assert done.returncode == 0, done.stderr
     assert f"python -m {module}" in done.stdout
     assert "examples:" in done.stdout
@@ -47,7 +47,7 @@ def test_unknown_flag_exits_2_with_the_nearest(command, module):
         "jaxvision.transfer": ["--from", "x"],
         "jaxvision.models": [],
     }[module]
-    done = command(module, *required, "--jsn")
+    done = command(module, *required, "--jsn", process=True)
     assert done.returncode == 2
     assert "did you mean '--json'?" in done.stderr
     assert "Traceback" not in done.stderr

@@ -29,7 +29,7 @@ def workdir(command, tmp_path_factory):
 
 def test_evaluate_gives_what_training_gave(command, workdir):
     path, trained = workdir
-    done = command("jaxvision.evaluate", "--from", path, devices=3)
+    done = command("jaxvision.evaluate", "--from", path, devices=3, process=True)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["step"] == 150
@@ -79,7 +79,7 @@ def test_predict_names_images_and_folders(command, workdir, tmp_path):
     for i in range(40):
         Image.fromarray(source[i]["image"]).save(tmp_path / f"{i:02}.png")
         labels.append(source.classes[source[i]["label"]])
-    done = command("jaxvision.predict", "--from", path, "--top", "2", tmp_path)
+    done = command("jaxvision.predict", "--from", path, "--top", "2", tmp_path, process=True)
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()
     assert len(lines) == 40

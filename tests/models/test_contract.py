@@ -18,11 +18,10 @@ from jaxvision import models
 from tests.models.published import PUBLISHED, SMALL, TOKENS
 
 CLASSES = 5
-# A group runs in one process, which compiles the case once.
-CASES = [pytest.param(case, id=name, marks=pytest.mark.xdist_group(name)) for name, case in SMALL.items()]
+CASES = [pytest.param(case, id=name) for name, case in SMALL.items()]
 # 64 px: each layer still has more than one pixel to see, and none has thousands.
 CASES += [
-    pytest.param((name, {}, 64), id=name, marks=[pytest.mark.slow, pytest.mark.xdist_group(name)])
+    pytest.param((name, {}, 64), id=name, marks=pytest.mark.slow)
     for name in models.__all__
     if name not in {case[0] for case in SMALL.values()}
 ]
@@ -170,8 +169,8 @@ def test_one_device_equals_two(case):
     split = logits(variables, image)
     bound = 2e-4 * float(jnp.abs(case.training).max())
     if np.abs(case.training - split).max() > bound:
-        # BatchNorm over a last stage of 16 values a channel, a hundred layers deep, multiplies rounding: what one device
-        # makes of each pixel's neighbour in float32. Statistics of half the batch would be off by the scale itself.
+        # BatchNorm over a last stage of 16 values a channel, a hundred layers deep, multiplies rounding: what one
+        # device makes of each pixel's neighbour in float32. Statistics of half the batch would be off by the scale.
         one = logits(case.variables, case.image)
         neighbours = [jnp.nextafter(case.image, jnp.full_like(case.image, towards)) for towards in (np.inf, -np.inf)]
         bound = 3 * max(float(jnp.abs(logits(case.variables, x) - one).max()) for x in neighbours)

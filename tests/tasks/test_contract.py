@@ -62,8 +62,7 @@ CASES = {
         model(norm), CONTRACT, classification(norm), teacher="some", temperature=2.0, alpha=10.0
     ),
 }
-# A group runs in one process, which compiles the task once.
-NAMES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in sorted(CASES)]
+NAMES = sorted(CASES)
 # Tasks whose loss is a mean over samples that do not see each other: what accumulation leaves unchanged. Mixing
 # pairs rows within a micro-batch, and a random start draws for the shape it is given.
 MEANS = [
@@ -196,7 +195,7 @@ def test_1_device_equals_8(name):
     assert difference <= 1e-3 * optax.global_norm(results[0][1])
 
 
-@pytest.mark.parametrize("name", [p for p in NAMES if p.values[0] in MEANS])
+@pytest.mark.parametrize("name", [n for n in NAMES if n in MEANS])
 def test_accumulation_1_equals_4(name):
     task = CASES[name]("none")
     tx = optax.sgd(0.1)
