@@ -180,6 +180,13 @@ def check(sessions, undisturbed, workdir):
     print(f"\n{compared} rows of {STEPS} steps compared; hosts {[s.hosts for s in sessions]}, resumed at {firsts[1:]}")
 
 
+def test_killed_on_2_hosts_and_resumed_on_1(undisturbed, folder, tmp_path):
+    sessions = [Session(2, threads=1, kill=(90, 110)), Session(1, processes=1)]
+    run(sessions, folder, tmp_path, 1)
+    check(sessions, undisturbed, tmp_path)
+
+
+@pytest.mark.slow
 def test_killed_and_resumed_on_1_2_and_4_hosts(undisturbed, folder, tmp_path):
     sessions = [
         Session(1, threads=4, kill=(90, 110)),

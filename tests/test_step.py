@@ -32,6 +32,7 @@ def on(devices, tree, batch):
     return jax.device_put(tree, sharding.replicated(mesh)), sharding.put_batch(batch, split, len(batch["mask"]))
 
 
+@pytest.mark.slow  # test_contract.py of the tasks has one state of it
 def test_1_and_8_devices_at_20_states_along_a_resnet18_run():
     model = models.resnet18(classes=10, depths=(1, 1, 1, 1), width=8, stem="small")
     task = tasks.classification(model, CONTRACT)
