@@ -16,6 +16,7 @@ import traceback  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
+from jaxvision import hosts  # noqa: E402
 from jaxvision.errors import UserError, nearest  # noqa: E402
 
 EPILOG = "exit codes: 0 done, 2 bad config, data or arguments, 3 training diverged, 75 interrupted after saving"
@@ -46,6 +47,16 @@ class Parser(argparse.ArgumentParser):
             "published weights: timm:NAME.TAG=FILE, torchvision:NAME=FILE, augreg:NAME=FILE, hf:timm/NAME.TAG",
         )
         self.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
+
+    def add_wait(self) -> None:
+        """For how long the processes of a job wait for each other."""
+        self.add_argument(
+            "--wait",
+            type=float,
+            default=hosts.WAIT,
+            metavar="SECONDS",
+            help="with several processes: for how long all may take to be there; default %(default)g",
+        )
 
     def parse(self, argv: Sequence[str], prefix: str = "") -> tuple[argparse.Namespace, dict[str, str]]:
         """Flags, and what was given as `--PREFIX.KEY=VALUE` or `--PREFIX.KEY VALUE`. Raises UserError."""
@@ -83,29 +94,38 @@ def main(command: Callable[[list[str]], dict[str, Any]], argv: list[str] | None 
     code = 0
     try:
         result = command(argv)
-        print(json.dumps(result), flush=True)
+        if hosts.index() == 0:
+            print(json.dumps(result), flush=True)
     except (UserError, OSError) as error:
         if "--debug" in argv:
             traceback.print_exc()
         code = getattr(error, "exit_code", 2)
         if getattr(error, "result", None) is not None:
             print(json.dumps(error.result), flush=True)  # type: ignore[union-attr]
-        prefix = "" if code == 75 else "error: "
+        prefix = f"process {hosts.index()}: " if hosts.several() else ""
+        prefix += "" if code == 75 else "error: "
         print(f"{prefix}{error}", file=sys.stderr, flush=True)
+        if code not in (3, 75):  # those all reach at the same step
+            hosts.fail(code, str(error))
         if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
             os._exit(code)  # exit handlers of libraries would write to the same disk again, and print tracebacks
     except KeyboardInterrupt:
         print("interrupted, nothing saved since the last checkpoint", file=sys.stderr, flush=True)
         code = 130
+    except Exception as error:
+        if hosts.several():
+            traceback.print_exc()
+            hosts.fail(1, f"{type(error).__name__}: {error}")
+        raise
     sys.stdout.flush()
     sys.exit(code)
 
 
 def sayer(arguments: argparse.Namespace) -> Callable[[str], None]:
-    """print, or nothing with --json."""
+    """print, or nothing with --json; of several processes only the first says anything."""
 
     def say(text: str) -> None:
-        if not arguments.json:
+        if not arguments.json and hosts.index() == 0:
             print(text, flush=True)
 
     return say

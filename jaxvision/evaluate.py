@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxvision import cli
+from jaxvision import cli, hosts
 from jaxvision.errors import UserError
 
 
@@ -22,6 +22,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--data", metavar="URI", help="another source, with the metric of the first evaluation")
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: that of the training")
     parser.add_argument("--out", metavar="DIR", help="where eval/NAME.json goes; default: the workdir, if FROM has one")
+    parser.add_wait()
     arguments, _ = parser.parse(argv)
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise UserError(f"--batch-size is {arguments.batch_size}: it must be at least 1")
@@ -33,6 +34,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     from jaxvision.data.sources import Source, open_source
     from jaxvision.log import in_words, plain
 
+    hosts.join(say, arguments.wait)
     trained = pretrained.load(arguments.source, arguments.checkpoint)
     if not trained.config.evals:
         raise UserError(f"the config in {arguments.source} has no evals: it does not say how to measure")
@@ -59,7 +61,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
 
         banks = {"bank": lambda compared=compared: in_order(compared, build.skips(trained.config))}
         result = evals.run(trained.task, trained, {name: metric}, in_order(source, skips), banks)
-        path = workdir and evals.write_certificate(
+        path = (workdir if hosts.index() == 0 else None) and evals.write_certificate(
             workdir,
             name if uri == trained.config.evals[name].data or trained.workdir is None else f"{name}-other",
             result,

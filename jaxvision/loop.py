@@ -6,6 +6,7 @@ import json
 import math
 import resource
 import sys
+import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -116,6 +117,7 @@ class Run:
 
         if self.leader:
             held.enter_context(lock(workdir))
+        _require_shared(workdir)
         found = self._open_workdir()
         self.state = self._initial(found, teacher)
         del teacher  # its weights are in the state: the host's copy can go
@@ -448,6 +450,28 @@ def _check_divisible(config: Config, devices: int) -> None:
         raise UserError(
             f"batch_size {config.batch_size} is not divisible by {by}: take "
             + (f"{below} or {above}" if below else f"{above}")
+        )
+
+
+def _require_shared(workdir: epath.Path) -> None:
+    """Raises UserError on all hosts if some see another folder there: their parts would be saved where nobody looks."""
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    token = str(multihost_utils.broadcast_one_to_all(np.int64(time.time_ns())))
+    path = workdir / ".shared"
+    if jax.process_index() == 0:
+        write_whole(path, token)
+    multihost_utils.sync_global_devices("shared workdir written")
+    sees = np.array([path.exists() and path.read_text() == token])
+    blind = np.flatnonzero(~np.asarray(multihost_utils.process_allgather(sees)).ravel())
+    if jax.process_index() == 0:
+        path.unlink()
+    if blind.size:
+        raise UserError(
+            f"{workdir} of process 0 is not that of process {', '.join(map(str, blind))}: all must name one folder on "
+            "storage that they share, or a bucket (gs://...)"
         )
 
 

@@ -8,7 +8,7 @@ import pathlib
 import shlex
 from typing import Any
 
-from jaxvision import cli
+from jaxvision import cli, hosts
 from jaxvision.errors import Interrupted
 
 
@@ -27,12 +27,14 @@ def train(argv: list[str]) -> dict[str, Any]:
     parser.add_argument(
         "--config.KEY=VALUE", dest="_", action="append", metavar="", help="override any key of the config"
     )
+    parser.add_wait()
     arguments, overrides = parser.parse(argv, prefix="config")
     say = cli.sayer(arguments)
 
     from jaxvision import config as config_lib
 
     config = config_lib.load(arguments.config, overrides)
+    hosts.join(say, arguments.wait)
     workdir = arguments.workdir or default_workdir(arguments.config)
 
     from jaxvision import build, loop
@@ -46,7 +48,7 @@ def train(argv: list[str]) -> dict[str, Any]:
         loop.fit(config, workdir, say=say, clock=Clock(cli.STARTED), resume=resume)
     except Interrupted as error:
         raise Interrupted(f"{error} in {workdir}. To resume: {resume}") from error
-    return report(workdir, say)
+    return report(workdir, say) if hosts.index() == 0 else {}
 
 
 def default_workdir(config: str) -> str:
