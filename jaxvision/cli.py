@@ -7,12 +7,14 @@ import time
 STARTED = time.perf_counter()  # before the heavy imports, which each command makes after parsing its flags
 
 import argparse  # noqa: E402
+import contextlib  # noqa: E402
 import importlib.metadata  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import platform  # noqa: E402
 import sys  # noqa: E402
 import traceback  # noqa: E402
+import zlib  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
@@ -91,6 +93,7 @@ def main(command: Callable[[list[str]], dict[str, Any]], argv: list[str] | None 
     argv = sys.argv[1:] if argv is None else argv
     quiet_libraries()
     fast_cpu_products()
+    keep_compiled()
     code = 0
     try:
         result = command(argv)
@@ -153,6 +156,24 @@ def fast_cpu_products() -> None:
     machine = (sys.platform, platform.machine())
     if _YNN not in flags and version in _YNN_TRIED and machine == ("linux", "x86_64"):
         os.environ["XLA_FLAGS"] = f"{flags} --{_YNN}=LIBRARY_FUSION_TYPE_DOT".strip()
+
+
+def keep_compiled() -> None:
+    """Asks JAX, before it is imported, to keep programs that took it more than a second to compile, for the next start.
+
+    In $XDG_CACHE_HOME/jaxvision, ~/.cache where that is not set. What JAX_COMPILATION_CACHE_DIR says stays, and
+    JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(home, "jaxvision", "compiled", _processor()))
+
+
+def _processor() -> str:
+    """Of machines that share a home, those whose processors have the same instructions; programs for a CPU use them."""
+    flags = ""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()}-{zlib.crc32(flags.encode()):08x}"
 
 
 _YNN = "xla_cpu_experimental_ynn_fusion_type"

@@ -56,9 +56,13 @@ def detect() -> Place | None:
     given: list[Any] = [address, int(count) if count else None, int(index) if index else None]
     devices: Any = None
     if None in given:
-        *given, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-            given[0], given[1], given[2], None, None, int(WAIT)
-        )
+        detected = clusters.ClusterEnv.auto_detect_unset_distributed_params
+        try:
+            *given, devices = detected(given[0], given[1], given[2], None, None, int(WAIT))
+        except Exception as error:  # no answer from the machine's metadata, a name that does not resolve
+            raise UserError(
+                f"cannot tell which process of the job this is: {error}; set {', '.join(_VARIABLES)}"
+            ) from error
         if not any(value is not None for value in given):
             return None
         missing = [name for name, value in zip(_VARIABLES, given) if value is None]

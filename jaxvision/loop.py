@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
@@ -78,6 +78,8 @@ class Run:
     def __init__(
         self, config: Config, workdir: epath.Path, say: Say, clock: Clock, stop: Stop, held: ExitStack
     ) -> None:
+        self.programs = held.enter_context(_count_programs())
+        self.first_step: dict[str, float] = {}
         build.check(config)
         held_out, whole = build.without_data(config), config.data.train
         self.config = config = build.resolve(config)
@@ -261,7 +263,11 @@ class Run:
                 self.state, logs = self.compiled(self.state, batch)
             self.step += 1
             self.flight.append((self.step, logs))
-            self.land(IN_FLIGHT)
+            if self.first_step:
+                self.land(IN_FLIGHT)
+            else:
+                self.land()
+                self._tell_first_step()
             if self.step % c.log.every_steps == 0 or self.step == self.total:
                 self.land()
                 self._log_train()
@@ -269,6 +275,13 @@ class Run:
             self.evaluate()
             if self.due(c.checkpoint.every_steps, c.checkpoint.every_epochs):
                 self.save()
+
+    def _tell_first_step(self) -> None:
+        wall, parts = self.clock.read()
+        self.first_step = {"seconds": wall, **{k: parts[k] for k in ("start", "compile", "data")}}
+        spent = ", ".join(f"{k} {v:.1f} s" for k, v in self.first_step.items() if k != "seconds")
+        kept = "{kept} of {asked} programs were compiled before".format(**self.programs)
+        self.log.tell(f"first step after {wall:.1f} s ({spent}; {kept})")
 
     def _next_batch(self) -> dict[str, np.ndarray]:
         try:
@@ -401,6 +414,8 @@ class Run:
             "resumed_at": self.first,
             "wall_s": round(wall, 3),
             "examples_per_s": round(done / seconds, 1) if done else 0.0,
+            "first_step": {k: round(v, 3) for k, v in self.first_step.items()},
+            "programs": dict(self.programs),
             "time": {k: round(v, 3) for k, v in parts.items()},
             "evals": self.results,
             "best": self.log.best(),
@@ -411,6 +426,24 @@ class Run:
             "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "peak_device_bytes": memory.get("peak_bytes_in_use"),
         }
+
+
+@contextmanager
+def _count_programs() -> Iterator[dict[str, int]]:
+    """How many programs JAX was asked for meanwhile, and how many of them it had compiled in an earlier process."""
+    counts = {"asked": 0, "kept": 0}
+
+    def count(event: str, **_: Any) -> None:
+        if event.startswith("/jax/compilation_cache/"):
+            name = {"compile_requests_use_cache": "asked", "cache_hits": "kept"}.get(event.rpartition("/")[2])
+            if name:
+                counts[name] += 1
+
+    jax.monitoring.register_event_listener(count)
+    try:
+        yield counts
+    finally:
+        jax.monitoring.unregister_event_listener(count)
 
 
 def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, Source]]:

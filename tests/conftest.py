@@ -48,14 +48,16 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(scope="session")
 def command():
-    """Runs `python -m MODULE ARGS...` on `devices` emulated devices; by `process`, in a new process as a user does."""
+    """Runs `python -m MODULE ARGS...` on `devices` emulated devices; by `process`, in a new process as a user does.
+
+    Keywords are variables of the environment; None removes one.
+    """
     forks = Forks()
 
-    def run(
-        module: str, *arguments, devices: int = 1, timeout: float = 240, cwd=ROOT, process: bool = False, **env: str
-    ):
+    def run(module: str, *arguments, devices: int = 1, timeout: float = 240, cwd=ROOT, process: bool = False, **env):
         words = [str(a) for a in arguments]
-        how = dict(env={**os.environ, "XLA_FLAGS": flags.on(devices), **env}, cwd=cwd, timeout=timeout)
+        environment = {**os.environ, "XLA_FLAGS": flags.on(devices), **env}
+        how = dict(env={k: v for k, v in environment.items() if v is not None}, cwd=cwd, timeout=timeout)
         if process:
             return subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, **how)
         return forks.run(module, words, **how)

@@ -142,3 +142,24 @@ def test_xla_is_asked_for_fast_products_where_that_was_tried(monkeypatch, given,
     monkeypatch.setattr("sys.platform", "linux")
     cli.fast_cpu_products()
     assert os.environ["XLA_FLAGS"] == want
+
+
+def test_what_was_compiled_is_kept_for_the_next_start(command, tmp_path):
+    """Where nothing says otherwise, in the user's cache; JAX reads the folder when it is imported, so new processes."""
+    (tmp_path / "tiny.py").write_text(
+        "from tests.tiny import make_tiny_config\nconfig = make_tiny_config()\nconfig.steps, config.evals = 2, dict()\n"
+    )
+    said, counts = [], []
+    for name in ("cold", "warm"):
+        done = command(
+            "jaxvision.train", "--config", tmp_path / "tiny.py", "--workdir", tmp_path / name, process=True,
+            XDG_CACHE_HOME=str(tmp_path / "cache"), JAX_COMPILATION_CACHE_DIR=None,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said.append(next(line for line in done.stdout.splitlines() if line.startswith("first step after ")))
+        counts.append(json.loads((tmp_path / name / "summary.json").read_text())["programs"])
+    (machine,) = (tmp_path / "cache" / "jaxvision" / "compiled").iterdir()
+    assert any(file.name.startswith("jit_step") for file in machine.iterdir())
+    assert counts[0]["kept"] == 0
+    assert counts[1]["kept"] == counts[1]["asked"] == counts[0]["asked"] > 1
+    assert f"{counts[1]['kept']} of {counts[1]['asked']} programs were compiled before" in said[1]

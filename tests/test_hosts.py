@@ -71,6 +71,7 @@ def test_found_in_the_environment(environment, values, want):
         ({**GIVEN, "JAX_PROCESS_ID": "two"}, "JAX_PROCESS_ID is 'two': it must be a whole number"),
         ({**GIVEN, "JAX_PROCESS_ID": "2"}, "with 2 processes it is 0 to 1"),
         ({**GIVEN, "JAX_COORDINATOR_ADDRESS": "10.0.0.1"}, "it must be HOST:PORT"),
+        ({**SLURM, "SLURM_NTASKS": "4(x2)"}, "cannot tell which process of the job this is: .*4.x2.*; set JAX_COORD"),
     ],
 )
 def test_what_is_wrong_in_the_environment_is_named(environment, values, words):
