@@ -310,9 +310,9 @@ def check_every_class(source: Source) -> None:
         )
 
 
-def with_shardings(abstract: PyTree, mesh: Mesh) -> PyTree:
-    """The same abstract leaves, each with the sharding it shall have on the mesh."""
-    return jax.tree.map(_with_sharding, abstract, sharding.state_shardings(mesh, abstract))
+def with_shardings(abstract: PyTree, mesh: Mesh, rules: sharding.Rules = ()) -> PyTree:
+    """The same abstract leaves, each with the sharding it shall have on the mesh. `rules`: of `state_shardings`."""
+    return jax.tree.map(_with_sharding, abstract, sharding.state_shardings(mesh, abstract, rules))
 
 
 def abstract_batch(config: Config, mesh: Mesh, rows: int, **options: Any) -> Batch:

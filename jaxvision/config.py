@@ -149,7 +149,13 @@ def default() -> Config:
         )
     )
     c.log = Config(dict(every_steps=20, tensorboard=True, wandb=""))  # wandb: a project's name
-    c.mesh = Config(dict(data=-1, fsdp=1))  # devices along each axis; -1: all that are left
+    c.mesh = Config(
+        dict(
+            data=-1,  # devices along each axis; -1: all that are left
+            fsdp=1,
+            rules=(),  # (pattern, dimension to split over fsdp or -1 for none) pairs, the first that matches counts
+        )
+    )
     return c
 
 
@@ -306,9 +312,13 @@ def check(config: Config) -> None:
         raise UserError("wrap.l2_sp draws the weights to those that config.init loads, and init is empty: set it")
     if c.checkpoint.best:
         _choice(c.checkpoint.best.partition("/")[0], tuple(c.evals), "the eval in checkpoint.best")
-    for axis, size in c.mesh.items():
+    for axis in ("data", "fsdp"):
+        size = c.mesh[axis]
         _need(size == -1 or size >= 1, f"mesh.{axis}", size, "at least 1, or -1 for all devices that are left")
     _need((c.mesh.data, c.mesh.fsdp) != (-1, -1), "mesh", dict(c.mesh), "with at most one -1")
+    for pair in c.mesh.rules:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and _fits(pair[1], 1)):
+            raise UserError(f'mesh.rules holds {pair!r}: expected pairs like ("fc/kernel", 0), or -1 to split none')
 
 
 def _check_keys(node: Config, like: Config, prefix: str) -> None:

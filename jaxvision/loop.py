@@ -212,8 +212,13 @@ class Run:
 
         key = jax.random.key(config.seed)
         abstract = jax.eval_shape(lambda k, b: init(k, b, None), key, build.example(config))
-        abstract = build.with_shardings(abstract, self.mesh)
+        abstract = build.with_shardings(abstract, self.mesh, config.mesh.rules)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        if self.mesh.size > 1:
+            line, listing = sharding.table(abstract)
+            self.say(f"{line}; see sharding.txt")
+            if self.leader:
+                write_whole(self.workdir / "sharding.txt", listing)
         if found.path is not None:
             state = checkpoint.restore(found.path, abstract)
             self.say(f"resuming at step {int(state.step)} from {found.path}")

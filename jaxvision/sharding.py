@@ -6,6 +6,8 @@ each along its largest divisible dimension; what cannot be split is copied to ev
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from jaxvision.errors import UserError
 
 BATCH = P(("data", "fsdp"))
+Rules = tuple[tuple[str, int], ...]
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
@@ -44,18 +47,67 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def state_shardings(mesh: Mesh, tree: Any) -> Any:
-    """A NamedSharding for each leaf (arrays or ShapeDtypeStructs): the largest dimension that fsdp divides."""
-    parts = mesh.shape["fsdp"]
+def state_shardings(mesh: Mesh, tree: Any, rules: Rules = ()) -> Any:
+    """A NamedSharding for each leaf (arrays or ShapeDtypeStructs): the largest dimension that fsdp divides.
 
-    def one(leaf: Any) -> NamedSharding:
-        sizes = [(n, -d) for d, n in enumerate(leaf.shape) if n % parts == 0 and n >= parts]
-        if parts == 1 or not sizes:
+    `rules`: (pattern, dimension) pairs; the first whose pattern is found in a leaf's name (such as
+    "opt_state/0/mu/model/fc/kernel") says which dimension instead, -1: none, a copy for every device.
+    Raises UserError for a rule that no leaf matches, or whose dimension fsdp does not divide.
+    """
+    parts = mesh.shape["fsdp"]
+    unused = {pattern for pattern, _ in rules}
+
+    def one(path: Any, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        matching = [rule for rule in rules if re.search(rule[0], name)]
+        unused.difference_update(pattern for pattern, _ in matching)
+        if matching:
+            axis = matching[0][1]
+            dims = leaf.shape
+            if dims and axis >= 0 and (axis >= len(dims) or dims[axis] % parts):
+                raise UserError(
+                    f"mesh.rules: {matching[0]!r} is for {name} of shape {list(dims)}, which has no dimension {axis} "
+                    f"that fsdp={parts} divides"
+                )
+            axis = axis if dims else -1  # an optimiser may keep one number for a leaf
+        else:
+            sizes = [(n, -d) for d, n in enumerate(leaf.shape) if n % parts == 0 and n >= parts]
+            axis = -max(sizes)[1] if sizes else -1
+        if parts == 1 or axis < 0:
             return NamedSharding(mesh, P())
-        axis = -max(sizes)[1]
         return NamedSharding(mesh, P(*(None,) * axis, "fsdp"))
 
-    return jax.tree.map(one, tree)
+    found = jax.tree_util.tree_map_with_path(one, tree)
+    if unused:
+        names = [
+            jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in jax.tree_util.tree_leaves_with_path(tree)
+        ]
+        raise UserError(f"mesh.rules: {', '.join(map(repr, sorted(unused)))} matches no leaf; there are, for example, "
+                        f"{', '.join(names[:3] + names[-1:])}")  # fmt: skip
+    return found
+
+
+def table(tree: Any) -> tuple[str, str]:
+    """(one line, a line for each leaf) about leaves with shardings: bytes, and how much of it one device holds."""
+    rows, whole, held, copied = [], 0, 0, 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        size = math.prod(leaf.shape) * _itemsize(leaf.dtype)
+        shard = math.prod(leaf.sharding.shard_shape(leaf.shape)) * _itemsize(leaf.dtype)
+        whole, held, copied = whole + size, held + shard, copied + (size if shard == size else 0)
+        split = "copied" if shard == size else f"split {[a or ':' for a in leaf.sharding.spec]}".replace("'", "")
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        rows.append((name, f"{leaf.dtype}{list(leaf.shape)}", split, f"{shard:,} of {size:,} bytes"))
+    widths = [max(len(row[k]) for row in rows) for k in range(3)]
+    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[3]]) for row in rows]
+    line = (
+        f"state: {whole / 1e6:,.1f} MB, {held / 1e6:,.1f} MB a device ({held / whole:.1%}); "
+        f"{copied / 1e6:,.2f} MB of it is copied to each"
+    )
+    return line, "\n".join([line, *lines]) + "\n"
+
+
+def _itemsize(dtype: Any) -> int:
+    return 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else np.dtype(dtype).itemsize
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:

@@ -138,19 +138,3 @@ def test_donated_state_is_not_kept():
     after, _ = step(state, BATCH)
     assert isinstance(after, TrainState)
     assert state.params["w"].is_deleted()
-
-
-def test_fsdp_shards_the_largest_divisible_dimension():
-    mesh = sharding.make_mesh(data=2, fsdp=4, devices=jax.devices()[:8])
-    tree = {
-        "kernel": jax.ShapeDtypeStruct((3, 3, 8, 16), jnp.float32),
-        "bias": jax.ShapeDtypeStruct((6,), jnp.float32),
-    }
-    found = sharding.state_shardings(mesh, tree)
-    assert found["kernel"].spec == jax.sharding.PartitionSpec(None, None, None, "fsdp")
-    assert found["bias"].spec == jax.sharding.PartitionSpec()
-
-
-def test_local_rows_cover_the_batch():
-    mesh = sharding.make_mesh(devices=jax.devices()[:8])
-    np.testing.assert_array_equal(sharding.local_rows(sharding.batch_sharding(mesh), 16), np.arange(16))
