@@ -1,69 +1,15 @@
-"""What a compiled TPU program reads from and writes to device memory: counted in its text.
+"""What a compiled TPU program reads from and writes to device memory, and what its collectives send.
 
-The compiler's own count ("bytes accessed" of `cost_analysis`) also counts what stays on the chip: operands and results
-in vector memory, which are marked S(1), and each copy into or out of it up to four times. Here an operand or result
-counts once, and only where it lies in device memory; a copy between the two counts once. Custom kernels count like any
-other instruction: each operand and result once, which is what ours do (each block is fetched once).
-
-    python benchmarks/hlo_traffic.py PROGRAM.txt       the text of jax's `compiled.as_text()`, anybody's: a line of JSON
+python benchmarks/hlo_traffic.py PROGRAM.txt       the text of jax's `compiled.as_text()`, anybody's: a line of JSON
 """
 
-from __future__ import annotations
-
 import json
-import re
 import sys
 
-_BITS = {"pred": 8, "bf16": 16, "f16": 16, "f8e4m3fn": 8, "f8e5m2": 8, "c64": 64}
-_NO_TRAFFIC = {
-    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "partition-id", "replica-id", "after-all"),
-    *("opt-barrier", "copy-done", "slice-done", "async-done", "all-reduce-done", "all-gather-done"),
-}
-_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)")
-_ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?")
-
-
-def device_memory_bytes(program: str) -> int:
-    """Bytes of one run on one chip, of the entry computation; a loop's body is not entered (a train step has none)."""
-    arrays: dict[str, list[tuple[int, bool]]] = {}
-    total = 0
-    for line in program[program.index("\nENTRY ") :].splitlines():
-        found = _INSTRUCTION.match(line)
-        if not found:
-            continue
-        name, shape, operation, rest = found.groups()
-        arrays[name] = results = [_size(*array) for array in _ARRAY.findall(shape)]
-        if operation in _NO_TRAFFIC or "ConcatBitcast" in rest:
-            continue
-        if operation in ("copy-start", "slice-start"):  # (source and target, or the reverse), and a context
-            moved = min(size for size, _ in results[:2])
-            total += moved * sum(in_device_memory for _, in_device_memory in results[:2])
-            continue
-        operands = re.findall(r"%([\w.\-]+)", rest[: _end(rest)])
-        touched = results + [array for operand in operands for array in arrays.get(operand, [])]
-        total += sum(size for size, in_device_memory in touched if in_device_memory)
-    return total
-
-
-def _size(kind: str, shape: str, layout: str) -> tuple[int, bool]:
-    """Bytes, and whether it lies in device memory."""
-    bits = _BITS.get(kind) or int(re.sub(r"\D", "", kind) or 0)
-    count = 1
-    for side in filter(None, shape.split(",")):
-        count *= int(side)
-    return count * bits // 8, "S(1)" not in layout
-
-
-def _end(rest: str) -> int:
-    """Where the operands end: the bracket that closes the one before `rest`."""
-    depth = 1
-    for place, letter in enumerate(rest):
-        depth += (letter == "(") - (letter == ")")
-        if depth == 0:
-            return place
-    return len(rest)
-
+from jaxvision import hlo
 
 if __name__ == "__main__":
     with open(sys.argv[1]) as file:
-        print(json.dumps({"program": sys.argv[1], "device_memory_bytes": device_memory_bytes(file.read())}))
+        program = file.read()
+    counts = {"device_memory_bytes": hlo.device_memory_bytes(program), "collectives": hlo.collectives(program)}
+    print(json.dumps({"program": sys.argv[1], **counts}))

@@ -8,7 +8,7 @@ Prints a line of JSON a network: `bytes_per_image` is the compiler's count of th
 jaxvision.step.make_step (uint8 pixels in, bfloat16 compute, 224 px; SGD with momentum for networks with BatchNorm, else
 AdamW), over the images of a chip. `kernel_bytes_per_image` is the part of it that our own kernels state, of which the
 compiler knows no more. That count has what moves within the chip too; `device_memory_bytes_per_image` has not
-(benchmarks/hlo_traffic.py, which counts programs of others as well). On a v5e (819 GB/s, 197 TFLOP/s) these networks
+(jaxvision/hlo.py; benchmarks/hlo_traffic.py counts programs of others). On a v5e (819 GB/s, 197 TFLOP/s) these networks
 are bound by it.
 """
 
@@ -26,12 +26,12 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 import jax
 import numpy as np
-from hlo_traffic import device_memory_bytes
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
 from jaxvision import build, models, optim
 from jaxvision import config as config_lib
+from jaxvision.hlo import device_memory_bytes
 from jaxvision.step import init_state, make_step
 
 

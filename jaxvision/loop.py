@@ -25,7 +25,7 @@ from jaxvision.data.order import Order, class_weights
 from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, lock, plain, write_whole
-from jaxvision.step import TrainState, init_state, make_step
+from jaxvision.step import TrainState, compile_step, init_state
 from jaxvision.stop import Stop
 from jaxvision.task import LOWER, Batch
 
@@ -243,11 +243,11 @@ class Run:
         config = self.config
         self.updates = {}
         with self.clock("compile"):
-            step = make_step(self.task, self.tx, seed=config.seed, accumulate=config.accumulate)
             kind, classes = self.source.kind, len(self.source.classes)
             batch = build.abstract_batch(config, self.mesh, config.batch_size, train=True, kind=kind, classes=classes)
-            jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
-            self.compiled = jitted.lower(self.state, batch).compile()
+            self.compiled = compile_step(
+                self.task, self.tx, self.state, batch, seed=config.seed, accumulate=config.accumulate
+            )
             self.rate = jax.jit(self.rate)
             self.rate(0)
             padded = evals.padded_size(config.batch_size, self.mesh)

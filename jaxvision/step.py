@@ -64,6 +64,16 @@ def make_step(
     return step
 
 
+def compile_step(
+    task: Task, tx: optax.GradientTransformation, state: TrainState, batch: Batch, *, seed: int, accumulate: int = 1
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """`make_step` compiled for the shapes and shardings of `state`, whose buffers each call takes, and of `batch`; both
+    may be abstract."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = make_step(task, tx, seed=seed, accumulate=accumulate)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch).compile()
+
+
 def _accumulated(gradients: Callable, state: TrainState, batch: Batch, key: jax.Array, count: int) -> tuple:
     """Extra after all micro-batches; mean gradients and logs over them."""
 

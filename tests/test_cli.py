@@ -43,6 +43,7 @@ def test_unknown_flag_exits_2_with_the_nearest(command, module):
         "jaxvision.evaluate": ["--from", "x"],
         "jaxvision.predict": ["--from", "x", "image.png"],
         "jaxvision.export": ["--from", "x", "--format", "safetensors", "--out", "y.safetensors"],
+        "jaxvision.plan": ["--config", "configs/digits.py"],
         "jaxvision.pack": ["--from", "x", "--out", "y"],
         "jaxvision.transfer": ["--from", "x"],
         "jaxvision.models": [],

@@ -1,14 +1,6 @@
-"""The count of device memory in benchmarks/, on a program whose bytes are counted by hand."""
+"""What a program moves, on programs whose bytes are counted by hand."""
 
-import importlib.util
-import pathlib
-
-_PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "hlo_traffic.py"
-_SPEC = importlib.util.spec_from_file_location("hlo_traffic", _PATH)
-assert _SPEC
-assert _SPEC.loader
-hlo_traffic = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(hlo_traffic)
+from jaxvision import hlo
 
 PROGRAM = """HloModule jit_step, entry_computation_layout={...}
 
@@ -32,4 +24,24 @@ ENTRY %main (x: bf16[4,8], y: f32[8]) -> bf16[4,8] {
 def test_device_memory_is_counted_once_and_the_chip_not():
     x, y = 4 * 8 * 2, 8 * 4
     fusion, copy, two, kernel = x + y, x, y + x, x + y + x
-    assert hlo_traffic.device_memory_bytes(PROGRAM) == fusion + copy + two + kernel
+    assert hlo.device_memory_bytes(PROGRAM) == fusion + copy + two + kernel
+
+
+STEP = """HloModule jit_step
+
+ENTRY %main (x: bf16[4,8], y: f32[8]) -> f32[8] {
+  %x = bf16[4,8]{1,0:T(8,128)} parameter(0)
+  %y = f32[8]{0:T(128)} parameter(1)
+  %all-reduce.1 = (f32[8]{0}, bf16[4,8]{1,0}) all-reduce(%y, %x), channel_id=1, to_apply=%add
+  %all-reduce-start = f32[8]{0} all-reduce-start(%y), channel_id=2, to_apply=%add
+  %all-reduce-done = f32[8]{0} all-reduce-done(%all-reduce-start)
+  %all-gather.7 = bf16[16,8]{1,0} all-gather(%x), channel_id=3, dimensions={0}
+  ROOT %add.2 = f32[8]{0} add(%y, %all-reduce-done)
+}
+"""
+
+
+def test_collectives_and_the_bytes_that_go_into_them():
+    x, y = 4 * 8 * 2, 8 * 4
+    assert hlo.collectives(STEP) == {"all-reduce": (2, y + x + y), "all-gather": (1, x)}
+    assert hlo.collectives(PROGRAM) == {}

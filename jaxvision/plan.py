@@ -1,0 +1,340 @@
+"""python -m jaxvision.plan: whether a config's train step fits chips that are not here, and what bounds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from jaxvision import cli
+from jaxvision.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import jax
+
+    from jaxvision.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Of one chip: bytes of memory, bytes/s of memory, FLOP/s in bfloat16, bytes/s between chips over all its links."""
+
+    memory: float
+    bandwidth: float
+    flops: float
+    links: float
+
+
+# Google's pages "TPU v4", "v5e", "v5p" and "v6e" (cloud.google.com/tpu/docs), read in November 2026.
+CHIPS = {
+    "v4": Chip(32 * 2**30, 1228e9, 275e12, 300e9),
+    "v5e": Chip(16 * 2**30, 819e9, 197e12, 200e9),
+    "v5p": Chip(95 * 2**30, 2765e9, 459e12, 600e9),
+    "v6e": Chip(32 * 2**30, 1640e9, 918e12, 448e9),
+}
+
+
+def plan(argv: list[str]) -> dict[str, Any]:
+    parser = cli.Parser(
+        "jaxvision.plan",
+        "Compile the train step of a config ahead of time for a slice of TPU chips that is only described (needs the "
+        "extra plan: libtpu, on Linux x86-64) or for the devices that are here: memory, traffic, what bounds it.",
+        [
+            "python -m jaxvision.plan --config configs/resnet50.py --topology v5e:2x2",
+            "python -m jaxvision.plan --config configs/vit_b16_deit.py --topology v5e:16x16 --config.mesh.fsdp=8",
+            "python -m jaxvision.plan --config configs/resnet50.py --table v5e:2x2,v5e:16x16,v4:4x4x4",
+        ],
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a config file, see configs/")
+    parser.add_argument("--config.KEY=VALUE", dest="_", action="append", metavar="", help="override any key of it")
+    parser.add_argument(
+        "--topology", default="", metavar="CHIP:AxB", help=f"chips are {', '.join(CHIPS)}; default: the devices here"
+    )
+    parser.add_argument("--table", default="", metavar="T,T", help="a row for each topology, the config as it is")
+    parser.add_argument("--batch", type=int, default=0, metavar="N", help="images a chip; default: the config's share")
+    parser.add_argument(
+        "--classes", type=int, default=1000, metavar="N", help="where the data is not here; default 1000"
+    )
+    parser.add_argument("--only", action="store_true", help="the config as it is, no other batch, remat or fsdp")
+    arguments, overrides = parser.parse(argv, prefix="config")
+    say = cli.sayer(arguments)
+    topologies = [t for t in (arguments.table or arguments.topology).split(",") if t]
+    for name in topologies:
+        parse(name)
+    if topologies:
+        only_described()
+
+    from jaxvision import build
+    from jaxvision import config as config_lib
+
+    config = config_lib.load(arguments.config, overrides)
+    build.check(config)
+    planner = Planner(config, arguments.classes, say)
+    only = arguments.only or bool(arguments.table)
+    found = {name: planner.study(name, arguments.batch, only=only) for name in topologies or ["here"]}
+    return {"config": arguments.config, "topologies": found}
+
+
+def parse(topology: str) -> tuple[Chip, int]:
+    """(chip, number of chips) of "v5e:4x4". Raises UserError."""
+    name, _, sides = topology.partition(":")
+    if name not in CHIPS:
+        raise UserError(f"topology {topology!r}: {nearest(name, tuple(CHIPS))}, followed by a grid, like v5e:4x4")
+    if not re.fullmatch(r"\d+(x\d+){1,2}", sides):
+        raise UserError(f"topology {topology!r}: expected a grid of chips after {name}:, like v5e:4x4 or v4:4x4x4")
+    return CHIPS[name], math.prod(map(int, sides.split("x")))
+
+
+def only_described() -> None:
+    """Before JAX starts: it shall look for no TPU, and libtpu not ask what machine this is."""
+    for name, value in {
+        "JAX_PLATFORMS": "cpu",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What the compiler says about one program; where it found no room only what it would have needed is known."""
+
+    images: int  # a chip and step
+    remat: bool
+    fsdp: int
+    compile_s: float
+    memory: float = 0.0  # bytes a chip: the state, the batch, what lives in between, the program
+    flops: float = 0.0  # an image
+    traffic: float = 0.0  # bytes an image, to and from device memory
+    collectives: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # kind: how many, bytes a chip
+    problem: str = ""  # the compiler's, where it does not fit
+
+    @property
+    def fits(self) -> bool:
+        return not self.problem
+
+    def seconds(self, chip: Chip) -> dict[str, float]:
+        """Of a step, at least: what each side takes if it is all that counts."""
+        # a ring sends the operand of an all-reduce twice, of the others once
+        sent = sum(size * (2 if kind == "all-reduce" else 1) for kind, (_, size) in self.collectives.items())
+        return {
+            "compute": self.images * self.flops / chip.flops,
+            "memory": self.images * self.traffic / chip.bandwidth,
+            "links": sent / chip.links,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Devices to compile for. `chip` is None where their speed is not known; a chip may be several devices."""
+
+    name: str
+    devices: list[jax.Device]
+    chips: int
+    chip: Chip | None
+
+    @classmethod
+    def find(cls, topology: str) -> Slice:
+        """The slice of that name, or the devices that are "here". Raises UserError."""
+        import jax
+
+        if topology == "here":
+            return cls(topology, jax.devices(), jax.device_count(), None)
+        from jax.experimental import topologies
+
+        if importlib.util.find_spec("libtpu") is None:
+            raise UserError('compiling for TPUs needs libtpu: pip install "jaxvision[plan]" (Linux x86-64)')
+        chip, chips = parse(topology)
+        try:
+            devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        except Exception as error:
+            raise UserError(f"topology {topology!r}: libtpu says {str(error).splitlines()[0]}") from error
+        return cls(topology, list(devices), chips, chip)
+
+
+class Planner:
+    """Compiles variants of a config, each once, and says what it finds."""
+
+    def __init__(self, config: Config, classes: int, say: Any) -> None:
+        import jaxvision.tasks
+        from jaxvision.data.sources import open_source
+
+        self.config, self.say = config, say
+        try:
+            source = open_source(config.data.train)
+            self.classes, self.kind = len(source.classes), source.kind
+        except UserError as error:
+            self.classes, self.kind = classes, jaxvision.tasks.LABELS.get(config.task.name, "class")
+            say(f"planned with {classes} classes (--classes): {str(error).splitlines()[0]}")
+        self.rows: dict[tuple, Row] = {}
+
+    def study(self, topology: str, images: int, *, only: bool) -> dict[str, Any]:
+        """What the result has of one topology: a row for each variant; the largest batch, or None."""
+        where = Slice.find(topology)
+        images = images or max(1, self.config.batch_size // where.chips)
+        remat, fsdp = bool(self.config.model.get("remat", False)), self.config.mesh.fsdp
+        memory = f", {where.chip.memory / 2**30:.0f} GiB each" if where.chip else ""
+        what = f"{'chip' if where.chip else 'device'}{'s' if where.chips > 1 else ''}"
+        self.say(f"\n{topology}: {where.chips} {what}{memory}\n{HEADER}")
+        before = set(self.rows)
+        base = self.row(where, images, remat, fsdp)
+        largest = None
+        if not only and where.chip:
+            largest = largest_that_fits(
+                lambda n: self.row(where, n, remat, fsdp).memory or None, images, where.chip.memory
+            )
+            if self.can_remat():
+                self.row(where, images, not remat, fsdp)
+            other = 1 if fsdp != 1 else math.gcd(8, len(where.devices))
+            if other != fsdp:
+                self.row(where, images, remat, other)
+            fit = f"{largest} images a chip, {largest * where.chips:,} in all" if largest else "none"
+            self.say(f"largest batch that fits: {fit}")
+        for kind, (count, size) in sorted(base.collectives.items()):
+            self.say(f"each step every chip puts {size / 1e6:,.1f} MB into {count} {kind}")
+        rows = [self.rows[key] for key in self.rows if key not in before]
+        return {"chips": where.chips, "largest": largest, "rows": [as_json(row, where.chip) for row in rows]}
+
+    def can_remat(self) -> bool:
+        import jaxvision.models
+
+        return "remat" in getattr(jaxvision.models, self.config.model.name).func.__dataclass_fields__
+
+    def row(self, where: Slice, images: int, remat: bool, fsdp: int) -> Row:
+        """That program's row, compiled where it is not known, and shown."""
+        key = (where.name, images, remat, fsdp)
+        if key not in self.rows:
+            self.rows[key] = self.compile(where, images, remat, fsdp)
+            self.say(line(self.rows[key], where.chip))
+        return self.rows[key]
+
+    def compile(self, where: Slice, images: int, remat: bool, fsdp: int) -> Row:
+        import jax
+
+        from jaxvision import hlo, sharding
+
+        config = type(self.config)(self.config.to_dict())
+        config.update(batch_size=images * where.chips)
+        if remat != config.model.get("remat", False):
+            config.model.remat = remat
+        mesh = sharding.make_mesh(-1, fsdp, where.devices)
+        start = time.monotonic()
+        try:
+            compiled = compile_step(config, mesh, self.classes, self.kind)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", str(error))
+            problem = f"needs {used[1]} of {used[2]}" if used else "does not fit"
+            return Row(images, remat, fsdp, time.monotonic() - start, problem=problem)
+        cost, memory, program = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
+        share = len(where.devices) / where.chips  # devices of a chip
+        used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        used += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+        traffic = hlo.device_memory_bytes(program) if where.chip else cost["bytes accessed"]
+        return Row(
+            images,
+            remat,
+            fsdp,
+            time.monotonic() - start,
+            memory=used * share,
+            flops=cost["flops"] * share / images,
+            traffic=traffic * share / images,
+            collectives={k: (n, int(size * share)) for k, (n, size) in hlo.collectives(program).items()},
+        )
+
+
+def largest_that_fits(memory: Callable[[int], float | None], first: int, limit: float) -> int | None:
+    """The largest multiple of 8 images that fits where 8 more do not (of 1, if `first` is no multiple of 8), or None.
+
+    memory: images -> bytes, None where it does not fit: a compilation, so few are asked for. A line through those that
+    fit says where they would meet the limit.
+    """
+    unit = 8 if first % 8 == 0 else 1
+    fits: dict[int, float] = {}
+    fails: set[int] = set()
+    images, missed = first, False
+    while True:
+        found = memory(images)
+        if found is None:
+            fails.add(images)
+        else:
+            fits[images] = found
+        low, high = max(fits, default=0), min(fails, default=math.inf)
+        if high - low <= unit:
+            return low or None
+        if len(fits) > 1 and not missed:
+            a, b = sorted(fits)[-2:]
+            slope = max((fits[b] - fits[a]) / (b - a), 1.0)
+            images, missed = int(low + (limit - fits[low]) / slope), high < math.inf
+        else:  # what lies between, too, after each guess that was not the last: lines may be wrong
+            images, missed = int(2 * low if high == math.inf else (low + high) / 2), False
+        images = int(min(max(images // unit * unit, low + unit), high - unit))
+
+
+def compile_step(config: Config, mesh: Any, classes: int, kind: str) -> Any:
+    """The compiled train step of a config on the devices of a mesh, of which none need be here.
+
+    `classes` and `kind` of labels: of the training data. Raises JaxRuntimeError where it finds no room.
+    """
+    import jax
+    import numpy as np
+
+    from jaxvision import build, pretrained, step
+
+    config = type(config)({**config.to_dict(), "evals": {}})  # a train step does not depend on them
+    if config.dtype == "auto" and mesh.devices.flat[0].platform != "cpu":
+        config.dtype = "bfloat16"
+    config = build.resolve(config)
+    names = tuple(map(str, range(classes)))
+    teacher = pretrained.teacher(config, names)
+    teaching = teacher and teacher.task
+    # of the labels themselves only numbers would change
+    task = build.task(config, classes, lambda: np.arange(classes), teaching=teaching, total_steps=1000)
+    params, _ = build.abstract_init(task, config)
+    tx, _, _ = build.optimiser(config, task, params, 1000)
+    state = jax.eval_shape(
+        lambda key, batch: step.init_state(task, tx, key, batch, None), jax.random.key(0), build.example(config)
+    )
+    state = build.with_shardings(state, mesh, config.mesh.rules)
+    batch = build.abstract_batch(config, mesh, config.batch_size, train=True, kind=kind, classes=classes)
+    return step.compile_step(task, tx, state, batch, seed=config.seed, accumulate=config.accumulate)
+
+
+HEADER = "images a chip  remat  fsdp      memory  GFLOP/image  MB/image  images/s a chip  bound by  compiled in"
+
+
+def line(row: Row, chip: Chip | None) -> str:
+    start = f"{row.images:>13}  {'yes' if row.remat else 'no':>5}  {row.fsdp:>4}"
+    if not row.fits:
+        return f"{start}  does not fit: {row.problem} ({row.compile_s:.0f} s)"
+    speed, bound = "", ""
+    if chip:
+        seconds = row.seconds(chip)
+        bound = max(seconds, key=lambda k: seconds[k])
+        speed = f"{row.images / seconds[bound]:,.0f}"
+    return (
+        f"{start}  {row.memory / 2**30:>6.2f} GiB  {row.flops / 1e9:>11.3g}  {row.traffic / 1e6:>8.1f}  {speed:>15}"
+        f"  {bound:>8}  {row.compile_s:>9.0f} s"
+    )
+
+
+def as_json(row: Row, chip: Chip | None) -> dict[str, Any]:
+    found = {**dataclasses.asdict(row), "fits": row.fits}
+    if chip and row.fits:
+        found["seconds"] = row.seconds(chip)
+        found["images_per_s_a_chip"] = row.images / max(found["seconds"].values())
+    return found
+
+
+if __name__ == "__main__":
+    cli.main(plan)

@@ -1,0 +1,177 @@
+"""What a plan says, against counts by hand and against the compiler's own refusal.
+
+Programs for TPUs take a minute each and need libtpu (the extra plan): slow.
+"""
+
+import importlib.util
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxvision.config
+from jaxvision import build, hlo, plan, sharding, step
+from jaxvision.errors import UserError
+from jaxvision.task import Task
+from tests.tiny import make_tiny_config
+
+ROWS, IN, HIDDEN, OUT = 64, 48, 32, 8
+
+
+def two_layers():
+    def init(key, batch, given):
+        return {"a": jnp.zeros((IN, HIDDEN)), "b": jnp.zeros((HIDDEN, OUT))}, {}
+
+    def loss(params, extra, batch, *, key, step):
+        hidden = batch["image"].astype(jnp.float32) @ params["a"]
+        return jnp.mean((hidden @ params["b"]) ** 2), (extra, {})
+
+    return Task(init=init, loss=loss, predict=lambda *a: {}, after_step=lambda params, extra, step: extra)
+
+
+def compiled_two_layers(mesh):
+    task, tx = two_layers(), optax.sgd(0.1)
+    batch = {"image": jax.ShapeDtypeStruct((ROWS, IN), jnp.uint8, sharding=sharding.batch_sharding(mesh))}
+    state = jax.eval_shape(lambda key: step.init_state(task, tx, key, batch, None), jax.random.key(0))
+    return step.compile_step(task, tx, build.with_shardings(state, mesh), batch, seed=0)
+
+
+@pytest.mark.parametrize("devices", [1, 4, 8])
+def test_two_layers_by_hand(devices):
+    """Products forward, for both kernels' gradients and for that of the hidden values; the step's all-reduces add up
+    the gradients of both kernels."""
+    compiled = compiled_two_layers(sharding.make_mesh(devices=jax.devices()[:devices]))
+    products = 2 * ROWS // devices * (2 * IN * HIDDEN + 3 * HIDDEN * OUT)
+    # a few for each parameter (the update, two norms) and for each value
+    elementwise = 8 * (IN * HIDDEN + HIDDEN * OUT) + 8 * ROWS // devices * (IN + HIDDEN + OUT)
+    assert products <= compiled.cost_analysis()["flops"] <= products + elementwise
+    found = hlo.collectives(compiled.as_text())
+    if devices == 1:
+        assert found == {}
+        return
+    assert set(found) == {"all-reduce"}
+    gradients = 4 * (IN * HIDDEN + HIDDEN * OUT)
+    assert gradients <= found["all-reduce"][1] <= gradients + 16  # and the loss
+
+
+@settings(deadline=1000, max_examples=300)
+@given(
+    first=st.integers(1, 600),
+    constant=st.floats(0, 8e9),
+    slope=st.floats(1e5, 3e9),
+    bend=st.floats(0, 1e5),
+    limit=st.floats(1e9, 1e11),
+)
+def test_the_largest_that_fits_is_found_in_few_tries(first, constant, slope, bend, limit):
+    tries = []
+
+    def memory(images):
+        tries.append(images)
+        used = constant + slope * images + bend * images**1.1
+        return used if used <= limit else None
+
+    found = plan.largest_that_fits(memory, first, limit)
+    unit = 8 if first % 8 == 0 else 1
+    assert len(set(tries)) == len(tries)
+    assert len(tries) <= 6 + 2 * math.log2(max(limit / slope, 1) + first)
+    fits = memory(found) is not None if found else True
+    assert fits
+    assert memory((found or 0) + unit) is None
+    assert found is None or found == first or found % unit == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("v5", "did you mean 'v5"),
+        ("v5e", r"expected a grid of chips after v5e:, like v5e:4x4"),
+        ("v5e:4", "expected a grid"),
+        ("v5e:4x", "expected a grid"),
+        ("h100:2x2", "known: v4, v5e, v5p, v6e"),
+    ],
+)
+def test_a_topology_that_is_none(name, words):
+    with pytest.raises(UserError, match=words):
+        plan.parse(name)
+
+
+def test_without_libtpu_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install \"jaxvision\[plan\]\""):
+        plan.Slice.find("v5e:2x2")
+
+
+def test_the_devices_that_are_here(tmp_path, capsys):
+    """No speed is known of them, so no bound is told; memory and traffic are."""
+    path = tmp_path / "tiny.py"
+    path.write_text("from tests.tiny import make_tiny_config\nconfig = make_tiny_config()\n")
+    result = plan.plan(["--config", str(path)])
+    here = result["topologies"]["here"]
+    assert here["chips"] == jax.device_count() == 8
+    (row,) = here["rows"]
+    assert row["images"] == make_tiny_config().batch_size // 8
+    assert row["fits"]
+    assert row["memory"] > 1e4
+    assert row["flops"] > 1e5
+    assert set(row["collectives"]) == {"all-reduce"}
+    out = capsys.readouterr().out
+    assert "here: 8 devices" in out
+    assert "each step every chip puts" in out
+
+
+def test_data_that_is_not_here_is_said(capsys):
+    config = make_tiny_config()
+    config.data.train = "folder:/nowhere"
+    planner = plan.Planner(config, 17, print)
+    assert planner.classes == 17
+    assert "planned with 17 classes (--classes)" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------- programs for TPUs
+
+
+@pytest.fixture(scope="module")
+def v5e():
+    """The slice, without a search for a TPU in this process."""
+    plan.only_described()
+    return plan.Slice.find("v5e:2x2")
+
+
+@pytest.mark.slow
+def test_two_layers_on_tpus(v5e):
+    mesh = sharding.make_mesh(devices=v5e.devices)
+    found = hlo.collectives(compiled_two_layers(mesh).as_text())
+    gradients = 4 * (IN * HIDDEN + HIDDEN * OUT)
+    assert gradients <= sum(size for _, size in found.values()) <= gradients + 1024
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50", "vit_b_16"])
+def test_the_largest_batch_compiles_and_the_next_does_not(v5e, name):
+    config = jaxvision.config.default()
+    config.data.train = "fake:1000x224?classes=1000"
+    config.model = dict(name=name)
+    config.batch_size, config.steps = 512, 100
+    if name != "resnet50":
+        config.optim.update(name="adamw", lr=1e-3)
+    planner = plan.Planner(config, 1000, print)
+    largest = planner.study("v5e:2x2", 0, only=False)["largest"]
+    rows = {row.images: row for row in planner.rows.values() if not row.remat and row.fsdp == 1}
+    assert rows[largest].fits
+    assert rows[largest].memory <= plan.CHIPS["v5e"].memory
+    assert not rows[largest + 8].fits
+    print(f"\n{name}: {largest} images a chip, {rows[largest].memory / 2**30:.2f} GiB")
+
+
+def test_numbers_are_those_of_a_chip():
+    row = plan.Row(
+        10, False, 1, 0.0, flops=2e9, traffic=1e7, collectives={"all-reduce": (3, 10**6), "all-gather": (1, 10**6)}
+    )
+    chip = plan.Chip(memory=1e9, bandwidth=1e9, flops=1e12, links=1e8)
+    assert row.seconds(chip) == {"compute": 0.02, "memory": pytest.approx(0.1), "links": pytest.approx(0.03)}
+    assert plan.as_json(row, chip)["images_per_s_a_chip"] == pytest.approx(100)
+    assert plan.line(row, chip).split()[-4:-2] == ["100", "memory"]
