@@ -325,3 +325,40 @@ def test_a_workdir_that_is_not_shared(tmp_path):
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 2, out
     assert "of process 0 is not that of process 1: all must name one folder" in out
+
+
+@pytest.mark.slow
+def test_losses_gradients_and_rows_are_those_of_one_process(command, tmp_path):
+    """1, 2 and 4 processes of two devices, the state copied or split over all of them, at ten states of a run."""
+    lines = "config.steps, config.model.depths, config.evals = 10, (1, 1), dict()\n"
+    lines += "config.checkpoint.update(every_steps=1, keep=20)\n"
+    path = config(tmp_path, lines)
+    done = command("jaxvision.train", "--config", path, "--workdir", tmp_path / "w", "--json")
+    assert done.returncode == 0, done.stderr
+
+    def found(count, fsdp):
+        out = tmp_path / f"{count}-{fsdp}"
+        options = dict(config=str(path), checkpoints=str(tmp_path / "w" / "checkpoints"), fsdp=fsdp, out=str(out))
+        process = start(count, "tests.host_gradients", json.dumps(options))
+        said, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, said
+        rows = [row for k in range(count) for row in json.loads((tmp_path / f"{out.name}.{k}.json").read_text())]
+        return np.load(f"{out}.npz"), sorted(map(tuple, rows))
+
+    want, want_rows = found(1, 1)
+    assert len({name.split("/")[0] for name in want}) == 10
+    assert [row[:2] for row in want_rows] == [(s, r) for s in range(1, 11) for r in range(64)]
+    worst = {"loss": 0.0, "gradient": 0.0}
+    for count in (1, 2, 4):
+        for fsdp in (1, 2 * count):
+            got, rows = found(count, fsdp) if (count, fsdp) != (1, 1) else (want, want_rows)
+            assert rows == want_rows
+            for step in range(1, 11):
+                loss = abs(float(got[f"{step}/loss"] - want[f"{step}/loss"]))
+                names = [name for name in want if name.startswith(f"{step}/grad")]
+                norm = np.sqrt(sum(np.sum(np.square(want[name], dtype=np.float64)) for name in names))
+                apart = np.sqrt(sum(np.sum(np.square(got[n].astype(np.float64) - want[n])) for n in names)) / norm
+                assert loss < 1e-6, (count, fsdp, step)
+                assert apart < 1e-3, (count, fsdp, step)
+                worst = {"loss": max(worst["loss"], loss), "gradient": max(worst["gradient"], apart)}
+    print(f"\nworst of 1, 2, 4 processes, copied and split: {worst}")

@@ -1,0 +1,68 @@
+"""One host that computes losses and gradients of saved states; tests/test_hosts.py starts it.
+
+    python -m tests.host_gradients '{"config": ..., "checkpoints": ..., "fsdp": 2, "out": ...}'
+
+Process 0 writes OUT.npz: the loss and each gradient at each checkpoint, on the batch of its step. Each process writes
+OUT.INDEX.json: step, row, id and digest of the pixels that its devices were given.
+"""
+
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from etils import epath
+
+from jaxvision import build, checkpoint, hosts, sharding
+from jaxvision import config as config_lib
+from jaxvision.data import pipeline, transforms
+from jaxvision.data.sources import open_source
+from jaxvision.step import init_state
+from tests.elastic_host import rows_of
+
+
+def main():
+    options = json.loads(sys.argv[1])
+    hosts.join()
+    config = build.resolve(config_lib.load(options["config"], {"mesh.fsdp": str(options["fsdp"])}))
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    split = sharding.batch_sharding(mesh)
+    source, contract = open_source(config.data.train), build.contract(config)
+    task = build.task(config, len(source.classes))
+    params, _ = build.abstract_init(task, config)
+    tx, _, _ = build.optimiser(config, task, params, config.steps)
+    abstract = jax.eval_shape(
+        lambda key, batch: init_state(task, tx, key, batch, None), jax.random.key(0), build.example(config)
+    )
+    abstract = build.with_shardings(abstract, mesh)
+
+    def gradients(state, batch):
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        (loss, _), grads = jax.value_and_grad(task.loss, has_aux=True)(
+            state.params, state.extra, batch, key=key, step=state.step
+        )
+        return loss, grads
+
+    gradients = jax.jit(gradients, out_shardings=sharding.replicated(mesh))
+    found, rows = {}, []
+    for step in checkpoint.steps(epath.Path(options["checkpoints"])):
+        (host,) = pipeline.train_batches(
+            source, transforms.build(config.data.transforms, contract), contract, batch_size=config.batch_size,
+            seed=config.seed, start=step, stop=step + 1, threads=0,
+            rows=sharding.local_rows(split, config.batch_size).tolist(),
+        )  # fmt: skip
+        batch = sharding.put_batch(host, split, config.batch_size)
+        rows += [(step, *row) for row in rows_of(batch)]
+        loss, grads = gradients(checkpoint.restore(epath.Path(options["checkpoints"]) / str(step), abstract), batch)
+        for name, leaf in zip(
+            ["loss", *(f"grad{k}" for k in range(len(jax.tree.leaves(grads))))], [loss, *jax.tree.leaves(grads)]
+        ):
+            found[f"{step}/{name}"] = np.asarray(leaf)
+    pathlib.Path(f"{options['out']}.{hosts.index()}.json").write_text(json.dumps(rows))
+    if hosts.index() == 0:
+        np.savez(options["out"], **found)
+
+
+if __name__ == "__main__":
+    main()
