@@ -27,7 +27,8 @@ class Stubs:
         path.chmod(0o755)
 
     def run(self, script, *words, **env):
-        environment = {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}", "PAUSE": "0", **env}
+        kept = {k: v for k, v in os.environ.items() if k not in ("PYTHON", "SPOT", "VERSION", "KEEP")}
+        environment = {**kept, "PATH": f"{self.folder}:{os.environ['PATH']}", "PAUSE": "0", **env}
         done = subprocess.run([LAUNCH / script, *words], capture_output=True, text=True, env=environment, timeout=60)
         return done, self.log.read_text().splitlines() if self.log.exists() else []
 
