@@ -25,14 +25,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 import jax
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
 
-from jaxvision import build, models, optim
+from jaxvision import build, models, plan, sharding
 from jaxvision import config as config_lib
 from jaxvision.hlo import device_memory_bytes
-from jaxvision.step import init_state, make_step
 
 
 def kernel_bytes(program: str) -> int:
@@ -50,23 +47,15 @@ def measure(name: str, options: dict, chips: str, batch: int, dump: str = "", fs
     config.dtype = "bfloat16"
     config.data.train = "fake:1x224"
     config.steps = 1000
-    config.batch_size = batch
-    devices = np.array(topologies.get_topology_desc(platform="tpu", topology_name=chips).devices)
-    mesh = Mesh(devices.reshape(-1, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
-    task = build.task(config, 1000)
-    params, extra = build.abstract_init(task, config)
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=chips).devices
+    config.batch_size = batch * len(devices)
+    _, extra = build.abstract_init(build.task(config, 1000), config)
     if "batch_stats" in extra["model"]:
         config.optim.update(name="sgd", momentum=0.9, nesterov=True)
     else:
         config.optim.update(name="adamw", lr=1e-3)
-    tx, _ = optim.make(config.optim, config.steps, params)
-    state = jax.eval_shape(lambda k, b: init_state(task, tx, k, b, None), jax.random.key(0), build.example(config))
-    state = build.with_shardings(state, mesh)
-    rows = build.abstract_batch(config, mesh, batch * devices.size)
-    step = make_step(task, tx, seed=0)
     start = time.time()
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    compiled = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, rows).compile()
+    compiled = plan.compile_step(config, sharding.make_mesh(-1, fsdp, list(devices)), 1000, "class")
     if dump:
         with open(dump, "w") as file:
             file.write(compiled.as_text())

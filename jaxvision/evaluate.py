@@ -42,6 +42,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     if not arguments.data and not any(jobs.values()):
         raise UserError(f"{arguments.source} are weights without data: give --data URI")
     workdir = epath.Path(arguments.out).expanduser() if arguments.out else trained.workdir
+    workdir = workdir if hosts.index() == 0 else None  # one of several writes
     if arguments.data:
         jobs = {next(iter(jobs)): arguments.data}
     say(f"checkpoint {trained.source}\npixels: {trained.contract}")
@@ -61,7 +62,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
 
         banks = {"bank": lambda compared=compared: in_order(compared, build.skips(trained.config))}
         result = evals.run(trained.task, trained, {name: metric}, in_order(source, skips), banks)
-        path = (workdir if hosts.index() == 0 else None) and evals.write_certificate(
+        path = workdir and evals.write_certificate(
             workdir,
             name if uri == trained.config.evals[name].data or trained.workdir is None else f"{name}-other",
             result,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import os
 import platform
@@ -23,9 +24,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxvision.errors import UserError
+
+if TYPE_CHECKING:
+    from etils import epath
 
 WAIT = 300.0  # seconds for all to be there: machines of one job start minutes apart
 HEARTBEAT = 30  # seconds without a sign of life after which JAX ends the others; its default of 100 costs a pod more
@@ -118,6 +122,30 @@ def index() -> int:
     return _state().process_id if several() else 0
 
 
+def require_shared(workdir: epath.Path) -> None:
+    """Raises UserError on all if some see another folder there: their parts would be saved where nobody looks."""
+    if not several():
+        return
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    from jaxvision.log import write_whole
+
+    token, path = str(multihost_utils.broadcast_one_to_all(np.int64(time.time_ns()))), workdir / ".shared"
+    if index() == 0:
+        write_whole(path, token)
+    multihost_utils.sync_global_devices("shared workdir written")
+    sees = np.array([path.exists() and path.read_text() == token])
+    blind = np.flatnonzero(~np.asarray(multihost_utils.process_allgather(sees)).ravel())
+    if index() == 0:
+        path.unlink()
+    if blind.size:
+        raise UserError(
+            f"{workdir} of process 0 is not that of process {', '.join(map(str, blind))}: all must name one folder on "
+            "storage that they share, or a bucket (gs://...)"
+        )
+
+
 def _state() -> Any:
     from jax._src import distributed
 
@@ -150,10 +178,7 @@ def roll_call(place: Place, say: Callable[[str], None] = print, wait: float = WA
 
 
 def _versions() -> dict[str, str]:
-    import importlib.metadata
-
-    names = ("jaxvision", "jax", "jaxlib", "flax", "optax")
-    versions = {name: importlib.metadata.version(name) for name in names if name != "jaxvision"}
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
     return {**versions, "python": ".".join(platform.python_version_tuple()[:2])}
 
 
@@ -161,10 +186,11 @@ def _lead(place: Place, hello: dict[str, Any], say: Callable[[str], None], deadl
     there = {0: hello}
     lines: list[Any] = []
     told = time.monotonic()
+    port = place.address.rpartition(":")[2]
     try:
-        server = socket.create_server(("", int(place.address.rpartition(":")[2])))
+        server = socket.create_server(("", int(port)))
     except OSError as error:
-        return f"process 0 cannot listen on port {place.address.rpartition(':')[2]}: {error.strerror}; choose another"
+        return f"process 0 cannot listen on port {port}: {error.strerror}; choose another"
     problem = ""
     with server:
         server.settimeout(0.2)

@@ -6,7 +6,6 @@ import json
 import math
 import resource
 import sys
-import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxvision import build, checkpoint, evals, pretrained, sharding, weights
+from jaxvision import build, checkpoint, evals, hosts, pretrained, sharding, weights
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import pipeline, transforms
@@ -25,7 +24,7 @@ from jaxvision.data.order import Order, class_weights
 from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, lock, plain, write_whole
-from jaxvision.step import TrainState, compile_step, init_state
+from jaxvision.step import TrainState, abstract_state, compile_step, init_state
 from jaxvision.stop import Stop
 from jaxvision.task import LOWER, Batch
 
@@ -119,7 +118,7 @@ class Run:
 
         if self.leader:
             held.enter_context(lock(workdir))
-        _require_shared(workdir)
+        hosts.require_shared(workdir)
         found = self._open_workdir()
         self.state = self._initial(found, teacher)
         del teacher  # its weights are in the state: the host's copy can go
@@ -210,10 +209,7 @@ class Run:
         def init(key: jax.Array, batch: Batch, given: Any) -> TrainState:
             return init_state(task, tx, key, batch, given)
 
-        key = jax.random.key(config.seed)
-        abstract = jax.eval_shape(lambda k, b: init(k, b, None), key, build.example(config))
-        abstract = build.with_shardings(abstract, self.mesh, config.mesh.rules)
-        self.shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        abstract = abstract_state(task, tx, build.example(config), self.mesh, config.mesh.rules)
         if self.mesh.size > 1:
             line, listing = sharding.table(abstract)
             self.say(f"{line}; see sharding.txt")
@@ -236,8 +232,8 @@ class Run:
             self.say(f"teacher: {weights.count(teacher.leaves['params']):,} parameters, from {teacher.source}")
             given = teacher.join(given)
         with self.clock("compile"):
-            make = build.jit_once(init, out_shardings=self.shardings)
-            return jax.block_until_ready(make(key, build.zeros(config), given))
+            make = build.jit_once(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
+            return jax.block_until_ready(make(jax.random.key(config.seed), build.zeros(config), given))
 
     def _compile(self) -> None:
         config = self.config
@@ -488,28 +484,6 @@ def _check_divisible(config: Config, devices: int) -> None:
         raise UserError(
             f"batch_size {config.batch_size} is not divisible by {by}: take "
             + (f"{below} or {above}" if below else f"{above}")
-        )
-
-
-def _require_shared(workdir: epath.Path) -> None:
-    """Raises UserError on all hosts if some see another folder there: their parts would be saved where nobody looks."""
-    if jax.process_count() == 1:
-        return
-    from jax.experimental import multihost_utils
-
-    token = str(multihost_utils.broadcast_one_to_all(np.int64(time.time_ns())))
-    path = workdir / ".shared"
-    if jax.process_index() == 0:
-        write_whole(path, token)
-    multihost_utils.sync_global_devices("shared workdir written")
-    sees = np.array([path.exists() and path.read_text() == token])
-    blind = np.flatnonzero(~np.asarray(multihost_utils.process_allgather(sees)).ravel())
-    if jax.process_index() == 0:
-        path.unlink()
-    if blind.size:
-        raise UserError(
-            f"{workdir} of process 0 is not that of process {', '.join(map(str, blind))}: all must name one folder on "
-            "storage that they share, or a bucket (gs://...)"
         )
 
 

@@ -13,7 +13,7 @@ import optax
 
 from jaxvision.config import Config, factory
 from jaxvision.errors import UserError, nearest
-from jaxvision.task import PyTree
+from jaxvision.task import PyTree, leaf_name, leaf_names
 
 __all__ = ["adamw", "lamb", "lars", "sgd"]
 
@@ -86,7 +86,7 @@ def make(
         optimiser = from_step(0)
     else:
         several = {label: from_step(start) for label, start in starts.items()}
-        by_label = jax.tree_util.tree_map_with_path(lambda path, _: labels[name(path)], params)
+        by_label = jax.tree_util.tree_map_with_path(lambda path, _: labels[leaf_name(path)], params)
         optimiser = optax.partition({**several, "frozen": optax.set_to_zero()}, by_label)
     parts = [
         hold(by_leaf, total_steps) if config.clip else optax.identity(),  # a frozen leaf does not count in the norm
@@ -323,13 +323,4 @@ def scale(by_leaf: dict[str, Rule]) -> optax.GradientTransformation:
 
 
 def _map_named(f: Callable[[str, jax.Array], jax.Array], tree: PyTree) -> PyTree:
-    return jax.tree_util.tree_map_with_path(lambda path, x: f(name(path), x), tree)
-
-
-def leaf_names(tree: PyTree) -> list[str]:
-    """Names like "model/layer1_0/conv1/kernel", in the order of the leaves."""
-    return [name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-
-
-def name(path: tuple) -> str:
-    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+    return jax.tree_util.tree_map_with_path(lambda path, x: f(leaf_name(path), x), tree)

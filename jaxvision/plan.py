@@ -56,7 +56,7 @@ def plan(argv: list[str]) -> dict[str, Any]:
     parser.add_argument(
         "--topology", default="", metavar="CHIP:AxB", help=f"chips are {', '.join(CHIPS)}; default: the devices here"
     )
-    parser.add_argument("--table", default="", metavar="T,T", help="a row for each topology, the config as it is")
+    parser.add_argument("--table", default="", metavar="T,T", help="several topologies, the config as it is")
     parser.add_argument("--batch", type=int, default=0, metavar="N", help="images a chip; default: the config's share")
     parser.add_argument(
         "--classes", type=int, default=1000, metavar="N", help="where the data is not here; default 1000"
@@ -185,7 +185,6 @@ class Planner:
         memory = f", {where.chip.memory / 2**30:.0f} GiB each" if where.chip else ""
         what = f"{'chip' if where.chip else 'device'}{'s' if where.chips > 1 else ''}"
         self.say(f"\n{topology}: {where.chips} {what}{memory}\n{HEADER}")
-        before = set(self.rows)
         base = self.row(where, images, remat, fsdp)
         largest = None
         if not only and where.chip:
@@ -201,8 +200,8 @@ class Planner:
             self.say(f"largest batch that fits: {fit}")
         for kind, (count, size) in sorted(base.collectives.items()):
             self.say(f"each step every chip puts {size / 1e6:,.1f} MB into {count} {kind}")
-        rows = [self.rows[key] for key in self.rows if key not in before]
-        return {"chips": where.chips, "largest": largest, "rows": [as_json(row, where.chip) for row in rows]}
+        rows = [as_json(row, where.chip) for (name, *_), row in self.rows.items() if name == topology]
+        return {"chips": where.chips, "largest": largest, "rows": rows}
 
     def can_remat(self) -> bool:
         import jaxvision.models
@@ -286,7 +285,6 @@ def compile_step(config: Config, mesh: Any, classes: int, kind: str) -> Any:
 
     `classes` and `kind` of labels: of the training data. Raises JaxRuntimeError where it finds no room.
     """
-    import jax
     import numpy as np
 
     from jaxvision import build, pretrained, step
@@ -302,10 +300,7 @@ def compile_step(config: Config, mesh: Any, classes: int, kind: str) -> Any:
     task = build.task(config, classes, lambda: np.arange(classes), teaching=teaching, total_steps=1000)
     params, _ = build.abstract_init(task, config)
     tx, _, _ = build.optimiser(config, task, params, 1000)
-    state = jax.eval_shape(
-        lambda key, batch: step.init_state(task, tx, key, batch, None), jax.random.key(0), build.example(config)
-    )
-    state = build.with_shardings(state, mesh, config.mesh.rules)
+    state = step.abstract_state(task, tx, build.example(config), mesh, config.mesh.rules)
     batch = build.abstract_batch(config, mesh, config.batch_size, train=True, kind=kind, classes=classes)
     return step.compile_step(task, tx, state, batch, seed=config.seed, accumulate=config.accumulate)
 

@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxvision.errors import UserError
+from jaxvision.task import leaf_name, leaf_names
 
 BATCH = P(("data", "fsdp"))
 Rules = tuple[tuple[str, int], ...]
@@ -58,7 +59,7 @@ def state_shardings(mesh: Mesh, tree: Any, rules: Rules = ()) -> Any:
     unused = {pattern for pattern, _ in rules}
 
     def one(path: Any, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = leaf_name(path)
         matching = [rule for rule in rules if re.search(rule[0], name)]
         unused.difference_update(pattern for pattern, _ in matching)
         if matching:
@@ -79,9 +80,7 @@ def state_shardings(mesh: Mesh, tree: Any, rules: Rules = ()) -> Any:
 
     found = jax.tree_util.tree_map_with_path(one, tree)
     if unused:
-        names = [
-            jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in jax.tree_util.tree_leaves_with_path(tree)
-        ]
+        names = leaf_names(tree)
         raise UserError(f"mesh.rules: {', '.join(map(repr, sorted(unused)))} matches no leaf; there are, for example, "
                         f"{', '.join(names[:3] + names[-1:])}")  # fmt: skip
     return found
@@ -91,12 +90,11 @@ def table(tree: Any) -> tuple[str, str]:
     """(one line, a line for each leaf) about leaves with shardings: bytes, and how much of it one device holds."""
     rows, whole, held, copied = [], 0, 0, 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        size = math.prod(leaf.shape) * _itemsize(leaf.dtype)
-        shard = math.prod(leaf.sharding.shard_shape(leaf.shape)) * _itemsize(leaf.dtype)
+        size = math.prod(leaf.shape) * leaf.dtype.itemsize
+        shard = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         whole, held, copied = whole + size, held + shard, copied + (size if shard == size else 0)
         split = "copied" if shard == size else f"split {[a or ':' for a in leaf.sharding.spec]}".replace("'", "")
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        rows.append((name, f"{leaf.dtype}{list(leaf.shape)}", split, f"{shard:,} of {size:,} bytes"))
+        rows.append((leaf_name(path), f"{leaf.dtype}{list(leaf.shape)}", split, f"{shard:,} of {size:,} bytes"))
     widths = [max(len(row[k]) for row in rows) for k in range(3)]
     lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[3]]) for row in rows]
     line = (
@@ -104,10 +102,6 @@ def table(tree: Any) -> tuple[str, str]:
         f"{copied / 1e6:,.2f} MB of it is copied to each"
     )
     return line, "\n".join([line, *lines]) + "\n"
-
-
-def _itemsize(dtype: Any) -> int:
-    return 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else np.dtype(dtype).itemsize
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:

@@ -9,7 +9,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from jaxvision import build, sharding
 from jaxvision.task import Batch, PyTree, Task
 
 
@@ -62,6 +64,15 @@ def make_step(
         return TrainState(state.step + 1, params, extra, opt_state), logs
 
     return step
+
+
+def abstract_state(
+    task: Task, tx: optax.GradientTransformation, batch: Batch, mesh: Mesh, rules: sharding.Rules = ()
+) -> TrainState:
+    """A fresh state's shapes, and where each leaf lies on the mesh. `batch`: an example, may be abstract; `rules`: of
+    `sharding.state_shardings`."""
+    state = jax.eval_shape(lambda k, b: init_state(task, tx, k, b, None), jax.random.key(0), batch)
+    return build.with_shardings(state, mesh, rules)
 
 
 def compile_step(

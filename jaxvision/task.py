@@ -9,6 +9,20 @@ PyTree = Any
 Batch = dict[str, Any]
 
 
+def leaf_name(path: tuple) -> str:
+    """Like "model/layer1_0/conv1/kernel", of a path as jax.tree_util gives it."""
+    import jax
+
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def leaf_names(tree: PyTree) -> list[str]:
+    """Of all leaves, in their order."""
+    import jax
+
+    return [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
 def keep(params: PyTree, extra: PyTree, step: Any) -> PyTree:
     """The `after_step` of a task that has nothing to do there."""
     return extra

@@ -86,15 +86,13 @@ def to_all(processes: list[subprocess.Popen], number: int) -> None:
 def wait(processes: list[subprocess.Popen], grace: float) -> int:
     """The code of the first that failed, else 0."""
     code, deadline = 0, float("inf")
-    while any(process.poll() is None for process in processes):
-        failed = [p.returncode for p in processes if p.returncode]
-        if failed and not code:
-            code, deadline = failed[0], time.monotonic() + grace
+    while None in (codes := [process.poll() for process in processes]):
+        if not code and any(codes):
+            code, deadline = next(filter(None, codes)), time.monotonic() + grace
         if time.monotonic() > deadline:
             to_all(processes, signal.SIGKILL)
         time.sleep(0.05)
-    failed = [p.returncode for p in processes if p.returncode]
-    code = code or (failed[0] if failed else 0)
+    code = code or next(filter(None, codes), 0)
     return 128 - code if code < 0 else code
 
 

@@ -61,7 +61,8 @@ install() {
 }
 
 while :; do
-  case $(state) in
+  now=$(state)
+  case $now in
     READY) everywhere 'test -x venv/bin/python' || install ;;
     ABSENT)
       create
@@ -72,7 +73,7 @@ while :; do
       continue
       ;;
     *) # PREEMPTED, TERMINATED, STOPPED: what is left of it must go before it can be made again
-      echo "tpu_vm.sh: the slice is $(state), creating it anew" >&2
+      echo "tpu_vm.sh: the slice is $now, creating it anew" >&2
       tpu delete --quiet
       continue
       ;;

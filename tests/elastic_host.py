@@ -1,6 +1,6 @@
 """One host of a training that writes down every row that its devices were given; tests/test_elastic.py starts it.
 
-python -m tests.elastic_host '{"host": 0, "hosts": 2, "port": 1234, "data": ..., "workdir": ..., "log": ..., ...}'
+python -m tests.elastic_host '{"hosts": 2, "data": ..., "workdir": ..., "log": ..., ...}'
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 import jaxvision.config
-from jaxvision import loop
+from jaxvision import hosts, loop
 
 
 def make_config(options):
@@ -69,9 +69,7 @@ class Recorded(loop.Run):
 
 def main():
     options = json.loads(sys.argv[1])
-    if options["hosts"] > 1:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(f"localhost:{options['port']}", options["hosts"], options["host"])
+    hosts.join()
     assert jax.process_count() == options["hosts"]
     Recorded.recording = options["log"]
     loop.Run = Recorded

@@ -18,6 +18,8 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 
+from jaxvision import cli
+
 ROOT = pathlib.Path(__file__).parent.parent
 IMPORTED = ("jaxvision.build", "jaxvision.loop", "jaxvision.weights", "matplotlib.pyplot", "sklearn.datasets")
 
@@ -50,8 +52,6 @@ class Forks:
 
 
 def serve() -> None:
-    from jaxvision import cli
-
     cli.quiet_libraries()
     for name in IMPORTED:
         importlib.import_module(name)
@@ -88,7 +88,7 @@ def become(module: str, arguments: list[str], env: dict[str, str], cwd: str, fol
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.path.insert(0, cwd)
     sys.modules.pop(module, None)
-    sys.modules["jaxvision.cli"].STARTED = time.perf_counter()  # type: ignore[attr-defined]
+    cli.STARTED = time.perf_counter()
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)
     sys.exit()

@@ -18,7 +18,7 @@ from jaxvision import build, checkpoint, hosts, sharding
 from jaxvision import config as config_lib
 from jaxvision.data import pipeline, transforms
 from jaxvision.data.sources import open_source
-from jaxvision.step import init_state
+from jaxvision.step import abstract_state
 from tests.elastic_host import rows_of
 
 
@@ -32,10 +32,7 @@ def main():
     task = build.task(config, len(source.classes))
     params, _ = build.abstract_init(task, config)
     tx, _, _ = build.optimiser(config, task, params, config.steps)
-    abstract = jax.eval_shape(
-        lambda key, batch: init_state(task, tx, key, batch, None), jax.random.key(0), build.example(config)
-    )
-    abstract = build.with_shardings(abstract, mesh)
+    abstract = abstract_state(task, tx, build.example(config), mesh)
 
     def gradients(state, batch):
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -55,10 +52,8 @@ def main():
         batch = sharding.put_batch(host, split, config.batch_size)
         rows += [(step, *row) for row in rows_of(batch)]
         loss, grads = gradients(checkpoint.restore(epath.Path(options["checkpoints"]) / str(step), abstract), batch)
-        for name, leaf in zip(
-            ["loss", *(f"grad{k}" for k in range(len(jax.tree.leaves(grads))))], [loss, *jax.tree.leaves(grads)]
-        ):
-            found[f"{step}/{name}"] = np.asarray(leaf)
+        found[f"{step}/loss"] = np.asarray(loss)
+        found |= {f"{step}/grad{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(grads))}
     pathlib.Path(f"{options['out']}.{hosts.index()}.json").write_text(json.dumps(rows))
     if hosts.index() == 0:
         np.savez(options["out"], **found)

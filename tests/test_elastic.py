@@ -58,16 +58,17 @@ def free_port():
 def start(session, folder, workdir, name):
     """The session's processes, one a host."""
     port, processes = free_port(), []
-    environment = {**os.environ, "XLA_FLAGS": flags.on(1)}
+    job = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(session.hosts)}
+    environment = {**os.environ, "XLA_FLAGS": flags.on(1), **job}
     for host in range(session.hosts):
         options = dict(
-            host=host, hosts=session.hosts, port=port, data=str(folder), workdir=str(workdir / "w"), steps=STEPS,
+            hosts=session.hosts, data=str(folder), workdir=str(workdir / "w"), steps=STEPS,
             save=SAVE, threads=session.threads, processes=session.processes, log=str(workdir / f"{name}.{host}.rows"),
         )  # fmt: skip
         with open(workdir / f"{name}.{host}.out", "w") as out:
             processes.append(subprocess.Popen(
                 [sys.executable, "-m", "tests.elastic_host", json.dumps(options)],
-                stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env=environment,
+                stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(host)},
             ))  # fmt: skip
     return processes
 

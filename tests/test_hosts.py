@@ -19,6 +19,7 @@ from jaxvision import hosts
 from jaxvision.errors import UserError
 from tests import flags
 from tests.conftest import ROOT
+from tests.test_elastic import free_port
 
 # --------------------------------------------------------------------------- where a process stands
 
@@ -83,12 +84,6 @@ def test_what_is_wrong_in_the_environment_is_named(environment, values, words):
 # --------------------------------------------------------------------------- the roll-call
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def call(count, indices, wait, *, port=None, change=lambda place: place):
     """index -> what its roll-call raised, "" if nothing; and the seconds that all took."""
     port = port or free_port()
@@ -111,6 +106,14 @@ def call(count, indices, wait, *, port=None, change=lambda place: place):
     return [found[k] for k in range(len(indices))], time.monotonic() - start
 
 
+def later(seconds, *arguments, **how):
+    """A thread that calls after so long, and the list that its answers go into."""
+    found = []
+    thread = threading.Timer(seconds, lambda: found.append(call(*arguments, **how)[0]))
+    thread.start()
+    return thread, found
+
+
 def test_all_are_there_and_the_port_is_free_again():
     port = free_port()
     for _ in range(3):
@@ -121,9 +124,7 @@ def test_all_are_there_and_the_port_is_free_again():
 
 def test_the_first_may_come_last():
     port = free_port()
-    late = threading.Timer(1.0, lambda: found.append(call(2, [0], 20, port=port)[0]))
-    found = []
-    late.start()
+    late, found = later(1.0, 2, [0], 20, port=port)
     assert call(2, [1], 20, port=port)[0] == [""]
     late.join()
     assert found == [[""]]
@@ -193,11 +194,9 @@ def test_strangers_are_passed_over(words):
                 time.sleep(0.02)
 
     threading.Thread(target=stranger).start()
-    later = threading.Timer(0.7, lambda: found.append(call(2, [1], 10, port=port)[0]))
-    found = []
-    later.start()
+    other, found = later(0.7, 2, [1], 10, port=port)
     assert call(2, [0], 10, port=port)[0] == [""]
-    later.join()
+    other.join()
     assert found == [[""]]
 
 

@@ -9,6 +9,7 @@ import pytest
 from jaxvision import build, optim
 from jaxvision import config as config_lib
 from jaxvision.errors import UserError
+from jaxvision.task import leaf_names
 from tests.models.published import SMALL
 
 PARAMS = {
@@ -192,7 +193,7 @@ def test_unfreezing_in_turn_and_the_first_match_counts():
     found, _ = path_of(config, 12)
     moved = {
         n: next(k for k in range(12) if not same_bits(_leaf(found[k], n), _leaf(found[k + 1], n)))
-        for n in optim.leaf_names(PARAMS)
+        for n in leaf_names(PARAMS)
     }
     assert moved == {"fc/kernel": 5, "layer1/bias": 0, "layer1/kernel": 10}
 
@@ -276,7 +277,7 @@ def test_layer_decay_reaches_every_leaf_of_every_family(name):
     name, options, size = SMALL[name]
     params, modules = network(name, size, **options)
     got = multipliers(params, modules, layer_decay=0.5)
-    assert list(got) == optim.leaf_names(params)
+    assert list(got) == leaf_names(params)
     by_module = {}
     for leaf, by in got.items():
         by_module.setdefault(leaf.split("/")[1], set()).add(by)

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 import jaxvision.config
 from jaxvision import build, sharding
 from jaxvision.errors import UserError
-from jaxvision.step import init_state
+from jaxvision.step import abstract_state
 
 
 @pytest.fixture
@@ -77,11 +77,8 @@ def test_a_device_of_eight_holds_an_eighth_of_the_state(name, optim):
     task = build.task(config, 1000)
     params, _ = build.abstract_init(task, config)
     tx, _, _ = build.optimiser(config, task, params, 100)
-    abstract = jax.eval_shape(
-        lambda key, batch: init_state(task, tx, key, batch, None), jax.random.key(0), build.example(config)
-    )
     mesh = sharding.make_mesh(data=1, fsdp=8, devices=jax.devices()[:8])
-    abstract = build.with_shardings(abstract, mesh)
+    abstract = abstract_state(task, tx, build.example(config), mesh)
     arrays = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), abstract)
     leaves = jax.tree.leaves(arrays)
     whole = sum(leaf.nbytes for leaf in leaves)

@@ -11,6 +11,7 @@ from jaxvision import config as config_lib
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import soft_target_divergence, softmax_cross_entropy
 from jaxvision.step import init_state, make_step
+from jaxvision.task import leaf_names
 from tests.tasks.test_contract import CLASSES, CONTRACT, batch, classification, model, ready
 
 ARGUMENTS = dict(key=jax.random.key(3), step=jnp.int32(0))
@@ -65,7 +66,7 @@ def test_l2_sp_anchor_has_one_structure_and_is_not_the_parameters_buffer():
     assert [x.dtype for x in jax.tree.leaves(shapes)] == [x.dtype for x in jax.tree.leaves(made)]
     anchor = made[1]["anchor"]
     assert not anchor["start"]["model"]["fc"]["kernel"].any()
-    assert {n for n, known in zip(optim.leaf_names(anchor["loaded"]), jax.tree.leaves(anchor["loaded"])) if not known} \
+    assert {n for n, known in zip(leaf_names(anchor["loaded"]), jax.tree.leaves(anchor["loaded"])) if not known} \
         == {"model/fc/bias", "model/fc/kernel"}  # fmt: skip
     with pytest.raises(ValueError, match="at least 0"):
         tasks.l2_sp(classification("none"), strength=-1.0)
