@@ -56,8 +56,10 @@ def plan(argv: list[str]) -> dict[str, Any]:
     parser.add_argument(
         "--topology", default="", metavar="CHIP:AxB", help=f"chips are {', '.join(CHIPS)}; default: the devices here"
     )
-    parser.add_argument("--table", default="", metavar="T,T", help="several topologies, the config as it is")
-    parser.add_argument("--batch", type=int, default=0, metavar="N", help="images a chip; default: the config's share")
+    parser.add_argument(
+        "--table", default="", metavar="T,T", help="how the config scales over several topologies (same batch in all)"
+    )
+    parser.add_argument("--batch", type=int, default=0, metavar="N", help="images a chip; default: its share")
     parser.add_argument(
         "--classes", type=int, default=1000, metavar="N", help="where the data is not here; default 1000"
     )
@@ -78,6 +80,8 @@ def plan(argv: list[str]) -> dict[str, Any]:
     planner = Planner(config, arguments.classes, say)
     only = arguments.only or bool(arguments.table)
     found = {name: planner.study(name, arguments.batch, only=only) for name in topologies or ["here"]}
+    if arguments.table:
+        say(scaling_table(planner))
     return {"config": arguments.config, "topologies": found}
 
 
@@ -109,7 +113,7 @@ class Row:
     """What the compiler says about one program; where it found no room only what it would have needed is known."""
 
     images: int  # a chip and step
-    remat: bool
+    remat: str
     fsdp: int
     compile_s: float
     memory: float = 0.0  # bytes a chip: the state, the batch, what lives in between, the program
@@ -181,21 +185,17 @@ class Planner:
         """What the result has of one topology: a row for each variant; the largest batch, or None."""
         where = Slice.find(topology)
         images = images or max(1, self.config.batch_size // where.chips)
-        remat, fsdp = bool(self.config.model.get("remat", False)), self.config.mesh.fsdp
+        remat, fsdp = self.config.model.get("remat", ""), self.config.mesh.fsdp
         memory = f", {where.chip.memory / 2**30:.0f} GiB each" if where.chip else ""
         what = f"{'chip' if where.chip else 'device'}{'s' if where.chips > 1 else ''}"
         self.say(f"\n{topology}: {where.chips} {what}{memory}\n{HEADER}")
         base = self.row(where, images, remat, fsdp)
         largest = None
         if not only and where.chip:
-            largest = largest_that_fits(
-                lambda n: self.row(where, n, remat, fsdp).memory or None, images, where.chip.memory
-            )
-            if self.can_remat():
-                self.row(where, images, not remat, fsdp)
-            other = 1 if fsdp != 1 else math.gcd(8, len(where.devices))
-            if other != fsdp:
-                self.row(where, images, remat, other)
+            largest = self.largest(where, images, remat, fsdp)
+            for other in self.policies():
+                self.row(where, images, other, fsdp)
+            self.row(where, images, remat, 1 if fsdp != 1 else math.gcd(8, len(where.devices)))
             fit = f"{largest} images a chip, {largest * where.chips:,} in all" if largest else "none"
             self.say(f"largest batch that fits: {fit}")
         for kind, (count, size) in sorted(base.collectives.items()):
@@ -203,12 +203,20 @@ class Planner:
         rows = [as_json(row, where.chip) for (name, *_), row in self.rows.items() if name == topology]
         return {"chips": where.chips, "largest": largest, "rows": rows}
 
-    def can_remat(self) -> bool:
+    def largest(self, where: Slice, images: int, remat: str, fsdp: int) -> int | None:
+        """The largest batch a chip that fits, searched from `images`; the next one up was compiled, and did not."""
+        assert where.chip
+        return largest_that_fits(lambda n: self.row(where, n, remat, fsdp).memory or None, images, where.chip.memory)
+
+    def policies(self) -> tuple[str, ...]:
+        """Names of what the network may compute again in the backward pass; "" is nothing."""
         import jaxvision.models
+        from jaxvision.models.layers import REMAT
 
-        return "remat" in getattr(jaxvision.models, self.config.model.name).func.__dataclass_fields__
+        fields = getattr(jaxvision.models, self.config.model.name).func.__dataclass_fields__
+        return ("", *REMAT) if "remat" in fields else ()
 
-    def row(self, where: Slice, images: int, remat: bool, fsdp: int) -> Row:
+    def row(self, where: Slice, images: int, remat: str, fsdp: int) -> Row:
         """That program's row, compiled where it is not known, and shown."""
         key = (where.name, images, remat, fsdp)
         if key not in self.rows:
@@ -216,14 +224,14 @@ class Planner:
             self.say(line(self.rows[key], where.chip))
         return self.rows[key]
 
-    def compile(self, where: Slice, images: int, remat: bool, fsdp: int) -> Row:
+    def compile(self, where: Slice, images: int, remat: str, fsdp: int) -> Row:
         import jax
 
         from jaxvision import hlo, sharding
 
         config = type(self.config)(self.config.to_dict())
         config.update(batch_size=images * where.chips)
-        if remat != config.model.get("remat", False):
+        if remat != config.model.get("remat", ""):
             config.model.remat = remat
         mesh = sharding.make_mesh(-1, fsdp, where.devices)
         start = time.monotonic()
@@ -305,11 +313,11 @@ def compile_step(config: Config, mesh: Any, classes: int, kind: str) -> Any:
     return step.compile_step(task, tx, state, batch, seed=config.seed, accumulate=config.accumulate)
 
 
-HEADER = "images a chip  remat  fsdp      memory  GFLOP/image  MB/image  images/s a chip  bound by  compiled in"
+HEADER = "images a chip     remat  fsdp      memory  GFLOP/image  MB/image  images/s a chip  bound by  compiled in"
 
 
 def line(row: Row, chip: Chip | None) -> str:
-    start = f"{row.images:>13}  {'yes' if row.remat else 'no':>5}  {row.fsdp:>4}"
+    start = f"{row.images:>13}  {row.remat or 'no':>8}  {row.fsdp:>4}"
     if not row.fits:
         return f"{start}  does not fit: {row.problem} ({row.compile_s:.0f} s)"
     speed, bound = "", ""
@@ -321,6 +329,25 @@ def line(row: Row, chip: Chip | None) -> str:
         f"{start}  {row.memory / 2**30:>6.2f} GiB  {row.flops / 1e9:>11.3g}  {row.traffic / 1e6:>8.1f}  {speed:>15}"
         f"  {bound:>8}  {row.compile_s:>9.0f} s"
     )
+
+
+def scaling_table(planner: Planner) -> str:
+    """A line a slice: how the rate and what is sent change with the number of chips."""
+    lines = [
+        "\nslice         chips  images a chip      memory  sent a chip  images/s a chip  images/s in all  bound by"
+    ]
+    for (name, *_), row in planner.rows.items():
+        chip, chips = parse(name)
+        start = f"{name:<10}  {chips:>5}  {row.images:>13}"
+        if row.fits:
+            seconds = row.seconds(chip)
+            bound = max(seconds, key=lambda k: seconds[k])
+            speed, sent = row.images / seconds[bound], sum(size for _, size in row.collectives.values())
+            rates = f"{speed:>15,.0f}  {speed * chips:>15,.0f}  {bound}"
+            lines.append(f"{start}  {row.memory / 2**30:>6.2f} GiB  {sent / 1e6:>8,.1f} MB  {rates}")
+        else:
+            lines.append(f"{start}  does not fit: {row.problem}")
+    return "\n".join(lines)
 
 
 def as_json(row: Row, chip: Chip | None) -> dict[str, Any]:

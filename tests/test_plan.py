@@ -148,26 +148,38 @@ def test_two_layers_on_tpus(v5e):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet50", "vit_b_16"])
-def test_the_largest_batch_compiles_and_the_next_does_not(v5e, name):
+@pytest.mark.parametrize("name", ["vit_b_16", "resnet50"])
+def test_the_largest_batch_compiles_and_the_next_does_not(name):
+    """On 4 chips and on 256; and a chip puts hardly more into collectives among 256."""
+    plan.only_described()
     config = jaxvision.config.default()
     config.data.train = "fake:1000x224?classes=1000"
     config.model = dict(name=name)
-    config.batch_size, config.steps = 512, 100
+    config.steps = 100
     if name != "resnet50":
         config.optim.update(name="adamw", lr=1e-3)
-    planner = plan.Planner(config, 1000, print)
-    largest = planner.study("v5e:2x2", 0, only=False)["largest"]
-    rows = {row.images: row for row in planner.rows.values() if not row.remat and row.fsdp == 1}
-    assert rows[largest].fits
-    assert rows[largest].memory <= plan.CHIPS["v5e"].memory
-    assert not rows[largest + 8].fits
-    print(f"\n{name}: {largest} images a chip, {rows[largest].memory / 2**30:.2f} GiB")
+    planner = plan.Planner(config, 1000, lambda line: print(line, flush=True))
+    first, sent = 128, []
+    for topology in ("v5e:2x2", "v5e:16x16"):
+        where = plan.Slice.find(topology)
+        largest = planner.largest(where, first, "", 1)
+        rows = {row.images: row for (at, *_), row in planner.rows.items() if at == topology}
+        assert rows[largest].memory <= where.chip.memory
+        assert not rows[largest + 8].fits
+        print(f"{name} on {topology}: {largest} images a chip, {rows[largest].memory / 2**30:.2f} GiB", flush=True)
+        first = largest
+        sent.append({images: sum(size for _, size in row.collectives.values()) for images, row in rows.items()})
+    print(sent)
+    both = [images for images in sent[0].keys() & sent[1].keys() if sent[0][images]]
+    assert both
+    for images in both:
+        assert sent[0][images] > 1e8  # the gradients
+        assert sent[1][images] < 1.05 * sent[0][images]
 
 
 def test_numbers_are_those_of_a_chip():
     row = plan.Row(
-        10, False, 1, 0.0, flops=2e9, traffic=1e7, collectives={"all-reduce": (3, 10**6), "all-gather": (1, 10**6)}
+        10, "", 1, 0.0, flops=2e9, traffic=1e7, collectives={"all-reduce": (3, 10**6), "all-gather": (1, 10**6)}
     )
     chip = plan.Chip(memory=1e9, bandwidth=1e9, flops=1e12, links=1e8)
     assert row.seconds(chip) == {"compute": 0.02, "memory": pytest.approx(0.1), "links": pytest.approx(0.03)}

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, adaptive_mean_pool, channels_first, classified, dense, max_pool
+from jaxvision.models.layers import Conv, adaptive_mean_pool, channels_first, classified, dense, max_pool, recomputed
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32
 
@@ -34,7 +34,7 @@ class AlexNet(nn.Module):
       width: channels of the first convolution; the others are multiples of it.
       hidden: width of the two dense layers.
       dropout: before the first and second dense layer; the paper and torchvision train with 0.5.
-      remat: convolutions are computed again in the backward pass instead of kept.
+      remat: what the backward pass computes again in convolutions instead of keeping it, see layers.REMAT.
       dtype: of the computation. Parameters, features and logits are float32.
     """
 
@@ -42,14 +42,14 @@ class AlexNet(nn.Module):
     width: int = 64
     hidden: int = 4096
     dropout: float = 0.5
-    remat: bool = False
+    remat: str = ""
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         if min(image.shape[1:3]) < 63:
             raise ValueError(f"AlexNet: images must have 63 pixels at least, not {image.shape[1:3]}")
-        make_conv = nn.remat(Conv) if self.remat else Conv
+        make_conv = recomputed(Conv, self.remat)
         conv = partial(make_conv, bias=True, kernel_init=nn.initializers.he_uniform(), dtype=self.dtype)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         w = self.width

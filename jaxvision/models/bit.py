@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, DropPath, classified, global_mean, linear_rates, max_pool
+from jaxvision.models.layers import Conv, DropPath, classified, global_mean, linear_rates, max_pool, recomputed
 from jaxvision.models.origin import Origin
 
 __all__ = [
@@ -70,7 +70,7 @@ class BiT(nn.Module):
       groups: of GroupNorm.
       dropout: before the last layer.
       drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
-      remat: blocks are computed again in the backward pass instead of kept.
+      remat: what the backward pass computes again in blocks instead of keeping it, see layers.REMAT.
       dtype: of the computation. Parameters, features and logits are float32.
     """
 
@@ -80,7 +80,7 @@ class BiT(nn.Module):
     groups: int = 32
     dropout: float = 0.0
     drop_path: float = 0.0
-    remat: bool = False
+    remat: str = ""
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -88,7 +88,7 @@ class BiT(nn.Module):
         x = StandardisedConv(round(64 * self.width), 7, 2, dtype=self.dtype, name="stem_conv")(image)
         # Padded with zeros, not with nothing as a pooling pads: what comes in may be negative.
         x = max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2)
-        make_block = nn.remat(Block) if self.remat else Block
+        make_block = recomputed(Block, self.remat)
         rates = iter(linear_rates(self.drop_path, sum(self.depths)))
         outputs = {}
         for stage, depth in enumerate(self.depths):

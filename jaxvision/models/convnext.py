@@ -14,7 +14,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, DropPath, classified, global_mean, layer_norm, linear_rates, truncated_normal
+from jaxvision.models.layers import (
+    Conv,
+    DropPath,
+    classified,
+    global_mean,
+    layer_norm,
+    linear_rates,
+    recomputed,
+    truncated_normal,
+)
 from jaxvision.models.origin import Origin
 from jaxvision.ops import gelu
 
@@ -50,7 +59,7 @@ class ConvNeXt(nn.Module):
       dropout: before the last layer.
       drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first. The paper trains
         with 0.1 (tiny), 0.4 (small) and 0.5 (base, large).
-      remat: blocks are computed again in the backward pass instead of kept.
+      remat: what the backward pass computes again in blocks instead of keeping it, see layers.REMAT.
       dtype: of the computation. Parameters, features and logits are float32.
     """
 
@@ -60,14 +69,14 @@ class ConvNeXt(nn.Module):
     layer_scale: float = 1e-6
     dropout: float = 0.0
     drop_path: float = 0.0
-    remat: bool = False
+    remat: str = ""
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         norm = layer_norm(self.dtype)
         conv = partial(Conv, padding=0, bias=True, kernel_init=truncated_normal(), dtype=self.dtype)
-        make_block = nn.remat(Block) if self.remat else Block
+        make_block = recomputed(Block, self.remat)
         rates = iter(linear_rates(self.drop_path, sum(self.depths)))
         x, outputs = image, {}
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):

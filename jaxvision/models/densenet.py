@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, batch_norm, classified, dense, global_mean, max_pool
+from jaxvision.models.layers import Conv, batch_norm, classified, dense, global_mean, max_pool, recomputed
 from jaxvision.models.origin import Origin
 from jaxvision.ops import relu
 
@@ -49,7 +49,7 @@ class DenseNet(nn.Module):
       width: channels of the stem.
       bottleneck: channels between the two convolutions of a layer, in multiples of `growth`.
       dropout: after each layer.
-      remat: layers are computed again in the backward pass instead of kept.
+      remat: what the backward pass computes again in layers instead of keeping it, see layers.REMAT.
       dtype: of the computation. Parameters, statistics, features and logits are float32.
     """
 
@@ -59,14 +59,14 @@ class DenseNet(nn.Module):
     width: int = 64
     bottleneck: int = 4
     dropout: float = 0.0
-    remat: bool = False
+    remat: str = ""
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         norm = batch_norm(train, self.dtype)
         conv = partial(Conv, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
-        make_layer = nn.remat(Layer) if self.remat else Layer
+        make_layer = recomputed(Layer, self.remat)
         pool = partial(max_pool, kernel=3, stride=2, padding=1)
         x = relu(norm(name="norm0")(conv(self.width, 7, 2, name="conv0")(image), pool=pool))
         outputs = {}

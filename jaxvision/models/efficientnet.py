@@ -17,7 +17,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, InvertedResidual, batch_norm, classified, dense, divisible, global_mean
+from jaxvision.models.layers import (
+    Conv,
+    InvertedResidual,
+    batch_norm,
+    classified,
+    dense,
+    divisible,
+    global_mean,
+    recomputed,
+)
 from jaxvision.models.origin import Origin
 
 _TIMM = ["efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4"]
@@ -46,7 +55,7 @@ class EfficientNet(nn.Module):
       dropout: before the last layer; the papers train with 0.2 to 0.5, more for larger networks.
       drop_path: rate of stochastic depth, growing linearly from 0 at the first block to almost this at the last; the
         papers train with 0.2.
-      remat: blocks are computed again in the backward pass instead of kept.
+      remat: what the backward pass computes again in blocks instead of keeping it, see layers.REMAT.
       dtype: of the computation. Parameters, statistics, features and logits are float32.
     """
 
@@ -58,14 +67,14 @@ class EfficientNet(nn.Module):
     momentum: float = 0.9
     dropout: float = 0.2
     drop_path: float = 0.0
-    remat: bool = False
+    remat: str = ""
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         norm = batch_norm(train, self.dtype, self.epsilon, self.momentum)
         conv = partial(Conv, dtype=self.dtype)
-        make_block = nn.remat(InvertedResidual) if self.remat else InvertedResidual
+        make_block = recomputed(InvertedResidual, self.remat)
         x = nn.silu(norm(name="features_0_1")(conv(self.stem, 3, 2, name="features_0_0")(image)))
         outputs: dict[str, jax.Array] = {}
         level, done, total = 1, 0, sum(Stage(*stage).depth for stage in self.stages)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision.errors import nearest
 from jaxvision.ops import (
     Tail,
     at_least_float32,
@@ -183,6 +184,29 @@ class DropPath(nn.Module):
 def linear_rates(rate: float, blocks: int) -> list[float]:
     """Rates of stochastic depth that grow linearly from 0 at the first block to `rate` at the last."""
     return [rate * k / max(1, blocks - 1) for k in range(blocks)]
+
+
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in ("dot_general", "conv_general_dilated")
+
+
+# What a block keeps of itself for the backward pass besides its input, by name.
+REMAT: dict[str, Callable[..., bool]] = {
+    "full": jax.checkpoint_policies.nothing_saveable,  # nothing: a forward pass more, the least memory
+    "products": _is_product,  # what convolutions and matrix products gave: the rest costs few FLOPs to compute again
+}
+
+
+def recomputed(module: type[nn.Module], policy: str) -> type[nn.Module]:
+    """The module, computed again in the backward pass as REMAT says; unchanged where the policy is "".
+
+    Chen et al. 2016, https://arxiv.org/abs/1604.06174. Raises ValueError for a name that is none.
+    """
+    if not policy:
+        return module
+    if policy not in REMAT:
+        raise ValueError(f"unknown remat: {nearest(str(policy), tuple(REMAT))}")
+    return nn.remat(module, policy=REMAT[policy])
 
 
 class SqueezeExcite(nn.Module):

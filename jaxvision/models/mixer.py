@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import DropPath, classified, layer_norm, linear_rates, patches
+from jaxvision.models.layers import DropPath, classified, layer_norm, linear_rates, patches, recomputed
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32, gelu, mlp_branch
 
@@ -59,7 +59,7 @@ class Mixer(nn.Module):
       width, depth: of the tokens; number of blocks.
       dropout: in both branches of a block.
       drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
-      remat: blocks are computed again in the backward pass instead of kept.
+      remat: what the backward pass computes again in blocks instead of keeping it, see layers.REMAT.
       dtype: of the computation. Parameters, features and logits are float32.
     """
 
@@ -69,7 +69,7 @@ class Mixer(nn.Module):
     depth: int
     dropout: float = 0.0
     drop_path: float = 0.0
-    remat: bool = False
+    remat: str = ""
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -78,7 +78,7 @@ class Mixer(nn.Module):
             raise ValueError(f"Mixer: {image.shape[1]} x {image.shape[2]} px are no multiple of {self.patch}")
         x = patches(self.width, self.patch, self.dtype, "stem")(image)
         x = x.reshape(x.shape[0], -1, self.width)
-        make_block = nn.remat(Block) if self.remat else Block
+        make_block = recomputed(Block, self.remat)
         for k, rate in enumerate(linear_rates(self.drop_path, self.depth)):
             x = make_block(self.dropout, rate, train, self.dtype, name=f"blocks_{k}")(x)
         tokens = layer_norm(self.dtype)(name="norm")(x)

@@ -15,7 +15,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, InvertedResidual, batch_norm, classified, dense, divisible, global_mean
+from jaxvision.models.layers import (
+    Conv,
+    InvertedResidual,
+    batch_norm,
+    classified,
+    dense,
+    divisible,
+    global_mean,
+    recomputed,
+)
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32
 
@@ -49,7 +58,7 @@ class MobileNet(nn.Module):
       epsilon, momentum: of BatchNorm.
       dropout: before the last layer; torchvision trains with 0.2.
       drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
-      remat: blocks are computed again in the backward pass instead of kept.
+      remat: what the backward pass computes again in blocks instead of keeping it, see layers.REMAT.
       dtype: of the computation. Parameters, statistics, features and logits are float32.
     """
 
@@ -63,7 +72,7 @@ class MobileNet(nn.Module):
     momentum: float = 0.99
     dropout: float = 0.2
     drop_path: float = 0.0
-    remat: bool = False
+    remat: str = ""
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -71,7 +80,7 @@ class MobileNet(nn.Module):
         norm = batch_norm(train, self.dtype, self.epsilon, self.momentum)
         conv = partial(Conv, dtype=self.dtype)
         act = _ACTIVATIONS[self.activation]
-        make_block = nn.remat(InvertedResidual) if self.remat else InvertedResidual
+        make_block = recomputed(InvertedResidual, self.remat)
         x = act(norm(name="features_0_1")(conv(self.stem, 3, 2, name="features_0_0")(image)))
         outputs: dict[str, jax.Array] = {}
         level = 1

@@ -19,7 +19,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, DropPath, batch_norm, classified, dense, global_mean, linear_rates, max_pool
+from jaxvision.models.layers import (
+    Conv,
+    DropPath,
+    batch_norm,
+    classified,
+    dense,
+    global_mean,
+    linear_rates,
+    max_pool,
+    recomputed,
+)
 from jaxvision.models.origin import Origin
 from jaxvision.ops import Tail, finish, relu, scale_shift
 
@@ -112,7 +122,7 @@ class ResNet(nn.Module):
         (Goyal et al. 2017, https://arxiv.org/abs/1706.02677). torchvision's default is off.
       drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
       dropout: before the last layer.
-      remat: blocks are computed again in the backward pass instead of kept.
+      remat: what the backward pass computes again in blocks instead of keeping it, see layers.REMAT.
       dtype: of the computation. Parameters, statistics, features and logits are float32.
     """
 
@@ -128,7 +138,7 @@ class ResNet(nn.Module):
     zero_init: bool = True
     drop_path: float = 0.0
     dropout: float = 0.0
-    remat: bool = False
+    remat: str = ""
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -149,7 +159,7 @@ class ResNet(nn.Module):
         kernel, stride, name = _LAST_OF_STEM[self.stem]
         x = relu(norm(name="bn1")(conv(self.width, kernel, stride, name=name)(x), pool=pool))
 
-        make_block = nn.remat(Block) if self.remat else Block
+        make_block = recomputed(Block, self.remat)
         rates = iter(linear_rates(self.drop_path, sum(self.depths)))
         outputs = {}
         for stage, depth in enumerate(self.depths):

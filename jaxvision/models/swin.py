@@ -23,6 +23,7 @@ from jaxvision.models.layers import (
     layer_norm,
     linear_rates,
     patches,
+    recomputed,
     truncated_normal,
 )
 from jaxvision.models.origin import Origin
@@ -114,7 +115,7 @@ class Swin(nn.Module):
       dropout: after the attention and in the dense layers of a block.
       drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first. torchvision trains
         with 0.2 (t), 0.3 (s) and 0.5 (b).
-      remat: blocks are computed again in the backward pass instead of kept.
+      remat: what the backward pass computes again in blocks instead of keeping it, see layers.REMAT.
       dtype: of the computation. Parameters, softmax, features and logits are float32.
     """
 
@@ -125,14 +126,14 @@ class Swin(nn.Module):
     window: int = 7
     dropout: float = 0.0
     drop_path: float = 0.0
-    remat: bool = False
+    remat: str = ""
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         norm = layer_norm(self.dtype, 1e-5)
         x = norm(name="patch_norm")(patches(self.width, 4, self.dtype, "patch_conv")(image))
-        make_block = nn.remat(Block) if self.remat else Block
+        make_block = recomputed(Block, self.remat)
         rates = iter(linear_rates(self.drop_path, sum(self.depths)))
         outputs = {}
         for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True)):

@@ -15,7 +15,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.models.layers import Conv, adaptive_mean_pool, batch_norm, channels_first, classified, dense, max_pool
+from jaxvision.models.layers import (
+    Conv,
+    adaptive_mean_pool,
+    batch_norm,
+    channels_first,
+    classified,
+    dense,
+    max_pool,
+    recomputed,
+)
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32
 
@@ -35,7 +44,7 @@ class VGG(nn.Module):
       hidden: width of the two dense layers.
       norm: whether BatchNorm follows each convolution.
       dropout: before the second and last dense layer; the paper and torchvision train with 0.5.
-      remat: convolutions are computed again in the backward pass instead of kept.
+      remat: what the backward pass computes again in convolutions instead of keeping it, see layers.REMAT.
       dtype: of the computation. Parameters, statistics, features and logits are float32.
     """
 
@@ -45,14 +54,14 @@ class VGG(nn.Module):
     hidden: int = 4096
     norm: bool = False
     dropout: float = 0.5
-    remat: bool = False
+    remat: str = ""
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         if min(image.shape[1:3]) < 2 ** len(self.depths):
             raise ValueError(f"VGG: images must have {2 ** len(self.depths)} pixels at least, not {image.shape[1:3]}")
-        make_conv = nn.remat(Conv) if self.remat else Conv
+        make_conv = recomputed(Conv, self.remat)
         norm = batch_norm(train, self.dtype)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         x, outputs, place = image.astype(self.dtype), {}, 0

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision.models.layers import DropPath, classified, layer_norm, linear_rates, patches
+from jaxvision.models.layers import DropPath, classified, layer_norm, linear_rates, patches, recomputed
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32, attention, attention_branch, gelu, mlp_branch
 
@@ -97,7 +97,7 @@ class VisionTransformer(nn.Module):
       layer_scale: each branch is scaled by a learnt factor a channel that begins here; 0: it is not.
       dropout: of the embedded patches and in both branches.
       drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first.
-      remat: blocks are computed again in the backward pass instead of kept.
+      remat: what the backward pass computes again in blocks instead of keeping it, see layers.REMAT.
       dtype: of the computation. Parameters, softmax, features and logits are float32.
     """
 
@@ -114,7 +114,7 @@ class VisionTransformer(nn.Module):
     layer_scale: float = 0.0
     dropout: float = 0.0
     drop_path: float = 0.0
-    remat: bool = False
+    remat: str = ""
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -144,7 +144,7 @@ class VisionTransformer(nn.Module):
             added = self._learnt("register_tokens", self.registers, x, nn.initializers.normal(0.02))
             x = jnp.concatenate([x[:, :first], added, x[:, first:]], 1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        make_block = nn.remat(Block) if self.remat else Block
+        make_block = recomputed(Block, self.remat)
         for k, rate in enumerate(linear_rates(self.drop_path, self.depth)):
             x = make_block(
                 self.heads,

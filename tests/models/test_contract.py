@@ -181,7 +181,7 @@ def test_one_device_equals_two(case):
 @pytest.mark.parametrize("case", CASES[: len(SMALL)], indirect=True, scope="module")
 def test_remat_changes_nothing_but_memory(case):
     """Of the smallest of each family: it is by block, and the blocks of the others are the same."""
-    model = case.model.clone(remat=True)
+    model = case.model.clone(remat="full")
     shapes = jax.eval_shape(lambda k: model.init(k, case.image[:1], train=False), jax.random.key(0))
     assert jax.tree.structure(dict(shapes)) == jax.tree.structure(dict(case.variables))
     again, _ = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(

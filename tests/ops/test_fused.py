@@ -153,7 +153,7 @@ def test_kernels_on_a_tpu_only():
     assert "mlp_backward_kernel" in text
     assert lowered("tpu", heads=2, devices=1)[0] == 4
     assert lowered("tpu", heads=2, drop_path=0.1)[0] > 0
-    assert lowered("tpu", heads=2, remat=True)[0] > 0
+    assert lowered("tpu", heads=2, remat="full")[0] > 0
     assert lowered("tpu", network="mixer_s32_224")[0] == 2
     assert lowered("cpu", heads=2)[0] == 0
 
