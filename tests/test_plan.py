@@ -132,16 +132,17 @@ def test_data_that_is_not_here_is_said(capsys):
 # --------------------------------------------------------------------------- programs for TPUs
 
 
-@pytest.fixture(scope="module")
-def v5e():
-    """The slice, without a search for a TPU in this process."""
+@pytest.fixture
+def described(monkeypatch):
+    """As the command does before JAX starts. The flags that tests give XLA for CPUs make libtpu abort."""
+    assert jax.devices()
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     plan.only_described()
-    return plan.Slice.find("v5e:2x2")
 
 
 @pytest.mark.slow
-def test_two_layers_on_tpus(v5e):
-    mesh = sharding.make_mesh(devices=v5e.devices)
+def test_two_layers_on_tpus(described):
+    mesh = sharding.make_mesh(devices=plan.Slice.find("v5e:2x2").devices)
     found = hlo.collectives(compiled_two_layers(mesh).as_text())
     gradients = 4 * (IN * HIDDEN + HIDDEN * OUT)
     assert gradients <= sum(size for _, size in found.values()) <= gradients + 1024
@@ -149,9 +150,8 @@ def test_two_layers_on_tpus(v5e):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_b_16", "resnet50"])
-def test_the_largest_batch_compiles_and_the_next_does_not(name):
+def test_the_largest_batch_compiles_and_the_next_does_not(described, name):
     """On 4 chips and on 256; and a chip puts hardly more into collectives among 256."""
-    plan.only_described()
     config = jaxvision.config.default()
     config.data.train = "fake:1000x224?classes=1000"
     config.model = dict(name=name)
