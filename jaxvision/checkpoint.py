@@ -16,14 +16,17 @@ import functools
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import serialization, traverse_util
 
+from jaxvision import sharding
 from jaxvision.errors import UserError
 from jaxvision.log import plain, write_whole
 from jaxvision.task import PyTree
@@ -140,13 +143,28 @@ class Writer:
     def __init__(self, folder: epath.Path, keep: int, broken: list[epath.Path] | None = None) -> None:
         self.folder, self.keep = folder, keep
         self._drop = list(broken or ())  # removed once a newer checkpoint is whole
-        self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+        # Over named processes Orbax meets through JAX's service, not on the devices: there, what another thread runs
+        # would come in another order on each host.
+        everyone = set(range(jax.process_count())) if jax.process_count() > 1 else None
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.PyTreeCheckpointHandler(
+                multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=everyone)
+            ),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=everyone),
+        )
+        self._copy: Callable[[PyTree], PyTree] | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._writes = jax.process_index() == 0
 
+    def prepare(self, state: PyTree) -> None:
+        """Compiles the copy of states of these shapes and shardings, which the first save would do otherwise."""
+        shardings = jax.tree.map(sharding.on_hosts, state)
+        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
+        self._copy = copy.lower(state).compile()
+
     def save(self, step: int, state: PyTree, description: dict[str, Any]) -> None:
-        """Blocks while the state is copied to the host; the rest happens in the background.
+        """Blocks while the state is copied to the hosts; the rest happens in the background.
 
         `description` becomes about.json.
         Raises UserError if this or the save before it could not be written.
@@ -159,18 +177,14 @@ class Writer:
                     _remove(path)
                 path.mkdir(parents=True)
                 (path / "about.json").write_text(json.dumps(plain({"step": step, **description}), indent=1))
-            # Orbax wants plain containers; the leaves' names are those of the dataclass
-            tree: PyTree = serialization.to_state_dict(state)
-            if jax.process_count() == 1:
-                # A copy, since the next step donates the state's buffers. Handing over numpy leaves all of
-                # Orbax's work to the thread: with device arrays its call alone takes half a millisecond a leaf.
-                tree = jax.tree.map(np.array, tree)
-            else:
-                self._orbax.save(_arrays(path), args=ocp.args.PyTreeSave(tree))
-                tree = None
         except OSError as error:
             raise _unwritable(path, error) from error
-        self._thread = threading.Thread(target=self._finish, args=(path, tree), name="checkpoint")
+        if self._copy is None:
+            self.prepare(state)
+        assert self._copy
+        # a copy, since the next step takes the state's buffers; in a list, to be let go of by the thread
+        copies = [jax.block_until_ready(self._copy(state))]
+        self._thread = threading.Thread(target=self._finish, args=(path, copies), name="checkpoint")
         self._thread.start()
 
     def score(self, step: int, value: float) -> None:
@@ -179,10 +193,12 @@ class Writer:
             known = {**_scores(self.folder), step: value}
             write_whole(self.folder / "scores.json", json.dumps(plain(known)))
 
-    def _finish(self, path: epath.Path, tree: PyTree) -> None:
+    def _finish(self, path: epath.Path, copies: list[PyTree]) -> None:
         try:
-            if tree is not None:
-                self._orbax.save(_arrays(path), args=ocp.args.PyTreeSave(tree))
+            # Orbax wants plain containers; the leaves' names are those of the dataclass
+            tree = serialization.to_state_dict(copies.pop())
+            self._orbax.save(_arrays(path), args=ocp.args.PyTreeSave(tree))
+            del tree
             self._orbax.wait_until_finished()
             if self._writes:
                 digests = {name: _digest(file) for name, file in sorted(_files(path).items())}

@@ -122,6 +122,36 @@ def index() -> int:
     return _state().process_id if several() else 0
 
 
+def tell(subject: str, content: Any) -> None:
+    """Leaves content (of JSON) for the others to read, instead of what this process told of the subject before. Waits
+    for nobody."""
+    client = _client()
+    if client is not None:
+        with contextlib.suppress(Exception):  # process 0 is gone: that is told elsewhere
+            key = f"jaxvision/told/{subject}/{index()}"
+            client.key_value_set(key, json.dumps(content), allow_overwrite=True)
+
+
+def told(subject: str) -> dict[int, Any]:
+    """What each process told last of a subject, by its number; nothing where this one is alone."""
+    client, found = _client(), {}
+    if client is not None:
+        with contextlib.suppress(Exception):
+            for key, content in client.key_value_dir_get(f"jaxvision/told/{subject}/"):
+                found[int(key.rpartition("/")[2])] = json.loads(content)
+    return found
+
+
+def of_first(number: float) -> float:
+    """The number of process 0, on all; they call it at the same step."""
+    if not several():
+        return number
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return float(multihost_utils.broadcast_one_to_all(np.float32(number)))
+
+
 def require_shared(workdir: epath.Path) -> None:
     """Raises UserError on all if some see another folder there: their parts would be saved where nobody looks."""
     if not several():

@@ -18,7 +18,7 @@ from jaxvision.task import LOWER
 
 Say = Callable[[str], None]
 ALARM = "alarm_"  # a training log of this name is above 0 where something is wrong
-PARTS = ("start", "compile", "data", "step", "evaluate", "checkpoint", "log", "other")
+PARTS = ("start", "restore", "compile", "data", "copy", "step", "evaluate", "checkpoint", "log", "other")
 
 
 class Clock:
@@ -31,7 +31,7 @@ class Clock:
     def __init__(self, started: float | None = None) -> None:
         self.started = self._since = time.perf_counter() if started is None else started
         self.parts = dict.fromkeys(PARTS, 0.0)
-        self._part = "start"  # until `begin`: imports, opening data, building, restoring
+        self._part = "start"  # until `begin`: imports, opening data, building
 
     def _turn(self, part: str) -> str:
         now = time.perf_counter()
@@ -152,22 +152,25 @@ class Log:
             self._bar.n = step
             self._bar.refresh() if step >= self.total else self._bar.update(0)
 
-    def train(self, step: int, values: dict[str, float], images_per_s: float) -> None:
+    def train(self, step: int, values: dict[str, float], images_per_s: float, **more: Any) -> None:
+        """`more` goes into the record: `mfu` and `goodput` (0 to 1), seconds of each part of `time`."""
         self._last = values
         for name in _alarms(values).keys() - self.alarms().keys():
             others = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if not k.startswith(ALARM))
             self.tell(f"warning: {name} at step {step}: {others}")
-        self._write({"step": step, "kind": "train", **values, "images_per_s": round(images_per_s, 1)})
+        self._write({"step": step, "kind": "train", **values, "images_per_s": round(images_per_s, 1), **more})
         if self._bar is not None:
             shown = {"loss": f"{values['loss']:.4f}", "images/s": f"{images_per_s:.0f}"}
+            shown |= {"MFU": f"{more['mfu']:.0%}"} if "mfu" in more else {}
             shown |= {f"best {k}": v for k, v in self._shown_best().items()}
             self._bar.set_postfix(shown, refresh=False)
         elif self.writes:
             best = "".join(f" | best {k} {v}" for k, v in self._shown_best().items())
+            mfu = f" | MFU {more['mfu']:.0%}" if "mfu" in more else ""
             width = len(str(self.total))
             self.say(
                 f"step {step:>{width}}/{self.total} | loss {values['loss']:.4f} | lr {values['lr']:.3g} | "
-                f"{images_per_s:.0f} images/s | {self._left(step)} left{best}"
+                f"{images_per_s:.0f} images/s{mfu} | {self._left(step)} left{best}"
             )
 
     def evaluation(self, step: int, name: str, values: dict[str, float]) -> None:
@@ -271,6 +274,9 @@ def _start_wandb(workdir: epath.Path, config: Any) -> Any:
     )
 
 
+_NOT_DRAWN = ("step", "kind", "count", "grad_norm", "param_norm", "images_per_s", "time", "mfu", "goodput")
+
+
 def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
     """One panel a quantity: training loss beside each evaluation's loss, the other metrics, the learning rate."""
     import matplotlib
@@ -283,7 +289,17 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
     for record in records:
         kind = record["kind"].replace("eval:", "")
         for key, value in record.items():
-            hidden = key in ("step", "kind", "count", "grad_norm", "param_norm", "images_per_s")
+            hidden = key in (
+                "step",
+                "kind",
+                "count",
+                "grad_norm",
+                "param_norm",
+                "images_per_s",
+                "time",
+                "mfu",
+                "goodput",
+            )
             if hidden or key.startswith(ALARM) or value is None:
                 continue
             if "/" in key:

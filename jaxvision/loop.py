@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import resource
+import shutil
 import sys
+import tempfile
+import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,18 +20,20 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxvision import build, checkpoint, evals, hosts, pretrained, sharding, weights
+from jaxvision import accounting, build, checkpoint, evals, hosts, pretrained, sharding, weights
 from jaxvision import config as config_lib
+from jaxvision.chips import KINDS
 from jaxvision.config import Config
 from jaxvision.data import pipeline, transforms
 from jaxvision.data.order import Order, class_weights
 from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
-from jaxvision.log import Clock, Log, Say, lock, plain, write_whole
+from jaxvision.log import Clock, Log, Say, lock, plain, read_records, write_whole
 from jaxvision.step import TrainState, abstract_state, compile_step, init_state
 from jaxvision.stop import Stop
 from jaxvision.task import LOWER, Batch
 
+PROFILE_AFTER = 3  # steps of a session before the profiler starts: the first are slower
 IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host's work, few enough to notice NaN at once
 
 
@@ -38,15 +44,20 @@ def fit(
     say: Say = print,
     clock: Clock | None = None,
     resume: str = "",
+    profile: int = 0,
+    stop_after: float = 0.0,
 ) -> TrainState:
     """Trains as `config` says, in `workdir`; goes on from its last whole checkpoint if there is one.
 
     Writes everything that the workdir holds. Raises UserError (bad config, data, workdir), Diverged (a loss or
     a parameter is no longer finite; the last good checkpoint stays) or Interrupted (SIGTERM or Ctrl-C, after
-    saving at the step that was reached). `resume`: the command that goes on, for people to see.
+    saving at the step that was reached). `resume`: the command that goes on, for people to see; `profile`: so many
+    steps are traced by XLA's profiler, into the workdir's profile/; `stop_after`: minutes after which it saves and
+    raises Interrupted, 0 for never, looked at when the log is written.
     """
     with Stop() as stop, ExitStack() as held:
         run = Run(config, epath.Path(workdir).expanduser(), say, clock or Clock(), stop, held)
+        run.profile, run.stop_after = profile, stop_after
         run.log.tell(f"workdir {run.workdir}" + (f"\nto resume: {resume}" if resume else ""))
         run.write_summary("running")  # what a SIGKILL leaves
         status = "failed"
@@ -120,6 +131,9 @@ class Run:
             held.enter_context(lock(workdir))
         hosts.require_shared(workdir)
         found = self._open_workdir()
+        path = workdir / "summary.json"
+        before = json.loads(path.read_text()) if path.exists() else {}  # of the session before
+        self.sessions = accounting.earlier_sessions(before, read_records(workdir))
         self.state = self._initial(found, teacher)
         del teacher  # its weights are in the state: the host's copy can go
         self.first = self.step = int(self.state.step)
@@ -151,7 +165,13 @@ class Run:
         self.flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self.landed: list[dict[str, float]] = []
         self.pace = (0.0, self.step)  # seconds spent on training at the last log line, and its step
-        self.skips = build.skips(config, _skipped(workdir) if found.path is not None else None)
+        self.saved_after = 0.0  # minutes: the last save that every_minutes asked for
+        self.saves: list[float] = []  # seconds that each blocked
+        self.seen: tuple[dict[int, dict[str, float]], int] = ({}, -1)  # the hosts' time at the last line; who was named
+        self.profile, self.stop_after, self.tracing = 0, 0.0, ""
+        # what earlier sessions skipped
+        skipped = {row["sample"]: row["reason"] for row in before.get("skipped", [])}
+        self.skips = build.skips(config, skipped if found.path is not None else None)
         self.batches = self.reader()
         # The reader starts up while XLA compiles.
         with ThreadPoolExecutor(1) as pool:
@@ -216,7 +236,8 @@ class Run:
             if self.leader:
                 write_whole(self.workdir / "sharding.txt", listing)
         if found.path is not None:
-            state = checkpoint.restore(found.path, abstract)
+            with self.clock("restore"):
+                state = jax.block_until_ready(checkpoint.restore(found.path, abstract))
             self.say(f"resuming at step {int(state.step)} from {found.path}")
             return state
         given = None
@@ -244,6 +265,10 @@ class Run:
             self.compiled = compile_step(
                 self.task, self.tx, self.state, batch, seed=config.seed, accumulate=config.accumulate
             )
+            self.chip = KINDS.get(self.mesh.devices.flat[0].device_kind)
+            # of an image: the compiler counts those of one device, and a loop's body once
+            counted = (self.compiled.cost_analysis() or {}).get("flops", 0.0)
+            self.flops = counted * config.accumulate * self.mesh.size / config.batch_size
             self.rate = jax.jit(self.rate)
             self.rate(0)
             padded = evals.padded_size(config.batch_size, self.mesh)
@@ -258,9 +283,12 @@ class Run:
         self.evaluate()  # what an interruption cut off; nothing at step 0
         while self.step < self.total:
             self.stop.check()
+            self._trace()
             with self.clock("data"):
-                batch = sharding.put_batch(self._next_batch(), self.split, c.batch_size)
-            with self.clock("step"):
+                rows = self._next_batch()
+            with self.clock("copy"):
+                batch = sharding.put_batch(rows, self.split, c.batch_size)
+            with self.clock("step"), jax.profiler.StepTraceAnnotation("train", step_num=self.step):
                 self.state, logs = self.compiled(self.state, batch)
             self.step += 1
             self.flight.append((self.step, logs))
@@ -268,21 +296,54 @@ class Run:
                 self.land(IN_FLIGHT)
             else:
                 self.land()
-                self._tell_first_step()
+                self._after_first_step()
             if self.step % c.log.every_steps == 0 or self.step == self.total:
                 self.land()
                 self._log_train()
+                minutes = hosts.of_first(self.clock.read()[0]) / 60
+                if 0 < c.checkpoint.every_minutes <= minutes - self.saved_after:
+                    self.saved_after = minutes
+                    self.save()
+                if 0 < self.stop_after <= minutes and self.step < self.total:
+                    raise Interrupted(f"{self.stop_after:g} minutes are over: saved")
             self.log.progress(self.step)
             self.evaluate()
             if self.due(c.checkpoint.every_steps, c.checkpoint.every_epochs):
                 self.save()
+        self._trace(end=True)
 
-    def _tell_first_step(self) -> None:
+    def _after_first_step(self) -> None:
         wall, parts = self.clock.read()
-        self.first_step = {"seconds": wall, **{k: parts[k] for k in ("start", "compile", "data")}}
-        spent = ", ".join(f"{k} {v:.1f} s" for k, v in self.first_step.items() if k != "seconds")
+        self.first_step = {"seconds": wall, **{k: parts[k] for k in ("start", "restore", "compile", "data")}}
+        spent = ", ".join(f"{k} {v:.1f} s" for k, v in self.first_step.items() if k != "seconds" and v)
         kept = "{kept} of {asked} programs were compiled before".format(**self.programs)
-        self.log.tell(f"first step after {wall:.1f} s ({spent}; {kept})")
+        what = f"step {self.step}, the first after the interruption," if self.first else "first step"
+        self.log.tell(f"{what} after {wall:.1f} s ({spent}; {kept})")
+        with self.clock("compile"):
+            self.writer.prepare(self.state)
+
+    def _trace(self, *, end: bool = False) -> None:
+        """Starts XLA's profiler after the first steps of the session, ends it `profile` steps later."""
+        done = self.step - self.first
+        if self.profile and done == PROFILE_AFTER and not end:
+            self.land()
+            # the profiler writes to no bucket
+            self.tracing = tempfile.mkdtemp()
+            jax.profiler.start_trace(self.tracing)
+        elif self.tracing and (end or done == PROFILE_AFTER + self.profile):
+            self.land()
+            with self.clock("log"):
+                jax.profiler.stop_trace()
+                for file in epath.Path(self.tracing).glob("plugins/profile/*/*.xplane.pb"):
+                    target = self.workdir / "profile" / file.relative_to(self.tracing)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    file.copy(target)
+                shutil.rmtree(self.tracing)
+                self.tracing, self.profile = "", 0
+            folder = self.workdir / "profile"
+            self.log.tell(f"profile of {done - PROFILE_AFTER} steps: xprof {folder}, or tensorboard --logdir {folder}")
+        elif self.profile and end:
+            self.log.tell(f"warning: nothing was profiled, it begins after {PROFILE_AFTER} steps of a session")
 
     def _next_batch(self) -> dict[str, np.ndarray]:
         try:
@@ -318,14 +379,41 @@ class Run:
             values = {k: float(np.mean([v[k] for v in self.landed])) for k in self.landed[0]}
             values["lr"] = float(self.rate(self.step - 1))
             spent = self.training_seconds()
-            images = (self.step - self.pace[1]) * self.config.batch_size
-            self.log.train(self.step, values, images / max(spent - self.pace[0], 1e-9))
+            rate = (self.step - self.pace[1]) * self.config.batch_size / max(spent - self.pace[0], 1e-9)
+            more: dict[str, Any] = {"goodput": round(accounting.goodput(self.all_sessions()), 4)}
+            if self.chip and self.flops:
+                more["mfu"] = round(rate * self.flops / (self.chip.flops * self.mesh.size), 4)
+            more["time"] = {k: round(v, 3) for k, v in self.clock.read()[1].items()}
+            self.log.train(self.step, values, rate, **more)
             self.landed, self.pace = [], (spent, self.step)
+            hosts.tell("time", self._mine())
+            self._name_straggler()
+
+    def _mine(self, *, last: bool = False) -> dict[str, Any]:
+        """What this host tells the others of itself."""
+        return {"machine": platform.node(), "time": self.clock.read()[1], "last": last}
+
+    def _name_straggler(self) -> None:
+        """Says, once, who holds the others up."""
+        now = {k: host["time"] for k, host in hosts.told("time").items()} if self.leader else {}
+        before, named = self.seen
+        found = accounting.behind(now, before)
+        self.seen = (now, named)
+        if found and found[0] != named:
+            host, part, share = found
+            self.seen = (now, host)
+            self.log.tell(f"warning: process {host} holds the others up: {share:.0%} of its time is {part}")
+
+    def all_sessions(self) -> list[dict[str, Any]]:
+        """Those before and this one, see accounting.py."""
+        wall, parts = self.clock.read()
+        session = {"first": self.first, "last": self.step, "wall_s": round(wall, 3), "step_s": round(parts["step"], 3)}
+        return [*self.sessions, session]
 
     def training_seconds(self) -> float:
         """Everything since the start but start-up, compiling and evaluating."""
         wall, parts = self.clock.read()
-        return wall - parts["start"] - parts["compile"] - parts["evaluate"]
+        return wall - sum(parts[k] for k in ("start", "restore", "compile", "evaluate"))
 
     def evaluate(self) -> None:
         """Each evaluation that is due at this step and was not done by an earlier session."""
@@ -380,8 +468,11 @@ class Run:
                 "task": self.config.task.name,
                 "versions": evals.versions(),
             }
+            before = self.clock.read()[1]["checkpoint"]
             self.writer.save(self.step, self.state, about)
+            self.saves.append(self.clock.read()[1]["checkpoint"] - before)
             self.saved_at = self.step
+        self.write_summary("running")
 
     def close(self, status: str) -> None:
         """Ends the reader, the saver and the log, whatever happened; writes summary.json."""
@@ -397,6 +488,7 @@ class Run:
         finally:
             with self.clock("log"):
                 self.log.close()
+            hosts.tell("time", self._mine(last=True))
             self.write_summary(status)
 
     def write_summary(self, status: str) -> None:
@@ -418,6 +510,15 @@ class Run:
             "first_step": {k: round(v, 3) for k, v in self.first_step.items()},
             "programs": dict(self.programs),
             "time": {k: round(v, 3) for k, v in parts.items()},
+            "hosts": self._hosts(wait=status == "done"),
+            "goodput": round(accounting.goodput(self.all_sessions()), 4),
+            "sessions": self.all_sessions(),
+            "saves": {
+                "count": len(self.saves),
+                "blocked_s": round(sum(self.saves), 3),
+                "longest_s": round(max(self.saves, default=0.0), 3),
+            },
+            "flops_per_image": self.flops if self.chip else None,
             "evals": self.results,
             "best": self.log.best(),
             "alarms": self.log.alarms(),
@@ -427,6 +528,18 @@ class Run:
             "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "peak_device_bytes": memory.get("peak_bytes_in_use"),
         }
+
+    def _hosts(self, *, wait: bool) -> list[dict[str, Any]]:
+        """The time of each, where there are several; at the end after a moment for all to have told theirs."""
+        deadline = time.monotonic() + (5.0 if wait else 0.0)
+        found = hosts.told("time")
+        while not all(host["last"] for host in found.values()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+            found = hosts.told("time")
+        return [
+            {"process": k, "machine": host["machine"], "time": {p: round(v, 3) for p, v in host["time"].items()}}
+            for k, host in sorted(found.items())
+        ]
 
 
 @contextmanager
@@ -467,13 +580,6 @@ def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, 
         ]
         flags += ["--config.epochs=0 --config.steps=10 --config.batch_size=16"]
         raise UserError(f"{error}\nTo try this config without data, add {' '.join(flags)}") from error
-
-
-def _skipped(workdir: epath.Path) -> dict[int, str]:
-    """What earlier sessions skipped."""
-    path = workdir / "summary.json"
-    rows = json.loads(path.read_text()).get("skipped", []) if path.exists() else []
-    return {row["sample"]: row["reason"] for row in rows}
 
 
 def _check_divisible(config: Config, devices: int) -> None:

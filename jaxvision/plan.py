@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from jaxvision import cli
+from jaxvision.chips import TPUS, Chip
 from jaxvision.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -19,25 +20,6 @@ if TYPE_CHECKING:
     import jax
 
     from jaxvision.config import Config
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """Of one chip: bytes of memory, bytes/s of memory, FLOP/s in bfloat16, bytes/s between chips over all its links."""
-
-    memory: float
-    bandwidth: float
-    flops: float
-    links: float
-
-
-# Google's pages "TPU v4", "v5e", "v5p" and "v6e" (cloud.google.com/tpu/docs), read in November 2026.
-CHIPS = {
-    "v4": Chip(32 * 2**30, 1228e9, 275e12, 300e9),
-    "v5e": Chip(16 * 2**30, 819e9, 197e12, 200e9),
-    "v5p": Chip(95 * 2**30, 2765e9, 459e12, 600e9),
-    "v6e": Chip(32 * 2**30, 1640e9, 918e12, 448e9),
-}
 
 
 def plan(argv: list[str]) -> dict[str, Any]:
@@ -54,7 +36,7 @@ def plan(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--config", required=True, metavar="FILE", help="a config file, see configs/")
     parser.add_argument("--config.KEY=VALUE", dest="_", action="append", metavar="", help="override any key of it")
     parser.add_argument(
-        "--topology", default="", metavar="CHIP:AxB", help=f"chips are {', '.join(CHIPS)}; default: the devices here"
+        "--topology", default="", metavar="CHIP:AxB", help=f"chips are {', '.join(TPUS)}; default: the devices here"
     )
     parser.add_argument(
         "--table", default="", metavar="T,T", help="how the config scales over several topologies (same batch in all)"
@@ -88,11 +70,11 @@ def plan(argv: list[str]) -> dict[str, Any]:
 def parse(topology: str) -> tuple[Chip, int]:
     """(chip, number of chips) of "v5e:4x4". Raises UserError."""
     name, _, sides = topology.partition(":")
-    if name not in CHIPS:
-        raise UserError(f"topology {topology!r}: {nearest(name, tuple(CHIPS))}, followed by a grid, like v5e:4x4")
+    if name not in TPUS:
+        raise UserError(f"topology {topology!r}: {nearest(name, tuple(TPUS))}, followed by a grid, like v5e:4x4")
     if not re.fullmatch(r"\d+(x\d+){1,2}", sides):
         raise UserError(f"topology {topology!r}: expected a grid of chips after {name}:, like v5e:4x4 or v4:4x4x4")
-    return CHIPS[name], math.prod(map(int, sides.split("x")))
+    return TPUS[name], math.prod(map(int, sides.split("x")))
 
 
 def only_described() -> None:

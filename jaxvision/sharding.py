@@ -86,6 +86,23 @@ def state_shardings(mesh: Mesh, tree: Any, rules: Rules = ()) -> Any:
     return found
 
 
+def on_hosts(leaf: Any) -> jax.sharding.Sharding:
+    """Where a host copy of a leaf lies: split over all devices where that needs no device to ask another, so that no
+    host copies what another does, too; in the memory of the host of each device.
+    """
+    sharding = leaf.sharding
+    if isinstance(sharding, NamedSharding):
+        mesh, spec = sharding.mesh, [*sharding.spec, *(None,) * (len(leaf.shape) - len(sharding.spec))]
+        split = [axis for axis, name in enumerate(spec) if name is not None]  # further along the same, or anywhere
+        free = [axis for axis in split or range(len(spec)) if leaf.shape[axis] and leaf.shape[axis] % mesh.size == 0]
+        if free and all(spec[axis] == "fsdp" for axis in split):
+            axis = max(free, key=lambda axis: leaf.shape[axis])
+            sharding = NamedSharding(mesh, P(*(None,) * axis, ("fsdp", "data")))
+    if next(iter(sharding.device_set)).platform != "cpu":
+        sharding = sharding.with_memory_kind("pinned_host")
+    return sharding
+
+
 def table(tree: Any) -> tuple[str, str]:
     """(one line, a line for each leaf) about leaves with shardings: bytes, and how much of it one device holds."""
     rows, whole, held, copied = [], 0, 0, 0

@@ -77,7 +77,7 @@ def abstract_state(
 
 def compile_step(
     task: Task, tx: optax.GradientTransformation, state: TrainState, batch: Batch, *, seed: int, accumulate: int = 1
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> jax.stages.Compiled:
     """`make_step` compiled for the shapes and shardings of `state`, whose buffers each call takes, and of `batch`; both
     may be abstract."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)

@@ -27,6 +27,12 @@ def train(argv: list[str]) -> dict[str, Any]:
     parser.add_argument(
         "--config.KEY=VALUE", dest="_", action="append", metavar="", help="override any key of the config"
     )
+    parser.add_argument(
+        "--profile", type=int, default=0, metavar="STEPS", help="trace so many steps by XLA's profiler into profile/"
+    )
+    parser.add_argument(
+        "--stop-after", type=float, default=0.0, metavar="MINUTES", help="save and end with code 75 after that time"
+    )
     parser.add_wait()
     arguments, overrides = parser.parse(argv, prefix="config")
     say = cli.sayer(arguments)
@@ -45,7 +51,10 @@ def train(argv: list[str]) -> dict[str, Any]:
     words += [f"--config.{k}={v}" for k, v in overrides.items()]
     resume = shlex.join(words)
     try:
-        loop.fit(config, workdir, say=say, clock=Clock(cli.STARTED), resume=resume)
+        loop.fit(
+            config, workdir, say=say, clock=Clock(cli.STARTED), resume=resume, profile=arguments.profile,
+            stop_after=arguments.stop_after,
+        )  # fmt: skip
     except Interrupted as error:
         raise Interrupted(f"{error} in {workdir}. To resume: {resume}") from error
     return report(workdir, say) if hosts.index() == 0 else {}
@@ -70,6 +79,7 @@ def report(workdir: str, say: Any) -> dict[str, Any]:
 
     from etils import epath
 
+    from jaxvision import accounting
     from jaxvision.log import in_words
 
     summary = json.loads((epath.Path(workdir) / "summary.json").read_text())
@@ -77,6 +87,10 @@ def report(workdir: str, say: Any) -> dict[str, Any]:
     for name, values in summary["evals"].items():
         say(f"  {name}: {in_words(values)}")
     say("  time: " + "  ".join(f"{k} {v:.1f} s" for k, v in summary["time"].items() if v >= 0.05))
+    hosts_ = {host["process"]: host for host in summary["hosts"]}
+    if hosts_:
+        times, machines = ({k: host[what] for k, host in hosts_.items()} for what in ("time", "machine"))
+        say(accounting.table(times, machines))
     say(
         f"  {workdir}: checkpoints, curves.png, metrics.jsonl, summary.json\n"
         f"evaluate: python -m jaxvision.evaluate --from {shlex.quote(workdir)}\n"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import jaxvision.config
 from jaxvision import hlo, plan, sharding, step
+from jaxvision.chips import Chip
 from jaxvision.errors import UserError
 from jaxvision.task import Task
 from tests.tiny import make_tiny_config
@@ -181,7 +182,7 @@ def test_numbers_are_those_of_a_chip():
     row = plan.Row(
         10, "", 1, 0.0, flops=2e9, traffic=1e7, collectives={"all-reduce": (3, 10**6), "all-gather": (1, 10**6)}
     )
-    chip = plan.Chip(memory=1e9, bandwidth=1e9, flops=1e12, links=1e8)
+    chip = Chip(memory=1e9, bandwidth=1e9, flops=1e12, links=1e8)
     assert row.seconds(chip) == {"compute": 0.02, "memory": pytest.approx(0.1), "links": pytest.approx(0.03)}
     assert plan.as_json(row, chip)["images_per_s_a_chip"] == pytest.approx(100)
     assert plan.line(row, chip).split()[-4:-2] == ["100", "memory"]
