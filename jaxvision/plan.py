@@ -246,12 +246,13 @@ def largest_that_fits(memory: Callable[[int], float | None], first: int, limit: 
     """The largest multiple of 8 images that fits where 8 more do not (of 1, if `first` is no multiple of 8), or None.
 
     memory: images -> bytes, None where it does not fit: a compilation, so few are asked for. A line through those that
-    fit says where they would meet the limit.
+    fit says where they would meet the limit. Near it the compiler computes again what it has no room for, so that more
+    may fit than the line says: then the steps are doubled.
     """
     unit = 8 if first % 8 == 0 else 1
     fits: dict[int, float] = {}
     fails: set[int] = set()
-    images, missed = first, False
+    images, jump, guessed = first, 0, False
     while True:
         found = memory(images)
         if found is None:
@@ -261,12 +262,18 @@ def largest_that_fits(memory: Callable[[int], float | None], first: int, limit: 
         low, high = max(fits, default=0), min(fails, default=math.inf)
         if high - low <= unit:
             return low or None
-        if len(fits) > 1 and not missed:
-            a, b = sorted(fits)[-2:]
-            slope = max((fits[b] - fits[a]) / (b - a), 1.0)
-            images, missed = int(low + (limit - fits[low]) / slope), high < math.inf
-        else:  # what lies between, too, after each guess that was not the last: lines may be wrong
-            images, missed = int(2 * low if high == math.inf else (low + high) / 2), False
+        smallest = min(fits, default=0)
+        # through 0 while one is known: it takes what does not depend on the batch for a part of it, and guesses too low
+        rise = fits[low] - (fits[smallest] if smallest < low else 0) if fits else 0
+        slope = max(rise, 1.0) / (low - smallest or low or 1)
+        beyond = max(int((limit - fits[low]) / slope), unit) if fits else 0
+        if high == math.inf:
+            jump = 2 * jump if jump else beyond
+            images, jump = low + jump, jump if len(fits) > 1 else 0
+        elif fits and not guessed and low + beyond < high:
+            images, guessed = low + beyond, True
+        else:  # lines may be wrong
+            images, guessed = int((low + high) / 2), False
         images = int(min(max(images // unit * unit, low + unit), high - unit))
 
 

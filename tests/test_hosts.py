@@ -258,10 +258,17 @@ def test_two_processes_measure_what_one_does(command, tmp_path):
     assert json.loads(out.splitlines()[-1])["evals"]["test"]["digest"] == digests[0]["digest_of_sample_ids"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "count"),
+    [
+        (signal.SIGTERM, 2),
+        pytest.param(signal.SIGTERM, 4, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, number, count):
     path = config(tmp_path, "config.steps = 100_000\nconfig.checkpoint.every_steps = 0\nconfig.evals = dict()\n")
-    process = start(2, "jaxvision.train", "--config", path, "--workdir", tmp_path / "w")
+    process = start(count, "jaxvision.train", "--config", path, "--workdir", tmp_path / "w")
     pids, out, sent = [], [], 0.0
     for line in process.stdout:
         out.append(line)
@@ -271,7 +278,8 @@ def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, number):
     assert process.wait(60) == 75, "".join(out)
     assert time.monotonic() - sent < 30
     said = [line for line in out if "saved in" in line]
-    assert sorted(line.partition("process")[2][1] for line in said) == ["0", "1"]
+    print(f"\nSIGTERM to one of {count}: all ended {time.monotonic() - sent:.1f} s later")
+    assert sorted(int(line.partition("process")[2][1]) for line in said) == list(range(count))
     summary = json.loads((tmp_path / "w" / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     (step,) = (p.name for p in (tmp_path / "w" / "checkpoints").iterdir() if p.name.isdigit())
@@ -294,6 +302,35 @@ def test_an_error_on_one_ends_all_and_is_told_by_all(tmp_path):
     assert "33.png" in out
     assert f"process {1 - failed}: ends since process {failed} failed: " in out
     assert "Traceback" not in out
+
+
+def test_the_time_of_each_is_told_and_who_holds_the_others_up(tmp_path):
+    """Process 1 reads slowly; process 0 waits for it in its steps."""
+    path = config(tmp_path, "config.steps, config.evals, config.log.every_steps = 60, dict(), 10\n"
+                            "config.data.update(threads=1, prefetch=1)\n")  # fmt: skip
+    code = (
+        "import os, sys, time, runpy; from jaxvision.data import sources;"
+        "read = sources.Digits.__getitem__;"
+        "slow = lambda self, i: (time.sleep(0.004 * int(os.environ['JAX_PROCESS_ID'])), read(self, i))[1];"
+        "sources.Digits.__getitem__ = slow;"
+        f"sys.argv = ['train', '--config', {str(path)!r}, '--workdir', {str(tmp_path / 'w')!r}];"
+        "runpy.run_module('jaxvision.train', run_name='__main__')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "launch/local.py", "2", "--", sys.executable, "-c", code],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": flags.on(1)},
+    )  # fmt: skip
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, out
+    assert out.count("warning: process 1 holds the others up: ") == 1, out
+    hosts_ = json.loads((tmp_path / "w" / "summary.json").read_text())["hosts"]
+    assert [host["process"] for host in hosts_] == [0, 1]
+    # 32 rows of a batch of 64 a step, less what steps hid
+    assert hosts_[1]["time"]["data"] > 60 * 32 * 0.004 * 0.5 > hosts_[0]["time"]["data"]
+    assert hosts_[0]["time"]["step"] > hosts_[1]["time"]["step"]
+    rows = [line.split()[0] for line in out.splitlines() if f" {hosts_[0]['machine']} " in line]
+    assert rows[-2:] == ["1", "0"], out
 
 
 def test_one_that_never_joins(tmp_path):

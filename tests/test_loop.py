@@ -22,7 +22,7 @@ from etils import epath
 
 from jaxvision import checkpoint, loop
 from jaxvision import config as config_lib
-from jaxvision.errors import Diverged, UserError
+from jaxvision.errors import Diverged, Interrupted, UserError
 from jaxvision.log import lock
 from tests import flags
 from tests.conftest import ROOT
@@ -388,8 +388,25 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
         finally:
             saving.append(time.perf_counter() - start)
 
+    compile_step, stepping = loop.compile_step, []
+
+    def slow_step(*arguments, **options):
+        compiled = compile_step(*arguments, **options)
+
+        class Slow:
+            cost_analysis = compiled.cost_analysis
+
+            def __call__(self, *inputs):
+                if len(stepping) < 10:
+                    stepping.append(0)
+                    time.sleep(0.2)
+                return compiled(*inputs)
+
+        return Slow()
+
     monkeypatch.setattr(sources.Digits, "__getitem__", sleepy)
     monkeypatch.setattr(checkpoint.Writer, "save", slow_save)
+    monkeypatch.setattr(loop, "compile_step", slow_step)
     fit(tmp_path / "slow", data__threads=1, data__prefetch=1)
     after = summary(tmp_path / "slow")
     for s in (before, after):
@@ -404,6 +421,67 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
     assert after["time"]["data"] > max(0.2 * len(slow) - hidden, before["time"]["data"])
     assert len(saving) >= 3
     assert after["time"]["checkpoint"] > 0.99 * sum(saving) > 0.2 * len(saving)
+    assert after["saves"]["count"] == len(saving)
+    assert after["saves"]["blocked_s"] == pytest.approx(sum(saving), rel=0.02)
+    assert after["saves"]["longest_s"] >= 0.2
+    assert len(stepping) == 10
+    assert before["time"]["step"] + 2.0 < after["time"]["step"] + 0.5
+
+
+def test_mfu_goodput_and_sessions(four_steps, tmp_path, monkeypatch):
+    """MFU against a chip that is made up: the images' FLOPs a second over what all its devices could do."""
+    kind = jax.devices()[0].device_kind
+    monkeypatch.setitem(loop.KINDS, kind, loop.KINDS["NVIDIA L4"])
+    workdir = shutil.copytree(four_steps[0], tmp_path / "w")
+    first = summary(workdir)
+    assert [s["last"] for s in first["sessions"]] == [4]
+    assert first["flops_per_image"] is None
+    _, said = fit(workdir, **{**FOUR, "steps": 24}, log__every_steps=10)
+    after = summary(workdir)
+    assert [(s["first"], s["last"]) for s in after["sessions"]] == [(0, 4), (4, 24)]
+    assert after["sessions"][0] == first["sessions"][0]
+    kept = sum(s["step_s"] for s in after["sessions"])
+    assert after["goodput"] == pytest.approx(kept / sum(s["wall_s"] for s in after["sessions"]), abs=0.01)
+    last = records(workdir, "train")[-1]
+    flops = last["images_per_s"] * after["flops_per_image"] / jax.device_count()
+    assert after["flops_per_image"] > 1e5
+    assert last["mfu"] == pytest.approx(flops / loop.KINDS[kind].flops, abs=1e-4)
+    assert "MFU" in said
+    assert set(last["time"]) == set(after["time"])
+    assert "step 5, the first after the interruption, after " in said
+    assert after["first_step"]["restore"] > 0
+
+
+def test_a_profile_is_kept(tmp_path):
+    workdir = tmp_path / "w"
+    config = make_tiny_config()
+    config.steps, config.evals = 8, {}
+    said = []
+    loop.fit(config, workdir, say=said.append, profile=2)
+    (trace,) = (workdir / "profile").glob("plugins/profile/*/*.xplane.pb")
+    content = trace.read_bytes()
+    assert b"jit_step" in content
+    assert all(b"%d" % step in content for step in (3, 4))
+    assert any(line.startswith("profile of 2 steps: xprof ") for line in said)
+    config.steps = 10
+    loop.fit(config, workdir, say=said.append, profile=2)
+    assert "nothing was profiled, it begins after 3 steps" in said[-1]
+
+
+def test_minutes_decide_when_to_save_and_when_to_stop(tmp_path):
+    config = make_tiny_config()
+    config.steps, config.evals = 1_000_000, {}
+    config.checkpoint.update(every_epochs=0.0, every_steps=0, every_minutes=0.002, keep=1000)
+    config.log.update(every_steps=10)
+    with pytest.raises(Interrupted, match=r"0\.2 minutes are over: saved"):
+        loop.fit(config, tmp_path / "w", say=quiet, stop_after=0.2)
+    steps = checkpoint.steps(epath.Path(tmp_path) / "w" / "checkpoints")
+    wall = summary(tmp_path / "w")["wall_s"]
+    assert wall >= 12
+    assert summary(tmp_path / "w")["status"] == "interrupted"
+    assert steps[-1] == summary(tmp_path / "w")["step"]
+    assert 3 <= len(steps) <= wall / 0.12 + 2
+    assert all(step % 10 == 0 for step in steps)
 
 
 def test_a_bad_file_costs_no_steps(tmp_path, monkeypatch):
