@@ -222,7 +222,7 @@ class Planner:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", str(error))
+            used = re.search(r"([\d.]+\w)\)? (?:of|exceeds available HBM) \(?([\d.]+\w)", str(error))
             problem = f"needs {used[1]} of {used[2]}" if used else "does not fit"
             return Row(images, remat, fsdp, time.monotonic() - start, problem=problem)
         cost, memory, program = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
