@@ -13,7 +13,7 @@ BEHIND = 0.1  # of the wall clock that a host spends on these beyond the others'
 def earlier_sessions(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The sessions before this one: first and last step, seconds of wall clock and of steps.
 
-    summary: of the session before, {} if there was none; a killed one wrote it at its last checkpoint. records: of
+    summary: of the session before, {} if there was none; a killed one wrote it when it began. records: of
     metrics.jsonl, which go on after it.
     """
     sessions = [dict(s) for s in summary.get("sessions", [])]

@@ -26,9 +26,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import serialization, traverse_util
 
-from jaxvision import sharding
+from jaxvision import paths, sharding
 from jaxvision.errors import UserError
-from jaxvision.log import plain, write_whole
+from jaxvision.log import plain
 from jaxvision.task import PyTree
 
 
@@ -64,7 +64,7 @@ def _files(path: epath.Path) -> dict[str, epath.Path]:
 
 def _arrays(path: epath.Path) -> epath.Path:
     """Orbax's folder, absolute: it refuses a relative one."""
-    return (path / "state").resolve()
+    return path / "state" if paths.is_bucket(path) else (path / "state").resolve()
 
 
 def _digest(path: epath.Path) -> str:
@@ -163,38 +163,40 @@ class Writer:
         copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
         self._copy = copy.lower(state).compile()
 
-    def save(self, step: int, state: PyTree, description: dict[str, Any]) -> None:
+    def save(
+        self, step: int, state: PyTree, description: dict[str, Any], first: Callable[[], None] = lambda: None
+    ) -> None:
         """Blocks while the state is copied to the hosts; the rest happens in the background.
 
-        `description` becomes about.json.
-        Raises UserError if this or the save before it could not be written.
+        `description` becomes about.json; `first` is done before anything is written.
+        Raises UserError if the save before could not be written; `wait` does so for this one.
         """
         self.wait()
-        path = self.folder / str(step)
-        try:
-            if self._writes:
-                if path.exists():
-                    _remove(path)
-                path.mkdir(parents=True)
-                (path / "about.json").write_text(json.dumps(plain({"step": step, **description}), indent=1))
-        except OSError as error:
-            raise _unwritable(path, error) from error
         if self._copy is None:
             self.prepare(state)
         assert self._copy
         # a copy, since the next step takes the state's buffers; in a list, to be let go of by the thread
         copies = [jax.block_until_ready(self._copy(state))]
-        self._thread = threading.Thread(target=self._finish, args=(path, copies), name="checkpoint")
+        about = json.dumps(plain({"step": step, **description}), indent=1)
+        self._thread = threading.Thread(
+            target=self._finish, args=(self.folder / str(step), copies, about, first), name="checkpoint"
+        )
         self._thread.start()
 
     def score(self, step: int, value: float) -> None:
         """How good the weights at `step` are, higher is better; the best checkpoint is kept."""
         if self._writes:
             known = {**_scores(self.folder), step: value}
-            write_whole(self.folder / "scores.json", json.dumps(plain(known)))
+            paths.write_whole(self.folder / "scores.json", json.dumps(plain(known)))
 
-    def _finish(self, path: epath.Path, copies: list[PyTree]) -> None:
+    def _finish(self, path: epath.Path, copies: list[PyTree], about: str, first: Callable[[], None]) -> None:
         try:
+            first()
+            if self._writes:
+                if path.exists():
+                    _remove(path)
+                path.mkdir(parents=True)
+                (path / "about.json").write_text(about)
             # Orbax wants plain containers; the leaves' names are those of the dataclass
             tree = serialization.to_state_dict(copies.pop())
             self._orbax.save(_arrays(path), args=ocp.args.PyTreeSave(tree))
@@ -202,7 +204,7 @@ class Writer:
             self._orbax.wait_until_finished()
             if self._writes:
                 digests = {name: _digest(file) for name, file in sorted(_files(path).items())}
-                write_whole(path / "digests.json", json.dumps(digests, indent=1))
+                paths.write_whole(path / "digests.json", json.dumps(digests, indent=1))
                 self._tidy()
         except BaseException as error:
             self._error = error

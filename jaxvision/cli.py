@@ -164,8 +164,9 @@ def keep_compiled() -> None:
     In $XDG_CACHE_HOME/jaxvision, ~/.cache where that is not set. What JAX_COMPILATION_CACHE_DIR says stays, and
     JAX_ENABLE_COMPILATION_CACHE=false turns it off.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(home, "jaxvision", "compiled", _processor()))
+    from jaxvision import paths
+
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(paths.cache() / "compiled" / _processor()))
 
 
 def _processor() -> str:

@@ -20,7 +20,8 @@ from jaxvision import sharding
 from jaxvision.data.contract import InputContract
 from jaxvision.data.pipeline import Skips, eval_batches
 from jaxvision.errors import UserError
-from jaxvision.log import plain, save_figure, write_whole
+from jaxvision.log import plain, save_figure
+from jaxvision.paths import write_whole
 from jaxvision.task import Batch, Metric, PyTree, Task
 
 # What the sums of all metrics are called together; (params, extra, batch) -> (sums, rows).

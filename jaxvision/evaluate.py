@@ -28,9 +28,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         raise UserError(f"--batch-size is {arguments.batch_size}: it must be at least 1")
     say = cli.sayer(arguments)
 
-    from etils import epath
-
-    from jaxvision import build, evals, pretrained
+    from jaxvision import build, evals, paths, pretrained
     from jaxvision.data.sources import Source, open_source
     from jaxvision.log import in_words, plain
 
@@ -41,7 +39,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     jobs = {name: entry.data for name, entry in trained.config.evals.items()}
     if not arguments.data and not any(jobs.values()):
         raise UserError(f"{arguments.source} are weights without data: give --data URI")
-    workdir = epath.Path(arguments.out).expanduser() if arguments.out else trained.workdir
+    workdir = paths.path(arguments.out) if arguments.out else trained.workdir
     workdir = workdir if hosts.index() == 0 else None  # one of several writes
     if arguments.data:
         jobs = {next(iter(jobs)): arguments.data}

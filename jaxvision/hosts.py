@@ -159,7 +159,7 @@ def require_shared(workdir: epath.Path) -> None:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    from jaxvision.log import write_whole
+    from jaxvision.paths import write_whole
 
     token, path = str(multihost_utils.broadcast_one_to_all(np.int64(time.time_ns()))), workdir / ".shared"
     if index() == 0:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
 
+from jaxvision import paths
 from jaxvision.errors import UserError
 from jaxvision.task import LOWER
 
@@ -74,14 +77,6 @@ def in_words(values: dict[str, Any]) -> str:
     return "  ".join(f"{k} {v:.4f}" for k, v in shown.items())
 
 
-def write_whole(path: epath.Path, text: str) -> None:
-    """Under its final name only when whole: written beside it, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.parent / f".{path.name}.tmp"
-    beside.write_text(text)
-    beside.replace(path)
-
-
 def read_records(workdir: epath.Path) -> list[dict[str, Any]]:
     """The records of metrics.jsonl; a last line that a kill cut short is left out."""
     path = workdir / "metrics.jsonl"
@@ -99,7 +94,7 @@ def lock(workdir: epath.Path) -> Iterator[None]:
     Only on a local disk (a bucket has no locks). A killed process leaves none behind.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    if "://" in str(workdir):
+    if paths.is_bucket(workdir):
         yield
         return
     import fcntl
@@ -131,14 +126,16 @@ class Log:
         self._board = self._wandb = self._bar = None
         if not writes:
             return
-        write_whole(workdir / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.records))
-        self._file = (workdir / "metrics.jsonl").open("a")
+        lines = "".join(json.dumps(r) + "\n" for r in self.records)
+        self._file = paths.Lines(workdir / "metrics.jsonl", lines)
         for record in self.records:
             self._note_best(record)
         if config.log.tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+            # what it writes grows, as nothing in a bucket does
+            self._events = epath.Path(tempfile.mkdtemp()) if paths.is_bucket(workdir) else workdir / "tensorboard"
+            self._board = SummaryWriter(str(self._events), purge_step=step + 1)
         if config.log.wandb:
             self._wandb = _start_wandb(workdir, config)
         if sys.stderr.isatty():
@@ -199,8 +196,7 @@ class Log:
         self.records.append(record)
         if not self.writes:
             return
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        self._file.write(json.dumps(record))
         kind = record["kind"].replace("eval:", "eval/")
         numbers = {
             f"{kind}/{k}": v for k, v in record.items() if k not in ("step", "kind") and isinstance(v, int | float)
@@ -210,6 +206,16 @@ class Log:
                 self._board.add_scalar(key, value, record["step"])
         if self._wandb is not None:
             self._wandb.log(numbers, step=record["step"])
+
+    def flush(self) -> None:
+        """All records are in the workdir: what a resumed run goes on from must be there before its checkpoint is."""
+        if not self.writes:
+            return
+        self._file.flush()
+        if self._board is not None and self._events != self.workdir / "tensorboard":
+            self._board.flush()
+            for file in self._events.iterdir():
+                paths.write_whole(self.workdir / "tensorboard" / file.name, file.read_bytes())
 
     def _note_best(self, record: dict[str, Any]) -> None:
         if record["kind"].startswith("eval:"):
@@ -244,6 +250,7 @@ class Log:
         if self._bar is not None:
             self._bar.close()
         if self._board is not None:
+            self.flush()
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
@@ -267,7 +274,7 @@ def _start_wandb(workdir: epath.Path, config: Any) -> Any:
     digest = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:8]
     return wandb.init(
         project=config.log.wandb,
-        dir=str(workdir),
+        dir=tempfile.mkdtemp() if paths.is_bucket(workdir) else str(workdir),
         id=f"{workdir.name}-{digest}",
         resume="allow",
         config=config.to_dict(),
@@ -343,7 +350,6 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
 
 def save_figure(figure: Any, path: epath.Path) -> None:
     """A matplotlib figure as PNG, under its final name only when whole."""
-    beside = path.parent / f".{path.name}.tmp.png"
-    with beside.open("wb") as file:
-        figure.savefig(file, dpi=110, format="png")
-    beside.replace(path)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110, format="png")
+    paths.write_whole(path, file.getvalue())

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxvision import accounting, build, checkpoint, evals, hosts, pretrained, sharding, weights
+from jaxvision import accounting, build, checkpoint, evals, hosts, paths, pretrained, sharding, weights
 from jaxvision import config as config_lib
 from jaxvision.chips import KINDS
 from jaxvision.config import Config
@@ -28,7 +28,8 @@ from jaxvision.data import pipeline, transforms
 from jaxvision.data.order import Order, class_weights
 from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
-from jaxvision.log import Clock, Log, Say, lock, plain, read_records, write_whole
+from jaxvision.log import Clock, Log, Say, lock, plain, read_records
+from jaxvision.paths import write_whole
 from jaxvision.step import TrainState, abstract_state, compile_step, init_state
 from jaxvision.stop import Stop
 from jaxvision.task import LOWER, Batch
@@ -56,7 +57,7 @@ def fit(
     raises Interrupted, 0 for never, looked at when the log is written.
     """
     with Stop() as stop, ExitStack() as held:
-        run = Run(config, epath.Path(workdir).expanduser(), say, clock or Clock(), stop, held)
+        run = Run(config, paths.path(workdir), say, clock or Clock(), stop, held)
         run.profile, run.stop_after = profile, stop_after
         run.log.tell(f"workdir {run.workdir}" + (f"\nto resume: {resume}" if resume else ""))
         run.write_summary("running")  # what a SIGKILL leaves
@@ -336,8 +337,7 @@ class Run:
                 jax.profiler.stop_trace()
                 for file in epath.Path(self.tracing).glob("plugins/profile/*/*.xplane.pb"):
                     target = self.workdir / "profile" / file.relative_to(self.tracing)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    file.copy(target)
+                    write_whole(target, file.read_bytes())
                 shutil.rmtree(self.tracing)
                 self.tracing, self.profile = "", 0
             folder = self.workdir / "profile"
@@ -469,10 +469,9 @@ class Run:
                 "versions": evals.versions(),
             }
             before = self.clock.read()[1]["checkpoint"]
-            self.writer.save(self.step, self.state, about)
+            self.writer.save(self.step, self.state, about, self.log.flush)
             self.saves.append(self.clock.read()[1]["checkpoint"] - before)
             self.saved_at = self.step
-        self.write_summary("running")
 
     def close(self, status: str) -> None:
         """Ends the reader, the saver and the log, whatever happened; writes summary.json."""

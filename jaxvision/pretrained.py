@@ -11,7 +11,7 @@ from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from jaxvision import build, checkpoint, models, npz, published, sharding, statedict, weights
+from jaxvision import build, checkpoint, models, npz, paths, published, sharding, statedict, weights
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data.contract import InputContract
@@ -47,7 +47,7 @@ def find(source: str, which: str = "") -> Source | Published:
         if which:
             raise UserError(f"{source!r} is one set of weights: leave out --checkpoint {which}")
         return file
-    path = epath.Path(source).expanduser()
+    path = paths.path(source)
     if (path / "about.json").exists():
         if which:
             raise UserError(

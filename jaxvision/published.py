@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvision import models, npz
+from jaxvision import models, npz, paths
 from jaxvision.data.contract import InputContract
 from jaxvision.errors import UserError, nearest
 from jaxvision.models.origin import Origin
@@ -66,7 +66,7 @@ def find(source: str) -> Published | None:
             f"{', or hf:timm/' + name + ' to fetch it' if scheme == 'timm' else ''}"
         )
     make = _google if scheme == npz.SCHEME else _published
-    return make(source, scheme, name, pathlib.Path(path).expanduser())
+    return make(source, scheme, name, paths.fetched(path))
 
 
 def _published(source: str, library: str, name: str, path: pathlib.Path) -> Published:

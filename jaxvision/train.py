@@ -77,12 +77,10 @@ def report(workdir: str, say: Any) -> dict[str, Any]:
     """What was reached, where it lies, and what to do with it."""
     import json
 
-    from etils import epath
-
-    from jaxvision import accounting
+    from jaxvision import accounting, paths
     from jaxvision.log import in_words
 
-    summary = json.loads((epath.Path(workdir) / "summary.json").read_text())
+    summary = json.loads((paths.path(workdir) / "summary.json").read_text())
     say(f"done: {summary['step']} steps in {summary['wall_s']:.1f} s, {summary['examples_per_s']:.0f} images/s")
     for name, values in summary["evals"].items():
         say(f"  {name}: {in_words(values)}")

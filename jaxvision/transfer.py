@@ -74,10 +74,8 @@ def transfer(argv: list[str]) -> dict[str, Any]:
             "give one, as --lr 0.003"
         )
 
-    from etils import epath
-
-    from jaxvision import pretrained
-    from jaxvision.log import write_whole
+    from jaxvision import paths, pretrained
+    from jaxvision.paths import write_whole
 
     found = pretrained.find(arguments.source, arguments.checkpoint)
     targets = [_target(text) for text in arguments.to] + (_vtab(say) if arguments.vtab else [])
@@ -88,7 +86,7 @@ def transfer(argv: list[str]) -> dict[str, Any]:
     names = [t.name for t in targets]
     if len(set(names)) < len(names):
         raise UserError(f"--to names {next(n for n in names if names.count(n) > 1)} twice")
-    out = epath.Path(arguments.out).expanduser()
+    out = paths.path(arguments.out)
     results: dict[str, dict[str, list[float]]] = {}
     for target in targets:
         say(f"{target.name}: learns from {target.draw(0)}, is tested on {target.test}")

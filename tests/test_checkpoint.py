@@ -159,8 +159,9 @@ def test_no_checkpoint(tmp_path):
 def test_failed_write_is_a_user_error(tmp_path):
     (tmp_path / "c").write_text("a file where the folder should be")
     writer = checkpoint.Writer(epath.Path(tmp_path) / "c", keep=2)
+    writer.save(1, tree(1), {})
     with pytest.raises(UserError, match="cannot write a checkpoint"):
-        writer.save(1, tree(1), {})
+        writer.wait()
 
 
 def test_digests_are_sha256_of_the_files(folder):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxvision import paths
 from jaxvision.data.sources.common import KINDS, SCALAR, sibling
 from jaxvision.errors import UserError
 
@@ -48,7 +49,7 @@ class Records:
     def __init__(self, path: str, info: dict[str, Any] | None = None) -> None:
         """`info`: what info.json will hold, for the check before it is written."""
         self.uri = f"records:{path}"
-        self.root = os.path.expanduser(path)
+        self.root = os.path.expanduser(path)  # a disk's, or a bucket's: its files are fetched when first read
         self._path = path
         info = _read_info(self.root) if info is None else info
         try:
@@ -63,12 +64,14 @@ class Records:
                 raise ValueError(f"{self.kind!r} labels, {info['count']} samples")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.root}/{INFO} is damaged ({error!r}): pack the data again") from error
-        for name, size in sizes.items():
-            _check_size(os.path.join(self.root, name), size)
+        if not paths.is_bucket(self.root):
+            for name, size in sizes.items():
+                _check_size(os.path.join(self.root, name), size)
+        self._sizes = sizes
         self._ends = [0, *itertools.accumulate(counts)]  # shard k holds samples ends[k] to ends[k + 1]
-        self.labels = _read_labels(os.path.join(self.root, LABELS), self.kind, len(self))
+        self.labels = _read_labels(self._file(LABELS), self.kind, len(self))
         self._readers: list[Any] = [None] * len(counts)
-        self._lock = threading.Lock()
+        self._locks = [threading.Lock() for _ in counts]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Records, (self._path,)  # opened again there: neither readers nor maps of files pickle
@@ -99,13 +102,16 @@ class Records:
     def _reader(self, shard: int) -> Any:
         reader = self._readers[shard]
         if reader is None:
-            with self._lock:
+            with self._locks[shard]:
                 reader = self._readers[shard]
                 if reader is None:
-                    path = os.path.join(self.root, self._names[shard])
+                    path = self._file(self._names[shard])
                     reader = open_shard(path, self._ends[shard + 1] - self._ends[shard])
                     self._readers[shard] = reader
         return reader
+
+    def _file(self, name: str) -> str:
+        return str(paths.fetched(os.path.join(self.root, name), self._sizes[name]))
 
 
 def shard_name(k: int, shards: int) -> str:
@@ -165,11 +171,10 @@ def sample_digest(sample: dict[str, Any], kind: str) -> bytes:
 def _read_info(root: str) -> dict[str, Any]:
     path = os.path.join(root, INFO)
     try:
-        with open(path, encoding="utf-8") as file:
-            info = json.load(file)
+        info = json.loads(paths.path(path).read_text())
         version = info["version"]
     except FileNotFoundError as error:
-        if os.path.exists(os.path.join(root, PLAN)):
+        if paths.path(os.path.join(root, PLAN)).exists():
             raise UserError(f"{root} is not packed to the end: run the same command of jaxvision.pack again") from error
         raise UserError(
             f"{root} is no packed data set, {path} does not exist{sibling(root)}; "

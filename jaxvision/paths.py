@@ -1,0 +1,137 @@
+"""Paths on a disk or in a bucket (gs://...): files are whole or absent on both; what must lie on a disk is fetched.
+
+An object of a bucket is there once its last byte was sent, and cannot be renamed or grow; a file on a disk is written
+beside its place and then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import pathlib
+import shutil
+import threading
+import time
+
+from etils import epath
+
+from jaxvision.errors import UserError
+
+PATIENCE = 30.0  # seconds that lines may wait before an object is written anew for them
+
+
+def is_bucket(name: str | epath.Path) -> bool:
+    return "://" in str(name)
+
+
+def path(name: str | epath.Path) -> epath.Path:
+    """The path of that name, ~ expanded. Raises UserError for a bucket without the extra gcs."""
+    if not is_bucket(name):
+        return epath.Path(name).expanduser()
+    if str(name).startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
+        raise UserError(f'{name} is in a bucket: pip install "jaxvision[gcs]"')
+    import fsspec
+
+    # Other hosts write there too: what a folder held a minute ago is no answer.
+    fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+    return epath.Path(name)
+
+
+def write_whole(path: epath.Path, content: str | bytes) -> None:
+    """Under its final name only when whole. Raises UserError if a bucket does not take it, OSError if a disk does not."""
+    data = content.encode() if isinstance(content, str) else content
+    if is_bucket(path):
+        try:
+            path.write_bytes(data)
+        except Exception as error:  # gcsfs has several, with nothing in common
+            raise UserError(
+                f"cannot write {path} ({error}): does the bucket exist, and may this account write there?"
+            ) from error
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.parent / f".{path.name}.tmp"
+    beside.write_bytes(data)
+    beside.replace(path)
+
+
+class Lines:
+    """A text file that grows by lines; `content` is what it begins with.
+
+    On a disk a line is there at once. In a bucket the whole is written anew, at most every PATIENCE seconds, and by
+    `flush`.
+    """
+
+    def __init__(self, path: epath.Path, content: str) -> None:
+        self.path = path
+        write_whole(path, content)
+        self._file = None if is_bucket(path) else path.open("a")
+        self._content = self._written = content
+        self._when = time.monotonic()
+        self._lock = threading.Lock()
+
+    def write(self, line: str) -> None:
+        if self._file is not None:
+            self._file.write(line + "\n")
+            self._file.flush()
+            return
+        self._content += line + "\n"
+        if time.monotonic() > self._when + PATIENCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """All lines so far are in the file. Another thread may write more meanwhile."""
+        with self._lock:
+            content = self._content
+            if content != self._written:
+                write_whole(self.path, content)
+                self._written, self._when = content, time.monotonic()
+
+    def close(self) -> None:
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+
+
+def cache() -> pathlib.Path:
+    """Where is kept what can be had again: $XDG_CACHE_HOME/jaxvision, ~/.cache/jaxvision where that is not set."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return pathlib.Path(home, "jaxvision")
+
+
+def fetched(name: str, size: int | None = None) -> pathlib.Path:
+    """A file on a disk: that of this name, or a copy of a bucket's, fetched once and kept in the cache.
+
+    size: in bytes, where it is known that it must have it. Raises UserError if it is not there, has another size or
+    finds no room.
+    """
+    if not is_bucket(name):
+        return pathlib.Path(name).expanduser()
+    source = path(name)
+    try:
+        stat = source.stat()
+    except FileNotFoundError as error:
+        raise UserError(f"{name} does not exist") from error
+    if size is not None and stat.length != size:
+        raise UserError(f"{name} has {stat.length} bytes instead of {size}: copy it again or pack again")
+    version = hashlib.sha256(f"{name} {stat.length} {stat.mtime}".encode()).hexdigest()[:16]
+    target = cache() / "fetched" / version / source.name
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    room = shutil.disk_usage(target.parent).free
+    if stat.length > room:
+        raise UserError(
+            f"{name} has {stat.length / 1e9:.1f} GB, {target.parent} room for {room / 1e9:.1f}: let XDG_CACHE_HOME "
+            "name a larger disk, or mount the bucket (gcsfuse) and name the folder"
+        )
+    beside = target.with_name(f".{target.name}.{os.getpid()}.{time.monotonic_ns()}")  # others may be fetching it, too
+    try:
+        with source.open("rb") as remote, open(beside, "wb") as file:
+            shutil.copyfileobj(remote, file, 16 << 20)
+        if beside.stat().st_size != stat.length:
+            raise UserError(f"{name} came as {beside.stat().st_size} bytes of {stat.length}: try again")
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+    return target
