@@ -39,7 +39,7 @@ def path(name: str | epath.Path) -> epath.Path:
 
 
 def write_whole(path: epath.Path, content: str | bytes) -> None:
-    """Under its final name only when whole. Raises UserError if a bucket does not take it, OSError if a disk does not."""
+    """Under its final name only when whole. Raises UserError if a bucket does not take it, a disk an OSError."""
     data = content.encode() if isinstance(content, str) else content
     if is_bucket(path):
         try:
