@@ -335,9 +335,10 @@ class Run:
             self.land()
             with self.clock("log"):
                 jax.profiler.stop_trace()
+                # where xprof looks, all hosts in one folder
+                target = self.workdir / "profile" / "plugins" / "profile" / f"until_step_{self.step}"
                 for file in epath.Path(self.tracing).glob("plugins/profile/*/*.xplane.pb"):
-                    target = self.workdir / "profile" / file.relative_to(self.tracing)
-                    write_whole(target, file.read_bytes())
+                    write_whole(target / f"process_{jax.process_index()}.xplane.pb", file.read_bytes())
                 shutil.rmtree(self.tracing)
                 self.tracing, self.profile = "", 0
             folder = self.workdir / "profile"
