@@ -137,6 +137,12 @@ def _scores(folder: epath.Path) -> dict[int, float]:
     return {int(k): v for k, v in known.items() if v is not None}
 
 
+def compile_copy(state: PyTree) -> jax.stages.Compiled:
+    """State -> a copy in the memory of the hosts, see `sharding.on_hosts`. `state` may be abstract."""
+    shardings = jax.tree.map(sharding.on_hosts, state)
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings).lower(state).compile()
+
+
 class Writer:
     """Saves in the background, keeps the best and the last few."""
 
@@ -159,9 +165,7 @@ class Writer:
 
     def prepare(self, state: PyTree) -> None:
         """Compiles the copy of states of these shapes and shardings, which the first save would do otherwise."""
-        shardings = jax.tree.map(sharding.on_hosts, state)
-        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
-        self._copy = copy.lower(state).compile()
+        self._copy = compile_copy(state)
 
     def save(
         self, step: int, state: PyTree, description: dict[str, Any], first: Callable[[], None] = lambda: None

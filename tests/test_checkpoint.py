@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from jaxvision import checkpoint, sharding
+from jaxvision import checkpoint, hlo, sharding
 from jaxvision.errors import UserError
 
 
@@ -141,6 +141,24 @@ def test_what_is_saved_is_the_state_at_the_call(tmp_path):
     for n in range(8):
         for leaf in checkpoint.read(folder / str(n), ("params",))["params"].values():
             assert np.all(leaf == 5 * n)
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 8])
+def test_the_copy_on_the_hosts_is_split_over_all_devices(fsdp):
+    """Of what was copied to each device, each host copies and writes its share."""
+    mesh = sharding.make_mesh(-1, fsdp)
+    shapes = {"kernel": (8, 16), "odd": (3, 5), "wide": (2, 24), "scalar": ()}
+    state = {k: jnp.arange(float(np.prod(shape))).reshape(shape) for k, shape in shapes.items()}
+    state = jax.device_put(state, sharding.state_shardings(mesh, state))
+    compiled = checkpoint.compile_copy(state)
+    assert hlo.collectives(compiled.as_text()) == {}
+    copy = compiled(state)
+    jax.tree.map(np.testing.assert_array_equal, copy, state)
+    for leaf, parts in (("kernel", 8), ("wide", 8), ("odd", 1), ("scalar", 1)):
+        assert copy[leaf].addressable_shards[0].data.size * parts == state[leaf].size
+        assert copy[leaf].addressable_shards[0].data.unsafe_buffer_pointer() not in {
+            shard.data.unsafe_buffer_pointer() for shard in state[leaf].addressable_shards
+        }
 
 
 def test_other_shapes_are_named(folder):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxvision.config
-from jaxvision import hlo, plan, sharding, step
+from jaxvision import build, checkpoint, hlo, plan, sharding, step
 from jaxvision.chips import Chip
 from jaxvision.errors import UserError
 from jaxvision.task import Task
@@ -147,6 +147,21 @@ def test_two_layers_on_tpus(described):
     found = hlo.collectives(compiled_two_layers(mesh).as_text())
     gradients = 4 * (IN * HIDDEN + HIDDEN * OUT)
     assert gradients <= sum(size for _, size in found.values()) <= gradients + 1024
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [1, 2, 4])
+def test_a_save_copies_to_the_hosts_each_its_share(described, fsdp):
+    """No second copy of the state on the chips, no word between them."""
+    mesh = sharding.make_mesh(-1, fsdp, plan.Slice.find("v5e:2x2").devices)
+    shapes = {f"w{k}": jax.ShapeDtypeStruct((64, 3, 3, 512), jnp.float32) for k in range(8)}
+    state = build.with_shardings({**shapes, "bias": jax.ShapeDtypeStruct((10,), jnp.float32)}, mesh)
+    copy = checkpoint.compile_copy(state)
+    assert hlo.collectives(copy.as_text()) == {}
+    memory, whole = copy.memory_analysis(), sum(math.prod(leaf.shape) * 4 for leaf in shapes.values())
+    assert memory.output_size_in_bytes < 1e4
+    assert whole / 4 <= memory.host_output_size_in_bytes < 1.05 * whole / 4
+    assert memory.temp_size_in_bytes <= whole / 2
 
 
 @pytest.mark.slow
