@@ -20,7 +20,7 @@ from concurrent import futures
 from typing import Any, TypeVar
 
 import jaxvision
-from jaxvision import cli
+from jaxvision import cli, paths
 from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import Interrupted, UserError
 from jaxvision.stop import Stop
@@ -94,7 +94,7 @@ def pack(argv: list[str]) -> dict[str, Any]:
     packing = Packing(
         began=began,
         source=source,
-        out=pathlib.Path(arguments.out).expanduser(),
+        out=paths.on_disk(arguments.out, "--out"),
         shards=shards,
         encoder=Encoder(arguments.longest, arguments.quality),
         threads=threads,

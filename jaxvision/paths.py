@@ -38,6 +38,13 @@ def path(name: str | epath.Path) -> epath.Path:
     return epath.Path(name)
 
 
+def on_disk(name: str, what: str) -> pathlib.Path:
+    """The path of that name, ~ expanded, for what a bucket does not serve. Raises UserError if it is in one."""
+    if is_bucket(name):
+        raise UserError(f"{what} {name}: that must be on a disk; copy it there or from there with gcloud storage cp -r")
+    return pathlib.Path(name).expanduser()
+
+
 def write_whole(path: epath.Path, content: str | bytes) -> None:
     """Under its final name only when whole. Raises UserError if a bucket does not take it, a disk an OSError."""
     data = content.encode() if isinstance(content, str) else content

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from jaxvision import cli
+from jaxvision import cli, paths
 from jaxvision.data.sources import EXTENSIONS
 from jaxvision.errors import UserError
 
@@ -101,7 +101,7 @@ def predict(argv: list[str]) -> dict[str, Any]:
 def find_images(names: list[str]) -> Iterator[pathlib.Path]:
     """Files as named, folders recursively and in order. Raises UserError if one is absent or holds no image."""
     for name in names:
-        path = pathlib.Path(name).expanduser()
+        path = paths.on_disk(name, "images of")
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
             if not inside:

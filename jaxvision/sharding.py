@@ -90,7 +90,9 @@ def on_hosts(leaf: Any) -> jax.sharding.Sharding:
     """Where a host copy of a leaf lies: split over all devices where that needs no device to ask another, so that no
     host copies what another does, too; in the memory of the host of each device.
     """
-    sharding = leaf.sharding
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:  # numpy's
+        return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if isinstance(sharding, NamedSharding):
         mesh, spec = sharding.mesh, [*sharding.spec, *(None,) * (len(leaf.shape) - len(sharding.spec))]
         split = [axis for axis, name in enumerate(spec) if name is not None]  # further along the same, or anywhere

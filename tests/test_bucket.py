@@ -212,6 +212,22 @@ def test_without_the_extra_it_is_named(monkeypatch):
         paths.path("gs://bucket/run")
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("pack", ["--from", "digits:test", "--out", "gs://bucket/x"]),
+        ("pack", ["--from", "folder:gs://bucket/x", "--out", "x"]),
+        ("predict", ["--from", "gs://bucket/run", "gs://bucket/x.png"]),
+    ],
+)
+def test_what_a_bucket_does_not_serve_is_said(bucket, trained, command, tmp_path, module, arguments):
+    done = command(f"jaxvision.{module}", *arguments, cwd=tmp_path, **bucket.environment)
+    assert done.returncode == 2, done.stderr
+    assert "gs://bucket/x" in done.stderr
+    assert "that must be on a disk" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_such_bucket(bucket, command, config):
     done = command("jaxvision.train", "--config", config, "--workdir", "gs://nowhere/run", **bucket.environment)
     assert done.returncode == 2

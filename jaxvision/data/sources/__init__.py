@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from jaxvision import paths
 from jaxvision.data.sources.common import EXTENSIONS, Source
 from jaxvision.data.sources.csv import Csv
 from jaxvision.data.sources.digits import Digits
@@ -70,6 +71,8 @@ def open_source(uri: str) -> Source:
     )
     if part.keys() == {"seed"}:
         raise UserError(f"{uri!r}: seed goes with split, per_class or part, like split=0:90%&seed=1")
+    if scheme not in ("records", "tfds"):  # what they read may be in a bucket
+        paths.on_disk(path, f"{scheme} of")
     source = SCHEMES[scheme](path)
     return Subset(source, **part) if part else source
 
