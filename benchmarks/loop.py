@@ -49,7 +49,7 @@ def turn(config, workdir):
     """Images/s of the bare step and of the loop."""
     with Stop() as stop, ExitStack() as held:
         run = loop.Run(config, epath.Path(workdir), lambda text: None, Clock(), stop, held)
-        batch = sharding.put_batch(next(run.reader()), run.split, config.batch_size)
+        batch = sharding.put_batch(next(run.reader(0, 1, None)), run.split, config.batch_size)
         state, _ = run.compiled(jax.tree.map(lambda x: x.copy(), run.state), batch)
         jax.block_until_ready(state)
         start = time.perf_counter()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
 from jaxvision import hosts  # noqa: E402
-from jaxvision.errors import UserError, nearest  # noqa: E402
+from jaxvision.errors import Unfit, UserError, nearest  # noqa: E402
 
 EPILOG = "exit codes: 0 done, 2 bad config, data or arguments, 3 training diverged, 75 interrupted after saving"
 
@@ -103,12 +103,14 @@ def main(command: Callable[[list[str]], dict[str, Any]], argv: list[str] | None 
         if "--debug" in argv:
             traceback.print_exc()
         code = getattr(error, "exit_code", 2)
-        if getattr(error, "result", None) is not None:
-            print(json.dumps(error.result), flush=True)  # type: ignore[union-attr]
-        prefix = f"process {hosts.index()}: " if hosts.several() else ""
-        prefix += "" if code == 75 else "error: "
-        print(f"{prefix}{error}", file=sys.stderr, flush=True)
-        if code not in (3, 75):  # those all reach at the same step
+        together = isinstance(error, Unfit)
+        if hosts.index() == 0 or not together:
+            if getattr(error, "result", None) is not None:
+                print(json.dumps(error.result), flush=True)  # type: ignore[union-attr]
+            prefix = f"process {hosts.index()}: " if hosts.several() and not together else ""
+            prefix += "" if code == 75 else "error: "
+            print(f"{prefix}{error}", file=sys.stderr, flush=True)
+        if code not in (3, 75) and not together:  # those all reach at the same step
             hosts.fail(code, str(error))
         if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
             os._exit(code)  # exit handlers of libraries would write to the same disk again, and print tracebacks

@@ -24,6 +24,10 @@ class Diverged(UserError):
     exit_code = 3
 
 
+class Unfit(UserError):
+    """What all hosts found together and would stop or spoil a run: one says it, and none waits for another."""
+
+
 class Interrupted(UserError):
     """SIGTERM or Ctrl-C, after saving: the same command resumes. Exit code 75 (EX_TEMPFAIL)."""
 

@@ -37,6 +37,7 @@ GRACE = 2.0  # seconds from the news of an error to the end, in which an error t
 PATIENCE = 5.0  # seconds for all to hear the news
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _FAILED, _HEARD = "jaxvision/failed", "jaxvision/heard"
+_LONG = 3_600_000  # ms that one may work while the others wait; one that died is noticed by JAX long before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +175,44 @@ def require_shared(workdir: epath.Path) -> None:
             f"{workdir} of process 0 is not that of process {', '.join(map(str, blind))}: all must name one folder on "
             "storage that they share, or a bucket (gs://...)"
         )
+
+
+def share(subject: str, content: Any) -> list[Any]:
+    """What each process tells of a subject, in their order, once all have. All call it, once for a subject.
+
+    It starts no backend, and works where devices differ or fail.
+    """
+    if not several():
+        return [json.loads(json.dumps(content))]
+    tell(subject, content)
+    _client().wait_at_barrier(f"jaxvision/shared/{subject}", _LONG)
+    found = told(subject)
+    return [found[k] for k in range(_state().num_processes)]
+
+
+def clock(rounds: int = 5) -> tuple[float, float]:
+    """Seconds that this process's clock is ahead of that of process 0, and by how much that may be wrong. Once, by all.
+
+    Each asks process 0 for its time through JAX's key-value store (Cristian's algorithm): the answer was given at some
+    moment between sending and receiving, so half of the quickest round trip bounds the error.
+    """
+    client = _client()
+    if client is None:
+        return 0.0, 0.0
+    if index() == 0:
+        for key in (f"jaxvision/clock/{k}/{n}" for k in range(1, _state().num_processes) for n in range(rounds)):
+            client.blocking_key_value_get(f"{key}/asked", _LONG)
+            client.key_value_set(f"{key}/answer", repr(time.time()))
+        return 0.0, 0.0
+    trips = []
+    for key in (f"jaxvision/clock/{index()}/{n}" for n in range(rounds)):
+        sent = time.time()
+        client.key_value_set(f"{key}/asked", "")
+        theirs = float(client.blocking_key_value_get(f"{key}/answer", _LONG))
+        received = time.time()
+        trips.append(((received - sent) / 2, (sent + received) / 2 - theirs))
+    within, ahead = min(trips)
+    return ahead, within
 
 
 def _state() -> Any:

@@ -80,22 +80,16 @@ def fit(
     return run.state
 
 
-class Run:
-    """One session of a training: everything built and compiled by the constructor, then `train`, then `close`.
+class Setup:
+    """What a config names, opened, checked and built on this host, and what is made of it.
 
-    What must be let go of at the end even if the constructor fails goes into `held`.
+    Its constructor writes nothing, compiles nothing and waits for no other host, but where a teacher is restored.
     """
 
-    def __init__(
-        self, config: Config, workdir: epath.Path, say: Say, clock: Clock, stop: Stop, held: ExitStack
-    ) -> None:
-        self.programs = held.enter_context(_count_programs())
-        self.first_step: dict[str, float] = {}
+    def __init__(self, config: Config) -> None:
         build.check(config)
-        held_out, whole = build.without_data(config), config.data.train
+        self.held_out, self.whole = build.without_data(config), config.data.train
         self.config = config = build.resolve(config)
-        self.workdir, self.say, self.clock, self.stop = workdir, say, clock, stop
-        self.leader = jax.process_index() == 0
         if config.deterministic:
             _require_deterministic()
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -110,12 +104,12 @@ class Run:
         self.contract = build.contract(config)
         self.epoch = len(self.source) / config.batch_size  # in steps
         self.total = config.steps or max(1, round(config.epochs * self.epoch))
-        teacher = pretrained.teacher(config, self.source.classes)
+        self.teacher = pretrained.teacher(config, self.source.classes)
         self.task = build.task(
             config,
             len(self.source.classes),
             lambda: self.source.labels,
-            teaching=teacher and teacher.task,
+            teaching=self.teacher and self.teacher.task,
             total_steps=self.total,
         )
         self.order = Order(
@@ -126,17 +120,79 @@ class Run:
         )
         self.metrics = {n: build.metric(config, n, source.classes) for n, source in self.eval_sources.items()}
         params, _ = build.abstract_init(self.task, config)
-        self.tx, self.rate, learns = build.optimiser(config, self.task, params, self.total)
+        self.tx, self.rate, self.learns = build.optimiser(config, self.task, params, self.total)
+        self.parameters = weights.count(params)
+
+    def rows(self) -> list[int]:
+        """Those of a global batch that this host reads."""
+        return sharding.local_rows(self.split, self.config.batch_size).tolist()
+
+    def reader(
+        self, start: int, stop: int, skips: pipeline.Skips | None, rows: list[int] | None = None
+    ) -> Generator[dict[str, np.ndarray], None, None]:
+        """This host's rows, or those given, of the batches of steps start .. stop - 1; closing it ends its threads."""
+        config = self.config
+        return pipeline.train_batches(
+            self.source,
+            transforms.build(config.data.transforms, self.contract),
+            self.contract,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start=start,
+            stop=stop,
+            rows=self.rows() if rows is None else rows,
+            order=self.order,
+            skips=skips,
+            prefetch=config.data.prefetch,
+            **build.reading(config),
+        )
+
+    def abstract_state(self) -> TrainState:
+        return abstract_state(self.task, self.tx, build.example(self.config), self.mesh, self.config.mesh.rules)
+
+    def fresh_state(self, abstract: TrainState, given: Any) -> TrainState:
+        """A new state on the devices. `given`: of a load plan; a teacher's weights are added."""
+        if self.teacher is not None:
+            given = self.teacher.join(given)
+
+        def init(key: jax.Array, batch: Batch, given: Any) -> TrainState:
+            return init_state(self.task, self.tx, key, batch, given)
+
+        make = build.jit_once(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
+        return jax.block_until_ready(make(jax.random.key(self.config.seed), build.zeros(self.config), given))
+
+    def compile_step(self, state: TrainState) -> Any:
+        """The train step for this state, which may be abstract; see `step.compile_step`."""
+        config, kind, classes = self.config, self.source.kind, len(self.source.classes)
+        batch = build.abstract_batch(config, self.mesh, config.batch_size, train=True, kind=kind, classes=classes)
+        return compile_step(self.task, self.tx, state, batch, seed=config.seed, accumulate=config.accumulate)
+
+
+class Run(Setup):
+    """One session of a training: everything built and compiled by the constructor, then `train`, then `close`.
+
+    What must be let go of at the end even if the constructor fails goes into `held`.
+    """
+
+    def __init__(
+        self, config: Config, workdir: epath.Path, say: Say, clock: Clock, stop: Stop, held: ExitStack
+    ) -> None:
+        self.programs = held.enter_context(_count_programs())
+        self.first_step: dict[str, float] = {}
+        super().__init__(config)
+        config = self.config
+        self.workdir, self.say, self.clock, self.stop = workdir, say, clock, stop
+        self.leader = jax.process_index() == 0
 
         if self.leader:
             held.enter_context(lock(workdir))
         hosts.require_shared(workdir)
-        found = self._open_workdir()
+        found = open_workdir(workdir, config, say)
         path = workdir / "summary.json"
         before = json.loads(path.read_text()) if path.exists() else {}  # of the session before
         self.sessions = accounting.earlier_sessions(before, read_records(workdir))
-        self.state = self._initial(found, teacher)
-        del teacher  # its weights are in the state: the host's copy can go
+        self.state = self._initial(found)
+        self.teacher = None  # its weights are in the state: the host's copy can go
         self.first = self.step = int(self.state.step)
         self.saved_at = self.step if found.path is not None else -1
         if self.step > self.total:
@@ -148,19 +204,20 @@ class Run:
         listed = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])  # their order has a meaning, too
         classes = f"{len(names)} classes ({listed})" if names else "no labels"
         say(
-            f"{config.model.name}: {weights.count(params):,} parameters, {classes} | "
+            f"{config.model.name}: {self.parameters:,} parameters, {classes} | "
             f"{len(self.source):,} training images | batch {config.batch_size} on {self.mesh.size} x {device}, "
-            f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs" + (learns and f"\n{learns}")
+            f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs"
+            + (self.learns and f"\n{self.learns}")
         )
         if self.task.frozen and not config.init:
             say(
                 f"warning: task {config.task.name} never moves {', '.join(self.task.frozen)}, and config.init is "
                 "empty: what it learns from are random features"
             )
-        for name in held_out:
+        for name in self.held_out:
             say(
-                f"evals.{name} names no data: {len(self.eval_sources[name]):,} images of {whole} are held out for it, "
-                "the same in every run"
+                f"evals.{name} names no data: {len(self.eval_sources[name]):,} images of {self.whole} are held out "
+                "for it, the same in every run"
             )
         self.results: dict[str, dict[str, float]] = {}
         self.flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
@@ -173,7 +230,7 @@ class Run:
         # what earlier sessions skipped
         skipped = {row["sample"]: row["reason"] for row in before.get("skipped", [])}
         self.skips = build.skips(config, skipped if found.path is not None else None)
-        self.batches = self.reader()
+        self.batches = self.reader(self.step, self.total, self.skips)
         # The reader starts up while XLA compiles.
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(next, self.batches, None)
@@ -185,52 +242,9 @@ class Run:
         self.log = Log(workdir, config, step=self.step, total=self.total, say=say, writes=self.leader)
         clock.begin()
 
-    def reader(self) -> Generator[dict[str, np.ndarray], None, None]:
-        """This host's rows of the batches from this step to the end; closing it ends its threads."""
-        config = self.config
-        return pipeline.train_batches(
-            self.source,
-            transforms.build(config.data.transforms, self.contract),
-            self.contract,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start=self.step,
-            stop=self.total,
-            rows=sharding.local_rows(self.split, config.batch_size).tolist(),
-            order=self.order,
-            skips=self.skips,
-            prefetch=config.data.prefetch,
-            **build.reading(config),
-        )
-
-    def _open_workdir(self) -> checkpoint.Found:
-        """Holds the config against the one that is there; finds the checkpoint to go on from."""
-        path = self.workdir / "config.json"
-        if path.exists() and checkpoint.steps(self.workdir / "checkpoints"):
-            before = config_lib.from_json(path.read_text())
-            changed = config_lib.differences(before, self.config)
-            if changed:
-                raise UserError(
-                    f"{self.workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\nName another "
-                    f"--workdir, or run it with its own config. May change: {', '.join(config_lib.MAY_CHANGE)}"
-                )
-        elif (self.workdir / "checkpoints").exists():
-            raise UserError(f"{self.workdir} holds checkpoints but no config.json: name another --workdir")
-        found = checkpoint.newest(self.workdir / "checkpoints")
-        for broken, reason in found.broken:
-            self.say(f"warning: checkpoint {broken} is not used, {reason}")
-        if found.broken and found.path is None:
-            self.say("warning: no whole checkpoint is left: starting from the beginning")
-        return found
-
-    def _initial(self, found: checkpoint.Found, teacher: pretrained.Teacher | None) -> TrainState:
+    def _initial(self, found: checkpoint.Found) -> TrainState:
         """From the checkpoint, from `config.init`, or fresh; a fresh one with the teacher's weights."""
-        config, task, tx = self.config, self.task, self.tx
-
-        def init(key: jax.Array, batch: Batch, given: Any) -> TrainState:
-            return init_state(task, tx, key, batch, given)
-
-        abstract = abstract_state(task, tx, build.example(config), self.mesh, config.mesh.rules)
+        config, abstract = self.config, self.abstract_state()
         if self.mesh.size > 1:
             line, listing = sharding.table(abstract)
             self.say(f"{line}; see sharding.txt")
@@ -244,28 +258,23 @@ class Run:
         given = None
         if config.init:
             origin = pretrained.find(config.init)
-            plan = pretrained.load_plan(origin, task, config, self.source.classes)
+            plan = pretrained.load_plan(origin, self.task, config, self.source.classes)
             self.say(f"init: from {origin}\n  made for        {origin.contract}\n{plan.table()}")
             if self.leader:
                 content = {"from": config.init, "contract": origin.contract.to_dict(), **plan.to_dict()}
                 write_whole(self.workdir / "load_plan.json", json.dumps(content, indent=1))
             given = plan.given
-        if teacher is not None:
-            self.say(f"teacher: {weights.count(teacher.leaves['params']):,} parameters, from {teacher.source}")
-            given = teacher.join(given)
+        if self.teacher is not None:
+            parameters = weights.count(self.teacher.leaves["params"])
+            self.say(f"teacher: {parameters:,} parameters, from {self.teacher.source}")
         with self.clock("compile"):
-            make = build.jit_once(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
-            return jax.block_until_ready(make(jax.random.key(config.seed), build.zeros(config), given))
+            return self.fresh_state(abstract, given)
 
     def _compile(self) -> None:
         config = self.config
         self.updates = {}
         with self.clock("compile"):
-            kind, classes = self.source.kind, len(self.source.classes)
-            batch = build.abstract_batch(config, self.mesh, config.batch_size, train=True, kind=kind, classes=classes)
-            self.compiled = compile_step(
-                self.task, self.tx, self.state, batch, seed=config.seed, accumulate=config.accumulate
-            )
+            self.compiled = self.compile_step(self.state)
             self.chip = KINDS.get(self.mesh.devices.flat[0].device_kind)
             # of an image: the compiler counts those of one device, and a loop's body once
             counted = (self.compiled.cost_analysis() or {}).get("flops", 0.0)
@@ -580,6 +589,27 @@ def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, 
         ]
         flags += ["--config.epochs=0 --config.steps=10 --config.batch_size=16"]
         raise UserError(f"{error}\nTo try this config without data, add {' '.join(flags)}") from error
+
+
+def open_workdir(workdir: epath.Path, config: Config, say: Say) -> checkpoint.Found:
+    """Holds a resolved config against the one that is there; finds the checkpoint to go on from. Raises UserError."""
+    path = workdir / "config.json"
+    if path.exists() and checkpoint.steps(workdir / "checkpoints"):
+        before = config_lib.from_json(path.read_text())
+        changed = config_lib.differences(before, config)
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\nName another "
+                f"--workdir, or run it with its own config. May change: {', '.join(config_lib.MAY_CHANGE)}"
+            )
+    elif (workdir / "checkpoints").exists():
+        raise UserError(f"{workdir} holds checkpoints but no config.json: name another --workdir")
+    found = checkpoint.newest(workdir / "checkpoints")
+    for broken, reason in found.broken:
+        say(f"warning: checkpoint {broken} is not used, {reason}")
+    if found.broken and found.path is None:
+        say("warning: no whole checkpoint is left: starting from the beginning")
+    return found
 
 
 def _check_divisible(config: Config, devices: int) -> None:

@@ -44,6 +44,7 @@ def test_unknown_flag_exits_2_with_the_nearest(command, module):
         "jaxvision.predict": ["--from", "x", "image.png"],
         "jaxvision.export": ["--from", "x", "--format", "safetensors", "--out", "y.safetensors"],
         "jaxvision.plan": ["--config", "configs/digits.py"],
+        "jaxvision.doctor": [],
         "jaxvision.pack": ["--from", "x", "--out", "y"],
         "jaxvision.transfer": ["--from", "x"],
         "jaxvision.models": [],
