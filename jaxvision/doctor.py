@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from etils import epath
 
     from jaxvision.config import Config
-    from jaxvision.loop import Setup
+    from jaxvision.prepare import Setup
 
 TURNS = 5  # of what is timed; medians count
 FILE = 16 * 2**20  # bytes that each host writes and reads back
@@ -226,13 +226,13 @@ def shared(workdir: epath.Path) -> str:
 
 def loader(config: Config, workdir: epath.Path, say: Any) -> tuple[Setup | None, dict[str, Any]]:
     """What train would build, and images/s of its reader on this host with nothing else to do; or why it does not."""
-    from jaxvision import build, loop, machine, pretrained
+    from jaxvision import build, machine, prepare, pretrained
 
     reading = {**build.reading(config), "cores": machine.cores()}
     try:
-        setup = loop.Setup(config)
+        setup = prepare.Setup(config)
         config = setup.config
-        loop.open_workdir(workdir, config, say)
+        prepare.open_workdir(workdir, config, say)
         if config.init:
             pretrained.load_plan(pretrained.find(config.init), setup.task, config, setup.source.classes)
         rows, start = setup.rows(), time.perf_counter()

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -24,13 +24,12 @@ from jaxvision import accounting, build, checkpoint, evals, hosts, paths, pretra
 from jaxvision import config as config_lib
 from jaxvision.chips import KINDS
 from jaxvision.config import Config
-from jaxvision.data import pipeline, transforms
-from jaxvision.data.order import Order, class_weights
-from jaxvision.data.sources import Source, open_source
+from jaxvision.data.sources import Source
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, lock, plain, read_records
 from jaxvision.paths import write_whole
-from jaxvision.step import TrainState, abstract_state, compile_step, init_state
+from jaxvision.prepare import Setup, open_workdir
+from jaxvision.step import TrainState
 from jaxvision.stop import Stop
 from jaxvision.task import LOWER, Batch
 
@@ -78,94 +77,6 @@ def fit(
         finally:
             run.close(status)
     return run.state
-
-
-class Setup:
-    """What a config names, opened, checked and built on this host, and what is made of it.
-
-    Its constructor writes nothing, compiles nothing and waits for no other host, but where a teacher is restored.
-    """
-
-    def __init__(self, config: Config) -> None:
-        build.check(config)
-        self.held_out, self.whole = build.without_data(config), config.data.train
-        self.config = config = build.resolve(config)
-        if config.deterministic:
-            _require_deterministic()
-        self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-        self.split = sharding.batch_sharding(self.mesh)
-        _check_divisible(config, self.mesh.size)
-
-        self.source, self.eval_sources, self.banks = _open_sources(config)
-        build.check_kind(config, self.source)
-        for name, source in self.eval_sources.items():
-            build.check_eval(config, name, source, self.banks.get(name), self.source.classes)
-        build.check_every_class(self.source)
-        self.contract = build.contract(config)
-        self.epoch = len(self.source) / config.batch_size  # in steps
-        self.total = config.steps or max(1, round(config.epochs * self.epoch))
-        self.teacher = pretrained.teacher(config, self.source.classes)
-        self.task = build.task(
-            config,
-            len(self.source.classes),
-            lambda: self.source.labels,
-            teaching=self.teacher and self.teacher.task,
-            total_steps=self.total,
-        )
-        self.order = Order(
-            config.seed,
-            len(self.source),
-            class_weights(self.source, config.data.sampling, dict(config.data.weights)),
-            config.data.repeats,
-        )
-        self.metrics = {n: build.metric(config, n, source.classes) for n, source in self.eval_sources.items()}
-        params, _ = build.abstract_init(self.task, config)
-        self.tx, self.rate, self.learns = build.optimiser(config, self.task, params, self.total)
-        self.parameters = weights.count(params)
-
-    def rows(self) -> list[int]:
-        """Those of a global batch that this host reads."""
-        return sharding.local_rows(self.split, self.config.batch_size).tolist()
-
-    def reader(
-        self, start: int, stop: int, skips: pipeline.Skips | None, rows: list[int] | None = None
-    ) -> Generator[dict[str, np.ndarray], None, None]:
-        """This host's rows, or those given, of the batches of steps start .. stop - 1; closing it ends its threads."""
-        config = self.config
-        return pipeline.train_batches(
-            self.source,
-            transforms.build(config.data.transforms, self.contract),
-            self.contract,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start=start,
-            stop=stop,
-            rows=self.rows() if rows is None else rows,
-            order=self.order,
-            skips=skips,
-            prefetch=config.data.prefetch,
-            **build.reading(config),
-        )
-
-    def abstract_state(self) -> TrainState:
-        return abstract_state(self.task, self.tx, build.example(self.config), self.mesh, self.config.mesh.rules)
-
-    def fresh_state(self, abstract: TrainState, given: Any) -> TrainState:
-        """A new state on the devices. `given`: of a load plan; a teacher's weights are added."""
-        if self.teacher is not None:
-            given = self.teacher.join(given)
-
-        def init(key: jax.Array, batch: Batch, given: Any) -> TrainState:
-            return init_state(self.task, self.tx, key, batch, given)
-
-        make = build.jit_once(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
-        return jax.block_until_ready(make(jax.random.key(self.config.seed), build.zeros(self.config), given))
-
-    def compile_step(self, state: TrainState) -> Any:
-        """The train step for this state, which may be abstract; see `step.compile_step`."""
-        config, kind, classes = self.config, self.source.kind, len(self.source.classes)
-        batch = build.abstract_batch(config, self.mesh, config.batch_size, train=True, kind=kind, classes=classes)
-        return compile_step(self.task, self.tx, state, batch, seed=config.seed, accumulate=config.accumulate)
 
 
 class Run(Setup):
@@ -310,17 +221,24 @@ class Run(Setup):
             if self.step % c.log.every_steps == 0 or self.step == self.total:
                 self.land()
                 self._log_train()
-                minutes = hosts.of_first(self.clock.read()[0]) / 60
-                if 0 < c.checkpoint.every_minutes <= minutes - self.saved_after:
-                    self.saved_after = minutes
-                    self.save()
-                if 0 < self.stop_after <= minutes and self.step < self.total:
-                    raise Interrupted(f"{self.stop_after:g} minutes are over: saved")
+                self._look_at_the_clock()
             self.log.progress(self.step)
             self.evaluate()
             if self.due(c.checkpoint.every_steps, c.checkpoint.every_epochs):
                 self.save()
         self._trace(end=True)
+
+    def _look_at_the_clock(self) -> None:
+        """Saves, or stops, where minutes say so: by process 0's clock, so that all do it at the same step."""
+        every = self.config.checkpoint.every_minutes
+        if not every and not self.stop_after:
+            return
+        minutes = hosts.of_first(self.clock.read()[0]) / 60
+        if 0 < every <= minutes - self.saved_after:
+            self.saved_after = minutes
+            self.save()
+        if 0 < self.stop_after <= minutes and self.step < self.total:
+            raise Interrupted(f"{self.stop_after:g} minutes are over: saved")
 
     def _after_first_step(self) -> None:
         wall, parts = self.clock.read()
@@ -567,70 +485,6 @@ def _count_programs() -> Iterator[dict[str, int]]:
         yield counts
     finally:
         jax.monitoring.unregister_event_listener(count)
-
-
-def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, Source]]:
-    """Training data, the data of each evaluation, and what they compare with. Raises UserError, with a way to try
-    without any data."""
-    try:
-        train = open_source(config.data.train)
-        data = {name: open_source(entry.data) for name, entry in config.evals.items()}
-        return train, data, {name: open_source(e.bank) for name, e in config.evals.items() if e.get("bank")}
-    except UserError as error:
-        fake = f"fake:1024x{config.data.size}?classes=1000"
-        flags = [
-            f"'--config.data.train={fake}'",
-            *(
-                f"'--config.evals.{n}.{key}={fake}'"
-                for n, e in config.evals.items()
-                for key in ("data", "bank")
-                if e.get(key)
-            ),
-        ]
-        flags += ["--config.epochs=0 --config.steps=10 --config.batch_size=16"]
-        raise UserError(f"{error}\nTo try this config without data, add {' '.join(flags)}") from error
-
-
-def open_workdir(workdir: epath.Path, config: Config, say: Say) -> checkpoint.Found:
-    """Holds a resolved config against the one that is there; finds the checkpoint to go on from. Raises UserError."""
-    path = workdir / "config.json"
-    if path.exists() and checkpoint.steps(workdir / "checkpoints"):
-        before = config_lib.from_json(path.read_text())
-        changed = config_lib.differences(before, config)
-        if changed:
-            raise UserError(
-                f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\nName another "
-                f"--workdir, or run it with its own config. May change: {', '.join(config_lib.MAY_CHANGE)}"
-            )
-    elif (workdir / "checkpoints").exists():
-        raise UserError(f"{workdir} holds checkpoints but no config.json: name another --workdir")
-    found = checkpoint.newest(workdir / "checkpoints")
-    for broken, reason in found.broken:
-        say(f"warning: checkpoint {broken} is not used, {reason}")
-    if found.broken and found.path is None:
-        say("warning: no whole checkpoint is left: starting from the beginning")
-    return found
-
-
-def _check_divisible(config: Config, devices: int) -> None:
-    unit = devices * config.accumulate
-    if config.batch_size % unit:
-        below, above = config.batch_size // unit * unit, (config.batch_size // unit + 1) * unit
-        by = f"{devices} devices" + (f" times accumulate={config.accumulate}" if config.accumulate > 1 else "")
-        raise UserError(
-            f"batch_size {config.batch_size} is not divisible by {by}: take "
-            + (f"{below} or {above}" if below else f"{above}")
-        )
-
-
-def _require_deterministic() -> None:
-    import os
-
-    if jax.default_backend() == "gpu" and "--xla_gpu_deterministic_ops=true" not in os.environ.get("XLA_FLAGS", ""):
-        raise UserError(
-            "deterministic=True on a GPU needs a flag that is read before jax starts: run with "
-            "XLA_FLAGS=--xla_gpu_deterministic_ops=true (docs/determinism.md tells its price)"
-        )
 
 
 def _score(config: Config, name: str, metrics: dict[str, float]) -> float | None:

@@ -11,7 +11,7 @@ import time
 import jax
 import pytest
 
-from jaxvision import doctor, findings, hosts, loop, machine
+from jaxvision import doctor, findings, hosts, machine, prepare
 from jaxvision.errors import Unfit
 from tests import flags
 from tests.bucket import Bucket
@@ -340,7 +340,7 @@ def test_a_step_that_finds_no_room(monkeypatch, tmp_path, capsys):
     def compile_step(self, state):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5G\nmore")
 
-    monkeypatch.setattr(loop.Setup, "compile_step", compile_step)
+    monkeypatch.setattr(prepare.Setup, "compile_step", compile_step)
     with pytest.raises(Unfit, match="1 problem") as raised:
         doctor.doctor(["--config", str(config(tmp_path)), "--workdir", str(tmp_path / "w")])
     (problem, _) = raised.value.result["findings"]

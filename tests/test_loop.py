@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from jaxvision import checkpoint, loop
+from jaxvision import checkpoint, loop, prepare
 from jaxvision import config as config_lib
 from jaxvision.errors import Diverged, Interrupted, UserError
 from jaxvision.log import lock
@@ -388,7 +388,7 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
         finally:
             saving.append(time.perf_counter() - start)
 
-    compile_step, stepping = loop.compile_step, []
+    compile_step, stepping = prepare.compile_step, []
 
     def slow_step(*arguments, **options):
         compiled = compile_step(*arguments, **options)
@@ -406,7 +406,7 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sources.Digits, "__getitem__", sleepy)
     monkeypatch.setattr(checkpoint.Writer, "save", slow_save)
-    monkeypatch.setattr(loop, "compile_step", slow_step)
+    monkeypatch.setattr(prepare, "compile_step", slow_step)
     fit(tmp_path / "slow", data__threads=1, data__prefetch=1)
     after = summary(tmp_path / "slow")
     for s in (before, after):
