@@ -86,6 +86,7 @@ def only_described() -> None:
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # what is compiled without a device cannot be read back
     }.items():
         os.environ.setdefault(name, value)
 

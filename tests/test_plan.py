@@ -165,9 +165,10 @@ def test_a_save_copies_to_the_hosts_each_its_share(described, fsdp):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vit_b_16", "resnet50"])
-def test_the_largest_batch_compiles_and_the_next_does_not(described, name):
-    """On 4 chips and on 256; and a chip puts hardly more into collectives among 256."""
+@pytest.mark.parametrize(("name", "first"), [("vit_b_16", 1720), ("resnet50", 1000)])
+def test_the_largest_batch_compiles_and_the_next_does_not(described, name, first):
+    """On 4 chips and on 256; a chip puts hardly more into collectives among 256. `first`: what was found from 128 in
+    half an hour: a program that fits takes minutes, one that does not seconds."""
     config = jaxvision.config.default()
     config.data.train = "fake:1000x224?classes=1000"
     config.model = dict(name=name)
@@ -175,7 +176,7 @@ def test_the_largest_batch_compiles_and_the_next_does_not(described, name):
     if name != "resnet50":
         config.optim.update(name="adamw", lr=1e-3)
     planner = plan.Planner(config, 1000, lambda line: print(line, flush=True))
-    first, sent = 128, []
+    sent = []
     for topology in ("v5e:2x2", "v5e:16x16"):
         where = plan.Slice.find(topology)
         largest = planner.largest(where, first, "", 1)
@@ -183,7 +184,6 @@ def test_the_largest_batch_compiles_and_the_next_does_not(described, name):
         assert rows[largest].memory <= where.chip.memory
         assert not rows[largest + 8].fits
         print(f"{name} on {topology}: {largest} images a chip, {rows[largest].memory / 2**30:.2f} GiB", flush=True)
-        first = largest
         sent.append({images: sum(size for _, size in row.collectives.values()) for images, row in rows.items()})
     print(sent)
     both = [images for images in sent[0].keys() & sent[1].keys() if sent[0][images]]

@@ -35,10 +35,15 @@ def _relu_backward(y: jax.Array, g: jax.Array) -> tuple[jax.Array]:
 relu.defvjp(_relu_forward, _relu_backward)
 
 
+def _pixels(x: jax.Array) -> float:
+    """How many values a channel has. A float: over a pod they may be more than an int32 holds."""
+    return float(x.size // x.shape[-1])
+
+
 @jax.custom_vjp
 def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and (biased) variance of x [B, H, W, C] over all but the channels, at least float32, in one pass."""
-    count = x.size // x.shape[-1]
+    count = _pixels(x)
     total, squares = pixel_sums(lambda x: (x, x * x), x)
     mean = total / count
     return mean, jnp.maximum(squares / count - mean * mean, 0)
@@ -51,7 +56,7 @@ def _batch_statistics_forward(x: jax.Array) -> tuple:
 
 def _batch_statistics_backward(kept: tuple, cotangents: tuple) -> tuple[jax.Array]:
     x, mean, var = kept
-    count = x.size // x.shape[-1]
+    count = _pixels(x)
     through_mean, through_var = cotangents[0] / count, jnp.where(var > 0, cotangents[1], 0) * (2 / count)
     return ((through_mean + (at_least_float32(x) - mean) * through_var).astype(x.dtype),)
 
@@ -116,7 +121,7 @@ def folded(
       kernel float32 [I, O] and bias float32 [O], with which `pointwise` gives the normalised output; mean and biased
       variance of y, float32 [O].
     """
-    count = x.size // x.shape[-1]
+    count = _pixels(x)
     mean_x = pixel_sum(x) / count
     gram = _gram(x) / count
     mean = _exact("i,io->o", mean_x, kernel)

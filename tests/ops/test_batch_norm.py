@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxvision import models
 from jaxvision.models.layers import BatchNorm, Conv, max_pool
 from jaxvision.ops import at_least_float32, batch_statistics, folded, pointwise, relu
 
@@ -163,3 +164,19 @@ def test_statistics_are_those_of_the_definition():
     exact = np.asarray(x.astype(jnp.bfloat16), np.float64)
     np.testing.assert_allclose(mean, exact.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=1e-4)  # 9 is taken from 10 in float32
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "densenet121"])
+def test_a_pod_may_have_more_values_a_channel_than_an_int32_holds(name):
+    """As 256 chips with a thousand images each have; traced, not computed."""
+    model = getattr(models, name)(classes=5)
+    image = jax.ShapeDtypeStruct((256_000, 224, 224, 3), jnp.float32)
+    variables = jax.eval_shape(lambda k: model.init(k, jnp.zeros((1, 224, 224, 3)), train=False), jax.random.key(0))
+
+    def loss(params, stats, image):
+        out, _ = model.apply({"params": params, "batch_stats": stats}, image, train=True, mutable=["batch_stats"],
+                             rngs={"dropout": jax.random.key(0)})  # fmt: skip
+        return jnp.sum(out["logits"])
+
+    gradients = jax.eval_shape(jax.grad(loss), variables["params"], variables["batch_stats"], image)
+    assert jax.tree.structure(gradients) == jax.tree.structure(variables["params"])
