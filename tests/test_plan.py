@@ -189,7 +189,7 @@ def test_the_largest_batch_compiles_and_the_next_does_not(described, name, first
     both = [images for images in sent[0].keys() & sent[1].keys() if sent[0][images]]
     assert both
     for images in both:
-        assert sent[0][images] > 1e8  # the gradients
+        assert sent[0][images] > 5e7  # the gradients, some in bfloat16
         assert sent[1][images] < 1.05 * sent[0][images]
 
 
