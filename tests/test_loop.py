@@ -473,11 +473,11 @@ def test_minutes_decide_when_to_save_and_when_to_stop(tmp_path):
     config.steps, config.evals = 1_000_000, {}
     config.checkpoint.update(every_epochs=0.0, every_steps=0, every_minutes=0.002, keep=1000)
     config.log.update(every_steps=10)
-    with pytest.raises(Interrupted, match=r"0\.2 minutes are over: saved"):
-        loop.fit(config, tmp_path / "w", say=quiet, stop_after=0.2)
+    with pytest.raises(Interrupted, match=r"0\.1 minutes are over: saved"):
+        loop.fit(config, tmp_path / "w", say=quiet, stop_after=0.1)
     steps = checkpoint.steps(epath.Path(tmp_path) / "w" / "checkpoints")
     wall = summary(tmp_path / "w")["wall_s"]
-    assert wall >= 12
+    assert wall >= 6
     assert summary(tmp_path / "w")["status"] == "interrupted"
     assert steps[-1] == summary(tmp_path / "w")["step"]
     assert 3 <= len(steps) <= wall / 0.12 + 2
