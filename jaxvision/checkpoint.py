@@ -219,7 +219,9 @@ class Writer:
                 _remove(path)
         self._drop = []
         there = [s for s in steps(self.folder) if (self.folder / str(s) / "digests.json").exists()]
-        for step in set(there) - {*there[-self.keep :], _best(self.folder, there)}:
+        # all that are older than a whole one: also those whose removal a kill cut short, which have no marker any more
+        older = {s for s in steps(self.folder) if s < there[-1]}
+        for step in older - {*there[-self.keep :], _best(self.folder, there)}:
             _remove(self.folder / str(step))
 
     def wait(self) -> None:

@@ -1,6 +1,10 @@
-"""One host of a training that writes down every row that its devices were given; tests/test_elastic.py starts it.
+"""One host of a training that writes down every row that its devices were given.
 
-python -m tests.elastic_host '{"hosts": 2, "data": ..., "workdir": ..., "log": ..., ...}'
+tests/test_elastic.py trains on a folder, through fit(); tests/test_chaos.py runs the command, with all that it does
+around fit() where another host fails:
+
+    python -m tests.elastic_host '{"hosts": 2, "data": ..., "workdir": ..., "log": ..., ...}'
+    python -m tests.elastic_host '{"train": ["--config", ...], "log": ..., "heartbeat": 10}'
 """
 
 import hashlib
@@ -12,7 +16,7 @@ import jax
 import numpy as np
 
 import jaxvision.config
-from jaxvision import hosts, loop
+from jaxvision import cli, hosts, loop, train
 
 
 def make_config(options):
@@ -69,10 +73,13 @@ class Recorded(loop.Run):
 
 def main():
     options = json.loads(sys.argv[1])
-    hosts.join()
-    assert jax.process_count() == options["hosts"]
     Recorded.recording = options["log"]
     loop.Run = Recorded
+    hosts.HEARTBEAT = options.get("heartbeat") or hosts.HEARTBEAT
+    if "train" in options:
+        cli.main(train.train, options["train"])
+    hosts.join()
+    assert jax.process_count() == options["hosts"]
     loop.fit(make_config(options), options["workdir"])
 
 

@@ -127,6 +127,18 @@ def test_keeps_the_best_and_the_last(tmp_path):
         checkpoint.choose(folder, "4")
 
 
+def test_what_a_kill_left_of_a_removal_goes_with_the_next_save(folder):
+    """The marker goes first, so such a folder looks like one that is being written, but for newer whole ones."""
+    for step in (10, 20):
+        (folder / str(step) / "digests.json").unlink()
+    (folder / "20" / "state").rmtree()
+    writer = checkpoint.Writer(folder, keep=2)
+    writer.save(40, tree(40), {})
+    writer.close()
+    assert checkpoint.steps(folder) == [30, 40]
+    assert checkpoint.newest(folder) == (folder / "40", [])
+
+
 def test_what_is_saved_is_the_state_at_the_call(tmp_path):
     """The step donates its state right after the save began: the saved numbers must be those from before."""
     folder = epath.Path(tmp_path) / "c"

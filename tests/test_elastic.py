@@ -57,18 +57,25 @@ def free_port():
 
 def start(session, folder, workdir, name):
     """The session's processes, one a host."""
+    common = dict(
+        hosts=session.hosts, data=str(folder), workdir=str(workdir / "w"), steps=STEPS, save=SAVE,
+        threads=session.threads, processes=session.processes,
+    )  # fmt: skip
+    return start_hosts(session.hosts, common, workdir, name)
+
+
+def start_hosts(count, options, workdir, name):
+    """So many processes of elastic_host.py, each with a log and an output of its own; what they start is found by
+    their sessions, which are theirs alone."""
     port, processes = free_port(), []
-    job = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(session.hosts)}
+    job = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count)}
     environment = {**os.environ, "XLA_FLAGS": flags.on(1), **job}
-    for host in range(session.hosts):
-        options = dict(
-            hosts=session.hosts, data=str(folder), workdir=str(workdir / "w"), steps=STEPS,
-            save=SAVE, threads=session.threads, processes=session.processes, log=str(workdir / f"{name}.{host}.rows"),
-        )  # fmt: skip
+    for host in range(count):
+        mine = json.dumps({**options, "log": str(workdir / f"{name}.{host}.rows")})
         with open(workdir / f"{name}.{host}.out", "w") as out:
             processes.append(subprocess.Popen(
-                [sys.executable, "-m", "tests.elastic_host", json.dumps(options)],
-                stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env={**environment, "JAX_PROCESS_ID": str(host)},
+                [sys.executable, "-m", "tests.elastic_host", mine], stdout=out, stderr=subprocess.STDOUT, cwd=ROOT,
+                env={**environment, "JAX_PROCESS_ID": str(host)}, start_new_session=True,
             ))  # fmt: skip
     return processes
 
@@ -80,7 +87,7 @@ def said(workdir, name):
 def rows(workdir, name):
     """[(step, row, id, digest)] of all hosts; a last line that a kill cut short is left out."""
     found = []
-    for path in sorted(workdir.glob(f"{name}*.rows")):
+    for path in sorted(workdir.glob(f"{name}*.rows")):  # a name that none other begins with
         for line in path.read_text().split("\n")[:-1]:
             step, row, i, digest = line.split()
             found.append((int(step), int(row), int(i), digest))
