@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from etils import epath
 
 WAIT = 300.0  # seconds for all to be there: machines of one job start minutes apart
+CONNECT = 60  # seconds to connect once all are there: one that dies just then is not waited for longer
 HEARTBEAT = 30  # seconds without a sign of life after which JAX ends the others; its default of 100 costs a pod more
 GRACE = 2.0  # seconds from the news of an error to the end, in which an error that all have is said by each itself
 PATIENCE = 5.0  # seconds for all to hear the news
@@ -98,7 +99,7 @@ def join(say: Callable[[str], None] = print, wait: float = WAIT) -> None:
         place.index,
         place.local_devices,
         cluster_detection_method="deactivate",
-        initialization_timeout=int(max(wait, 10)),
+        initialization_timeout=CONNECT,
         heartbeat_timeout_seconds=HEARTBEAT,
         shutdown_timeout_seconds=HEARTBEAT,
     )
