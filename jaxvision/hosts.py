@@ -37,6 +37,7 @@ HEARTBEAT = 30  # seconds without a sign of life after which JAX ends the others
 GRACE = 2.0  # seconds from the news of an error to the end, in which an error that all have is said by each itself
 PATIENCE = 5.0  # seconds for all to hear the news
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_POD = "JOB_COMPLETION_INDEX"  # Kubernetes numbers the pods of an indexed Job, JobSet's among them
 _FAILED, _HEARD = "jaxvision/failed", "jaxvision/heard"
 _LONG = 3_600_000  # ms that one may work while the others wait; one that died is noticed by JAX long before
 
@@ -55,10 +56,12 @@ def detect() -> Place | None:
     """This process's place, from the environment; None where it is alone. Raises UserError if something is missing."""
     from jax._src import clusters  # what jax.distributed.initialize asks, before the roll-call
 
-    for name in _VARIABLES[1:]:
+    for name in (*_VARIABLES[1:], _POD):
         if not os.environ.get(name, "0").isdigit():
             raise UserError(f"{name} is {os.environ[name]!r}: it must be a whole number")
     address, count, index = (os.environ.get(name) for name in _VARIABLES)
+    if address and count and index is None:
+        index = os.environ.get(_POD)
     given: list[Any] = [address, int(count) if count else None, int(index) if index else None]
     devices: Any = None
     if None in given:

@@ -32,12 +32,15 @@ MPI = {
     "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
 }  # fmt: skip
 GIVEN = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+PODS = {"JAX_COORDINATOR_ADDRESS": "r50-train-0-0.r50:1234", "JAX_NUM_PROCESSES": "2", "JOB_COMPLETION_INDEX": "1"}
 
 
 @pytest.fixture
 def environment(monkeypatch):
     for name in list(os.environ):
-        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "TPU_", "JAX_COORDINATOR", "JAX_NUM_PROC", "JAX_PROC")):
+        if name.startswith(
+            ("JOB_", "SLURM_", "OMPI_", "KUBERNETES_", "TPU_", "JAX_COORDINATOR", "JAX_NUM_PROC", "JAX_PROC")
+        ):
             monkeypatch.delenv(name)
 
     def set_all(values):
@@ -53,12 +56,26 @@ def environment(monkeypatch):
         ({}, None),
         (GIVEN, hosts.Place("10.0.0.1:1234", 2, 1)),
         ({**GIVEN, "JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}, None),
+        (PODS, hosts.Place("r50-train-0-0.r50:1234", 2, 1)),
+        ({**PODS, "JAX_PROCESS_ID": "0"}, hosts.Place("r50-train-0-0.r50:1234", 2, 0)),
+        ({"JOB_COMPLETION_INDEX": "1"}, None),
         (SLURM, hosts.Place("node007:61441", 4, 2, (0,))),
         ({**SLURM, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
         ({**SLURM, "JAX_COORDINATOR_ADDRESS": "other:1"}, hosts.Place("other:1", 4, 2, (0,))),
         (MPI, hosts.Place("10.96.0.1:62624", 2, 1, (1,))),
     ],
-    ids=["alone", "given", "given one", "slurm", "slurm one", "slurm and an address", "open mpi"],
+    ids=[
+        "alone",
+        "given",
+        "given one",
+        "pods",
+        "pods and a number",
+        "a pod alone",
+        "slurm",
+        "slurm one",
+        "slurm and an address",
+        "open mpi",
+    ],
 )
 def test_found_in_the_environment(environment, values, want):
     environment(values)
