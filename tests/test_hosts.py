@@ -226,12 +226,17 @@ def test_a_port_that_is_taken_is_named():
 # --------------------------------------------------------------------------- real processes
 
 
-def start(count, *words, **env):
+def python(count, *words, devices=2, **env):
+    """So many processes of Python, by the launcher."""
+    launcher = [sys.executable, "launch/local.py", str(count), "--devices", str(devices), "--", sys.executable]
     return subprocess.Popen(
-        [sys.executable, "launch/local.py", str(count), "--devices", "2", "--", sys.executable, "-m", *map(str, words)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        [*launcher, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": flags.on(1), **env},
     )  # fmt: skip
+
+
+def start(count, *words, **env):
+    return python(count, "-m", *words, **env)
 
 
 def children(process):
@@ -333,11 +338,7 @@ def test_the_time_of_each_is_told_and_who_holds_the_others_up(tmp_path):
         f"sys.argv = ['train', '--config', {str(path)!r}, '--workdir', {str(tmp_path / 'w')!r}];"
         "runpy.run_module('jaxvision.train', run_name='__main__')"
     )
-    process = subprocess.Popen(
-        [sys.executable, "launch/local.py", "2", "--", sys.executable, "-c", code],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags.on(1)},
-    )  # fmt: skip
+    process = python(2, "-c", code, devices=1)
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 0, out
     assert out.count("warning: process 1 holds the others up: ") == 1, out
@@ -370,11 +371,7 @@ def test_a_workdir_that_is_not_shared(tmp_path):
         f"sys.argv = ['train', '--config', {str(path)!r}, '--workdir', {str(tmp_path)!r} + '/w' + k];"
         "runpy.run_module('jaxvision.train', run_name='__main__')"
     )
-    process = subprocess.Popen(
-        [sys.executable, "launch/local.py", "2", "--", sys.executable, "-c", code],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags.on(1)},
-    )  # fmt: skip
+    process = python(2, "-c", code, devices=1)
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 2, out
     assert "of process 0 is not that of process 1: all must name one folder" in out
