@@ -9,7 +9,9 @@ the exit code is that of the first that failed, else 0.
 """
 
 import argparse
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -65,9 +67,13 @@ def start(count: int, devices: int, command: list[str]) -> list[subprocess.Popen
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """One that nobody listens on, and that the system gives nobody before process 0 listens: it is below those that it
+    hands out by itself, on Linux from 32768 on."""
+    while True:
+        port = random.SystemRandom().randint(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as s:
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def show(lines, prefix: str) -> None:

@@ -10,7 +10,6 @@ import os
 import pathlib
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from launch.local import free_port
 from tests import flags
 from tests.conftest import ROOT
 
@@ -47,12 +47,6 @@ def folder(tmp_path_factory):
         small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8))
         small.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
     return root
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
 
 
 def start(session, folder, workdir, name):

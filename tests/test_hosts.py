@@ -17,9 +17,9 @@ from PIL import Image
 
 from jaxvision import hosts
 from jaxvision.errors import UserError
+from launch.local import free_port
 from tests import flags
 from tests.conftest import ROOT
-from tests.test_elastic import free_port
 
 # --------------------------------------------------------------------------- where a process stands
 
