@@ -1,6 +1,7 @@
 """Arguments of the networks: what a docstring lists there is, and it does what it says."""
 
 import dataclasses
+import inspect
 import re
 
 import jax
@@ -24,8 +25,8 @@ def fields(name):
 @pytest.mark.parametrize("name", models.__all__)
 def test_docstrings_list_the_arguments(name):
     """All of them, and no other; each variant takes every one that a recipe sets."""
-    text = getattr(models, name).func.__doc__
-    listed = {word for line in re.findall(r"^      (\w+(?:, \w+)*): ", text, re.M) for word in line.split(", ")}
+    text = inspect.cleandoc(getattr(models, name).func.__doc__)  # as Python 3.13 does by itself
+    listed = {word for line in re.findall(r"^  (\w+(?:, \w+)*): ", text, re.M) for word in line.split(", ")}
     assert listed == fields(name)
     promised = {"dropout", "remat", "dtype"} | (set() if models.family(name) in PLAIN else {"drop_path"})
     assert promised <= listed
