@@ -258,7 +258,7 @@ def step(setup: Setup, data: list[dict[str, Any]]) -> dict[str, Any]:
     """The train step on all devices, handing over a batch included. `data`: what `loader` found on each host."""
     import jax
 
-    from jaxvision import build, machine, sharding
+    from jaxvision import build, hlo, machine, sharding
 
     config, abstract = setup.config, setup.abstract_state()
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
@@ -269,10 +269,7 @@ def step(setup: Setup, data: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {"state_bytes": size, "used": 0, "limit": limit}
     try:
         compiled = setup.compile_step(abstract)
-        m = compiled.memory_analysis()
-        found["used"] = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
-        found["used"] += m.temp_size_in_bytes + m.generated_code_size_in_bytes
-        theirs = hosts.share("memory", [found["used"], limit])  # one decides for all
+        theirs = hosts.share("memory", [hlo.memory_bytes(compiled), limit])  # one decides for all
         found["used"] = max(used for used, _ in theirs)
         found["limit"] = min((most for _, most in theirs if most), default=None)
         if found["limit"] and found["used"] > found["limit"]:

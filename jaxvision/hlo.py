@@ -1,4 +1,4 @@
-"""What a compiled program moves, counted in its text (`compiled.as_text()`, anybody's program for a TPU).
+"""What a compiled program takes, and what it moves, counted in its text (`compiled.as_text()`, anybody's for a TPU).
 
 The compiler's own count ("bytes accessed" of `cost_analysis`) also counts what stays on the chip: operands and results
 in vector memory, which are marked S(1), and each copy into or out of it up to four times. Here an operand or result
@@ -9,6 +9,7 @@ other instruction: each operand and result once, which is what ours do (each blo
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _BITS = {"pred": 8, "bf16": 16, "f16": 16, "f8e4m3fn": 8, "f8e5m2": 8, "c64": 64}
 _NO_TRAFFIC = {
@@ -18,6 +19,14 @@ _NO_TRAFFIC = {
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)")
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?")
+
+
+def memory_bytes(compiled: Any) -> int:
+    """What a compiled program takes of a device: its arguments, results that are not in their place, what lives in
+    between, and itself."""
+    memory = compiled.memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return kept + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
 
 
 def device_memory_bytes(program: str) -> int:

@@ -252,6 +252,8 @@ class Log:
         if self._board is not None:
             self.flush()
             self._board.close()
+            if paths.is_bucket(self.workdir):
+                self._events.rmtree()
         if self._wandb is not None:
             self._wandb.finish()
         if self.writes:

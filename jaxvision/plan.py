@@ -119,6 +119,12 @@ class Row:
             "links": sent / chip.links,
         }
 
+    def bound(self, chip: Chip) -> tuple[float, str]:
+        """Images/s a chip that the slowest side allows, and which that is."""
+        seconds = self.seconds(chip)
+        side = max(seconds, key=lambda k: seconds[k])
+        return self.images / seconds[side], side
+
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
@@ -226,17 +232,15 @@ class Planner:
             used = re.search(r"([\d.]+\w)\)? (?:of|exceeds available HBM) \(?([\d.]+\w)", str(error))
             problem = f"needs {used[1]} of {used[2]}" if used else "does not fit"
             return Row(images, remat, fsdp, time.monotonic() - start, problem=problem)
-        cost, memory, program = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
+        cost, program = compiled.cost_analysis(), compiled.as_text()
         share = len(where.devices) / where.chips  # devices of a chip
-        used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-        used += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
         traffic = hlo.device_memory_bytes(program) if where.chip else cost["bytes accessed"]
         return Row(
             images,
             remat,
             fsdp,
             time.monotonic() - start,
-            memory=used * share,
+            memory=hlo.memory_bytes(compiled) * share,
             flops=cost["flops"] * share / images,
             traffic=traffic * share / images,
             collectives={k: (n, int(size * share)) for k, (n, size) in hlo.collectives(program).items()},
@@ -312,9 +316,8 @@ def line(row: Row, chip: Chip | None) -> str:
         return f"{start}  does not fit: {row.problem} ({row.compile_s:.0f} s)"
     speed, bound = "", ""
     if chip:
-        seconds = row.seconds(chip)
-        bound = max(seconds, key=lambda k: seconds[k])
-        speed = f"{row.images / seconds[bound]:,.0f}"
+        rate, bound = row.bound(chip)
+        speed = f"{rate:,.0f}"
     return (
         f"{start}  {row.memory / 2**30:>6.2f} GiB  {row.flops / 1e9:>11.3g}  {row.traffic / 1e6:>8.1f}  {speed:>15}"
         f"  {bound:>8}  {row.compile_s:>9.0f} s"
@@ -323,17 +326,14 @@ def line(row: Row, chip: Chip | None) -> str:
 
 def scaling_table(planner: Planner) -> str:
     """A line a slice: how the rate and what is sent change with the number of chips."""
-    lines = [
-        "\nslice         chips  images a chip      memory  sent a chip  images/s a chip  images/s in all  bound by"
-    ]
+    lines = ["\nslice       chips  images a chip      memory  sent a chip  images/s a chip  images/s in all  bound by"]
     for (name, *_), row in planner.rows.items():
         chip, chips = parse(name)
         start = f"{name:<10}  {chips:>5}  {row.images:>13}"
         if row.fits:
-            seconds = row.seconds(chip)
-            bound = max(seconds, key=lambda k: seconds[k])
-            speed, sent = row.images / seconds[bound], sum(size for _, size in row.collectives.values())
-            rates = f"{speed:>15,.0f}  {speed * chips:>15,.0f}  {bound}"
+            rate, bound = row.bound(chip)
+            sent = sum(size for _, size in row.collectives.values())
+            rates = f"{rate:>15,.0f}  {rate * chips:>15,.0f}  {bound}"
             lines.append(f"{start}  {row.memory / 2**30:>6.2f} GiB  {sent / 1e6:>8,.1f} MB  {rates}")
         else:
             lines.append(f"{start}  does not fit: {row.problem}")
@@ -344,7 +344,7 @@ def as_json(row: Row, chip: Chip | None) -> dict[str, Any]:
     found = {**dataclasses.asdict(row), "fits": row.fits}
     if chip and row.fits:
         found["seconds"] = row.seconds(chip)
-        found["images_per_s_a_chip"] = row.images / max(found["seconds"].values())
+        found["images_per_s_a_chip"], _ = row.bound(chip)
     return found
 
 
