@@ -4,10 +4,14 @@ Importing the package does not load jax; submodules are imported when first used
 """
 
 __version__ = "0.1.0"
-__all__ = ["config", "data", "losses", "metrics", "models", "ops", "tasks"]
+__all__ = ["config", "data", "load", "losses", "metrics", "models", "ops", "tasks"]
 
 
 def __getattr__(name: str):
+    if name == "load":
+        from jaxvision.deploy.inference import load
+
+        return load
     if name in __all__:
         import importlib
 

@@ -15,7 +15,7 @@ import platform  # noqa: E402
 import sys  # noqa: E402
 import traceback  # noqa: E402
 import zlib  # noqa: E402
-from collections.abc import Callable, Sequence  # noqa: E402
+from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
 from jaxvision import hosts  # noqa: E402
@@ -38,15 +38,16 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--json", action="store_true", help="print nothing but the last line of JSON")
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
-    def add_from(self) -> None:
-        """The flags that name a trained network."""
+    def add_from(self, *, required: bool = True, exported: bool = False) -> None:
+        """The flags that name a trained network; `exported`: or a file that was exported of one."""
         self.add_argument(
             "--from",
             dest="source",
-            required=True,
+            required=required,
             metavar="FROM",
-            help="a workdir, a checkpoint folder in one, or "
-            "published weights: timm:NAME.TAG=FILE, torchvision:NAME=FILE, augreg:NAME=FILE, hf:timm/NAME.TAG",
+            help="a workdir, a checkpoint folder in one, or published weights: timm:NAME.TAG=FILE, "
+            "torchvision:NAME=FILE, augreg:NAME=FILE, hf:timm/NAME.TAG"
+            + ("; or an exported file, FILE.onnx, FILE.stablehlo, FILE.safetensors" if exported else ""),
         )
         self.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
 
@@ -134,6 +135,19 @@ def sayer(arguments: argparse.Namespace) -> Callable[[str], None]:
             print(text, flush=True)
 
     return say
+
+
+def shower(arguments: argparse.Namespace) -> Callable[[Iterator[Any], int, str], Iterator[Any]]:
+    """(iterator, how many, what) -> the same iterator, with a progress bar where standard error is a terminal."""
+
+    def show(items: Iterator[Any], total: int, what: str) -> Iterator[Any]:
+        if arguments.json or hosts.index() or not sys.stderr.isatty():
+            return items
+        from tqdm import tqdm
+
+        return iter(tqdm(items, desc=what, total=total, unit="image", dynamic_ncols=True, leave=False))
+
+    return show
 
 
 def quiet_libraries() -> None:

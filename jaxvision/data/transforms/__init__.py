@@ -96,6 +96,23 @@ def preprocess(contract: InputContract) -> Callable[[np.ndarray], np.ndarray]:
     return apply
 
 
+def square(contract: InputContract) -> Callable[[np.ndarray], np.ndarray]:
+    """`f(image uint8[H, W, C]) -> uint8[resize, resize, C]`, whose `preprocess` is that of the image itself.
+
+    For what does its own resizing and cropping: this is resized already, and images of any size come as one.
+    """
+
+    def first(side: int) -> int:
+        return round((side - contract.size) / 2)
+
+    def apply(image: np.ndarray) -> np.ndarray:
+        image = resized(image, *shorter_side_to(image, contract.resize), contract.filter)
+        top, left = (first(side) - first(contract.resize) for side in image.shape[:2])
+        return image[top : top + contract.resize, left : left + contract.resize]
+
+    return apply
+
+
 class Built:
     """A transform as a config names it. Pickles by name and arguments, so that a worker process can be given one."""
 

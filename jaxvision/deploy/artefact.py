@@ -1,0 +1,92 @@
+"""An exported file and the certificate beside it: what it is, and how to run it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxvision.errors import UserError
+
+FORMATS = {"stablehlo": ".stablehlo", "onnx": ".onnx", "safetensors": ".safetensors"}
+# The share of images that a file must tell the same as the trained network, unless it is said otherwise.
+BOUND = {"float32": 0.99, "int8": 0.95}
+EXTRA = 'pip install "jaxvision[onnx]"'
+
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def is_one(name: str) -> bool:
+    """Whether a FROM names an exported file."""
+    return name.endswith(tuple(FORMATS.values())) and "=" not in name and pathlib.Path(name).expanduser().is_file()
+
+
+def certificate_of(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.name + ".json")
+
+
+def read_certificate(path: pathlib.Path) -> dict[str, Any]:
+    """Of an exported file, which it must be the certificate of. Raises UserError."""
+    beside = certificate_of(path)
+    try:
+        about = json.loads(beside.read_text())
+        expected, size = about["sha256"], about["bytes"]
+    except FileNotFoundError:
+        raise UserError(
+            f"{beside} is missing: it says what {path.name} takes and what its classes are; copy it from where "
+            f"{path.name} was exported, or export again"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{beside} is no certificate of jaxvision.export ({error}): copy it again") from None
+    found = digest(path)
+    if found != expected:
+        raise UserError(
+            f"{path} is not the file that {beside.name} certifies: it has {path.stat().st_size:,} bytes and SHA-256 "
+            f"{found[:12]}..., certified are {size:,} bytes and {expected[:12]}...: copy both again, or export again"
+        )
+    return about
+
+
+def digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def runner(path: pathlib.Path, format: str) -> Run:
+    """What a program, "stablehlo" or "onnx", computes. Raises UserError if it cannot be read, or what reads it is not
+    installed."""
+    return _stablehlo(path) if format == "stablehlo" else _onnx(path)
+
+
+def _stablehlo(path: pathlib.Path) -> Run:
+    import jax
+    import jax.export
+
+    try:
+        exported = jax.export.deserialize(bytearray(path.read_bytes()))
+    except Exception as error:  # whatever the bytes make flatbuffers, MLIR or jax raise
+        raise UserError(f"{path} cannot be read by jax {jax.__version__} ({error}): export it again") from error
+    call = jax.jit(exported.call)
+    return lambda images: {name: np.asarray(value) for name, value in call(images).items()}
+
+
+def _onnx(path: pathlib.Path) -> Run:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"{path} is run by onnxruntime, which is not installed: {EXTRA}") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        providers = [p for p in PROVIDERS if p in onnxruntime.get_available_providers()]
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime has a class of its own for each code
+        raise UserError(f"{path} cannot be read by onnxruntime {onnxruntime.__version__}: {error}") from error
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(None, {"images": images})))

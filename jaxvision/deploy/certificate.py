@@ -1,0 +1,177 @@
+"""What proves that an exported file is the trained network: both are given the same images, and this is what came."""
+
+from __future__ import annotations
+
+import pathlib
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxvision.data import transforms
+from jaxvision.data.contract import InputContract
+from jaxvision.data.decode import decode
+from jaxvision.data.sources import Source
+from jaxvision.deploy.artefact import Run
+from jaxvision.errors import UserError
+
+BATCH = 25
+# Of the largest logit: two classes so close in the trained network are equal in float32, and either is right.
+TIE = 1e-5
+# A compiled program is for one size of image, and compiling one can take longer than all else.
+SIZES = {"stablehlo": 4, "onnx": 1 << 30}
+PROBES = 4
+
+Show = Callable[[Iterator[Any], int, str], Iterator[Any]]
+
+
+class Images(NamedTuple):
+    """Those of a source that both are shown.
+
+    crops: uint8 [N, size, size, C]; squares: uint8 [N, resize, resize, C], whose centres they are; labels: [N, ...] or
+    None; places: in the source; sizes: (H, W) of each file; skipped: what could not be read.
+    """
+
+    source: Source
+    contract: InputContract
+    crops: np.ndarray
+    squares: np.ndarray
+    labels: np.ndarray | None
+    places: list[int]
+    sizes: list[tuple[int, int]]
+    skipped: list[str]
+
+    def file(self, k: int) -> np.ndarray:
+        """uint8 [1, H, W, C], as decoded."""
+        place = self.places[k]
+        return decode(self.source[place]["image"], self.contract.channels, self.source.where(place))[None]
+
+
+def choose(source: Source, contract: InputContract, count: int, show: Show) -> Images:
+    """`count` images, or all if there are fewer, spread evenly over the source; UserError if none is readable."""
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)).tolist()
+    crop, square = transforms.preprocess(contract), transforms.square(contract)
+    crops, squares, labels, places, sizes, skipped = [], [], [], [], [], []
+    for place in show(iter(chosen), len(chosen), "reading"):
+        sample = source[place]
+        try:
+            pixels = decode(sample["image"], contract.channels, source.where(place))
+        except UserError as error:
+            skipped.append(str(error))
+            continue
+        crops.append(crop(pixels))
+        squares.append(square(pixels))
+        labels.append(sample.get("label"))
+        places.append(place)
+        sizes.append(pixels.shape[:2])
+    if not places:
+        raise UserError(f"none of {len(chosen)} images of {source.uri} could be read: {skipped[0]}")
+    known = None if source.kind == "none" else np.stack([np.asarray(label) for label in labels])
+    return Images(source, contract, np.stack(crops), np.stack(squares), known, places, sizes, skipped)
+
+
+def batched(run: Run, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Of all images, BATCH at a time; the last batch is padded, so that one program does."""
+    size, parts = min(BATCH, len(images)), []
+    for start in range(0, len(images), size):
+        rows = images[start : start + size]
+        padded = np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), np.uint8)])
+        parts.append({name: value[: len(rows)] for name, value in run(padded).items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def compared(kind: str, trained: dict[str, np.ndarray], exported: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Of the same images, in the same order.
+
+    `agreement` is the share of images of which both say the same: the class (ties aside, which `ties` counts), all tags
+    at 0.5, or values that differ by at most 1e-3 of their scale. `largest_difference` is that of the logits or values,
+    as a share of their scale, the largest of them.
+    """
+    key = "values" if kind == "values" else "logits"
+    a, b = (np.asarray(found[key], np.float64) for found in (trained, exported))
+    scale = float(np.abs(a).max()) or 1.0
+    ties = 0
+    if kind == "class":
+        chosen = b.argmax(-1)
+        behind = a.max(-1) - np.take_along_axis(a, chosen[:, None], -1)[:, 0]
+        same, ties = behind <= TIE * scale, int(((behind > 0) & (behind <= TIE * scale)).sum())
+    elif kind == "tags":
+        same = ((trained["probabilities"] >= 0.5) == (exported["probabilities"] >= 0.5)).all(-1)
+    else:
+        same = (np.abs(a - b) <= 1e-3 * scale).all(-1)
+    same &= np.isfinite(b).all(-1)
+    largest = float(np.abs(a - b).max()) / scale if np.isfinite(b).all() else float("inf")
+    return {
+        "images": len(a),
+        "agreement": float(same.mean()),
+        "ties": ties,
+        "largest_difference": largest,
+        "scale": scale,
+    }
+
+
+def accuracy(kind: str, found: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, float] | None:
+    """ "top1", the "accuracy" over all tags, or the "mae"; None without labels."""
+    if labels is None:
+        return None
+    if kind == "class":
+        return {"top1": float((found["logits"].argmax(-1) == labels).mean())}
+    if kind == "tags":
+        return {"accuracy": float(((found["probabilities"] >= 0.5) == (labels >= 0.5)).mean())}
+    return {"mae": float(np.abs(found["values"] - labels).mean())}
+
+
+def from_files(format: str, run: Run, images: Images, show: Show) -> tuple[list[int], dict[str, np.ndarray]]:
+    """(which images, what the file made of them), each whole and by itself, as it comes out of a decoder.
+
+    A StableHLO program is compiled for each size of image: there, of the most frequent SIZES.
+    """
+    frequent = {size for size, _ in Counter(images.sizes).most_common(SIZES[format])}
+    which = [k for k, size in enumerate(images.sizes) if size in frequent]
+    rows = [run(images.file(k)) for k in show(iter(which), len(which), "from files")]
+    return which, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def latency(run: Run, side: int, channels: int) -> dict[str, float]:
+    """Milliseconds of 1 and of 8 images of side x side, medians of up to 10 runs in 3 s, the first left out."""
+    made = {}
+    for count in (1, 8):
+        images = np.zeros((count, side, side, channels), np.uint8)
+        run(images)
+        seconds: list[float] = []
+        while len(seconds) < 10 and sum(seconds) < 3:
+            start = time.perf_counter()
+            run(images)
+            seconds.append(time.perf_counter() - start)
+        made[str(count)] = round(1e3 * statistics.median(seconds), 3)
+    return made
+
+
+def probes(contract: InputContract, side: int) -> np.ndarray:
+    """uint8 [PROBES, side, side, C]: noise of four grains, the same on every machine."""
+    rng = np.random.default_rng(0)
+    made = []
+    for k in range(PROBES):
+        n = -(-side >> k)
+        coarse = rng.integers(0, 256, (n, n, contract.channels), np.uint8)
+        made.append(coarse.repeat(1 << k, 0).repeat(1 << k, 1)[:side, :side])
+    return np.stack(made)
+
+
+def centre(contract: InputContract, squares: np.ndarray) -> np.ndarray:
+    """The crops in `Images.squares`."""
+    crop = transforms.preprocess(contract)
+    return np.stack([crop(square) for square in squares])
+
+
+def check(path: pathlib.Path, agreement: dict[str, Any], bound: float, where: str) -> None:
+    """Raises UserError if fewer than `bound` agree."""
+    if not agreement["agreement"] >= bound:
+        raise UserError(
+            f"{path} does not agree with the trained network: {where}, {agreement['agreement']:.2%} of "
+            f"{agreement['images']} images are told the same, the bound is {bound:.2%} (the largest difference is "
+            f"{agreement['largest_difference']:.1e} of the logits' scale)"
+        )

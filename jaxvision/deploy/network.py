@@ -1,0 +1,50 @@
+"""A trained network as one function of uint8 pixels, its weights and its input contract within."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvision import build, pretrained
+from jaxvision.config import Config
+from jaxvision.errors import UserError
+from jaxvision.ops.resize import evaluation_pixels
+
+INPUTS = {
+    "images": "whole images of any size, as decoded: resized and cropped within",
+    "crops": "images that are resized and cropped already",
+}
+
+
+def function(trained: pretrained.Trained, pixels: str) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """uint8 [B, H, W, C] -> what the task predicts: "logits" and "probabilities", or "values", float32 [B, classes].
+
+    In float32 whatever it was trained in, with averaged weights where the training kept some. `pixels`: of INPUTS; for
+    "crops" H and W are the contract's size. Raises UserError if a weight is not finite.
+    """
+    own = Config({**trained.config.to_dict(), "dtype": "float32"})
+    task = build.task(own, len(trained.classes))
+    params, extra = jax.tree.map(np.asarray, (jax.device_get(trained.params), jax.device_get(trained.extra)))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not np.isfinite(leaf).all():
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UserError(f"{trained.source}: {name} holds values that are not finite: choose another --checkpoint")
+
+    def run(images: jax.Array) -> dict[str, jax.Array]:
+        made = evaluation_pixels(images, trained.contract) if pixels == "images" else images
+        predicted = {k: v for k, v in task.predict(params, extra, {"image": made}).items() if k != "features"}
+        if "logits" in predicted and "probabilities" not in predicted:
+            predicted["probabilities"] = jax.nn.softmax(predicted["logits"])
+        return predicted
+
+    return run
+
+
+def symbolic(trained: pretrained.Trained, pixels: str) -> Any:
+    """The abstract input of `function`: any number of images, of any size where it resizes."""
+    contract = trained.contract
+    sides = "height, width" if pixels == "images" else f"{contract.size}, {contract.size}"
+    return jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"batch, {sides}, {contract.channels}"), np.uint8)
