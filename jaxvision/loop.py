@@ -193,10 +193,10 @@ class Run(Setup):
             self.rate = jax.jit(self.rate)
             self.rate(0)
             padded = evals.padded_size(config.batch_size, self.mesh)
-            for name, metric in self.metrics.items():
+            for name, metrics in self.metrics.items():
                 kind, classes = self.eval_sources[name].kind, len(self.eval_sources[name].classes)
                 batch = build.abstract_batch(config, self.mesh, padded, kind=kind, classes=classes)
-                self.updates[name] = evals.compile_update(self.task, {name: metric}, self.state, batch)
+                self.updates[name] = evals.compile_update(self.task, metrics, self.state, batch)
 
     def train(self) -> None:
         """Steps until the end, or until someone asks to stop. What is due is done in plain view."""
@@ -358,7 +358,7 @@ class Run(Setup):
                 skips = build.skips(self.config)
                 banks = {"bank": lambda name=name: self._in_order(self.banks[name], build.skips(self.config))}
                 result = evals.run(
-                    self.task, self.state, {name: self.metrics[name]}, self._in_order(self.eval_sources[name], skips),
+                    self.task, self.state, self.metrics[name], self._in_order(self.eval_sources[name], skips),
                     banks, update=self.updates[name],
                 )  # fmt: skip
             with self.clock("log"):
