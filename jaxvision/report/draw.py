@@ -184,11 +184,13 @@ def reliability(count: np.ndarray, accuracy: np.ndarray, confidence: np.ndarray)
     for k in np.flatnonzero(count):
         x0, y1 = axes.at(k / bins, float(accuracy[k]))
         x1, y0 = axes.at((k + 1) / bins, 0)
-        told = f"{count[k]:,} samples, right {accuracy[k]:.1%}, probability {confidence[k]:.1%}"
+        n = int(count[k])
+        few = str(n) if n < 1000 else f"{n / 1000:.2g}k" if n < 100_000 else f"{n // 1000}k"  # fits over a bar
+        told = f"{n:,} samples, right {accuracy[k]:.1%}, probability {confidence[k]:.1%}"
         axes.parts.append(
             f'<rect class="bar" x="{x0 + 0.7:.1f}" y="{y1:.1f}" width="{x1 - x0 - 1.4:.1f}" height="{y0 - y1:.1f}">'
             f"<title>{told}</title></rect>"
-            f'<text class="small middle" x="{(x0 + x1) / 2:.1f}" y="{y1 - 3:.1f}">{short(count[k])}</text>'
+            f'<text class="small middle" x="{(x0 + x1) / 2:.1f}" y="{y1 - 3:.1f}">{few}</text>'
         )
     (x0, y0), (x1, y1) = axes.at(0, 0), axes.at(1, 1)
     axes.parts.append(f'<path class="ideal" d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}"/>')
