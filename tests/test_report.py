@@ -280,6 +280,9 @@ def test_what_is_no_workdir(command, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json is no JSON"):
         page.write(epath.Path(tmp_path))
+    (tmp_path / "config.json").write_text('{"architectures": ["ViT"]}')
+    with pytest.raises(UserError, match=r"config.json is of something else"):
+        page.write(epath.Path(tmp_path))
 
 
 def run(command, folder, more, *arguments):

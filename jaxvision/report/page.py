@@ -83,6 +83,8 @@ def _read(workdir: epath.Path) -> Run:
         except ValueError as error:
             raise UserError(f"{path} is no JSON ({error}): remove it, or train again") from error
     config, summary = found.pop("config.json"), found.pop("summary.json")
+    if not isinstance(config, dict) or not config_lib.default().keys() <= config.keys():
+        raise UserError(f"{workdir} is no workdir, its config.json is of something else: name that of a training")
     evals = {key.removeprefix("eval/"): content for key, content in found.items()}
     order = {name: k for k, name in enumerate(config["evals"])}
     evals = dict(sorted(evals.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
@@ -243,11 +245,12 @@ def _config(run: Run) -> Html:
     rows, changed = [], 0
     for key, value in config_lib.flat(run.config).items():
         group, _, last = key.rpartition(".")
-        default = defaults.get(key, config_lib.EVAL.get(last, "") if group.startswith("evals.") else "")
-        same = json.dumps(value) == json.dumps(default)
+        known = {**({key: config_lib.EVAL.get(last)} if group.startswith("evals.") else {}), **defaults}
+        default = _written(known[key]) if known.get(key) is not None else "none"
+        same = _written(value) == default
         changed += not same
         cells = [tag("td", tag("code", key)), tag("td", tag("code", _written(value)), cls="wide")]
-        cells.append(tag("td", "" if same else tag("code", _written(default)), cls="wide"))
+        cells.append(tag("td", "" if same else tag("code", default), cls="wide"))
         rows.append(tag("tr", join(cells), cls=None if same else "set"))
     head = tag("thead", tag("tr", join(tag("th", h) for h in ("key", "value", "default, where it differs"))))
     told = f"{len(rows)} keys; the {changed} that differ from the defaults are marked."
