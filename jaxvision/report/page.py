@@ -26,6 +26,8 @@ STATUS = {  # of summary.json -> (as it is told, the badge's colour)
     "diverged": ("diverged", "bad"),
     "failed": ("failed", "bad"),
 }
+# Keys that the page shows by name; what an older version wrote may lack others.
+SHOWN = {"model", "task", "wrap", "data", "evals", "batch_size", "dtype", "seed"}
 
 
 class Run(NamedTuple):
@@ -83,7 +85,7 @@ def _read(workdir: epath.Path) -> Run:
         except ValueError as error:
             raise UserError(f"{path} is no JSON ({error}): remove it, or train again") from error
     config, summary = found.pop("config.json"), found.pop("summary.json")
-    if not isinstance(config, dict) or not config_lib.default().keys() <= config.keys():
+    if not isinstance(config, dict) or SHOWN - config.keys():
         raise UserError(f"{workdir} is no workdir, its config.json is of something else: name that of a training")
     evals = {key.removeprefix("eval/"): content for key, content in found.items()}
     order = {name: k for k, name in enumerate(config["evals"])}
