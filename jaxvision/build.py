@@ -25,6 +25,7 @@ from jaxvision.data.pipeline import Skips
 from jaxvision.data.sources import Source, Tfds, hold_out
 from jaxvision.data.sources.common import SCALAR
 from jaxvision.errors import UserError
+from jaxvision.metrics.outcomes import OUTCOMES, outcomes
 from jaxvision.task import Batch, Metric, PyTree, Task
 
 
@@ -193,6 +194,14 @@ def body(config: Config) -> str:
 def metric(config: Config, name: str, classes: tuple[str, ...]) -> Metric:
     """That of the eval `name`, whose data has these classes."""
     return _metric_factory(name, config.evals[name])(classes=len(classes), names=classes)
+
+
+def measures(config: Config, name: str, classes: tuple[str, ...]) -> dict[str, Metric]:
+    """All that the eval `name` hands to `evals.run`: its metric, and what gathers the outcome of each sample where the
+    task predicts labels."""
+    kind = jaxvision.tasks.LABELS.get(config.task.name)
+    more = {OUTCOMES: outcomes(classes=len(classes), kind=kind)} if kind else {}
+    return {name: metric(config, name, classes), **more}
 
 
 def _metric_factory(name: str, entry: Config) -> Callable:

@@ -427,7 +427,7 @@ def from_json(text: str) -> Config:
 
 def differences(old: Config, new: Config) -> list[str]:
     """Keys, as "key: old -> new", that make two configs two runs: all but those in MAY_CHANGE."""
-    a, b = _flat(_tuples(old.to_dict())), _flat(_tuples(new.to_dict()))
+    a, b = flat(_tuples(old.to_dict())), flat(_tuples(new.to_dict()))
     names = sorted(a.keys() | b.keys())
     allowed = tuple(k + "." for k in MAY_CHANGE)
     absent = "(absent)"
@@ -438,8 +438,9 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"data.size": 224, ...} of groups in groups."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
+        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return found

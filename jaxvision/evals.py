@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +23,7 @@ from jaxvision.data.contract import InputContract
 from jaxvision.data.pipeline import Skips, eval_batches
 from jaxvision.errors import UserError
 from jaxvision.log import plain, save_figure
+from jaxvision.metrics.outcomes import OUTCOMES
 from jaxvision.paths import write_whole
 from jaxvision.task import Batch, Metric, PyTree, Task
 
@@ -30,12 +33,14 @@ Update = Callable[[PyTree, PyTree, Batch], tuple[PyTree, PyTree]]
 
 class Evaluation(NamedTuple):
     """metrics: name -> value; samples: how many were seen, each once; digest: SHA-256 over their sorted ids; drawings:
-    of the metrics that draw, functions of (matplotlib axes, class names)."""
+    of the metrics that draw, functions of (matplotlib axes, class names); outcomes: the rows of the metric OUTCOMES,
+    and of each the sample's id `index` and its `place` in the source, int64."""
 
     metrics: dict[str, float]
     samples: int
     digest: str
     drawings: tuple[Callable[..., None], ...] = ()
+    outcomes: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def make_update(task: Task, metrics: Mapping[str, Metric]) -> Update:
@@ -77,7 +82,7 @@ def run(
     Raises UserError if there is no sample, or one comes twice.
     """
     update = update or make_update(task, metrics)
-    sums, rows, ids = _collect(update, state, batches)
+    sums, rows, ids, places = _collect(update, state, batches)
     if not len(ids):
         raise UserError("nothing to evaluate: the source gave no sample")
     if len(np.unique(ids)) != len(ids):
@@ -100,17 +105,21 @@ def run(
             raise ValueError(f"two metrics of one evaluation are called {key!r}")
         values.update(result)
     digest = hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest()
-    return Evaluation(values, len(ids), digest, tuple(drawings))
+    outcomes = {**rows[OUTCOMES], "index": ids, "place": places} if OUTCOMES in metrics else {}
+    return Evaluation(values, len(ids), digest, tuple(drawings), outcomes)
 
 
-def _collect(update: Update, state: Any, batches: Iterable[Batch]) -> tuple[PyTree, PyTree, np.ndarray]:
-    """Sums added up and rows concatenated, as numpy; at most two batches in flight."""
+def _collect(update: Update, state: Any, batches: Iterable[Batch]) -> tuple[PyTree, PyTree, np.ndarray, np.ndarray]:
+    """Sums added up and rows concatenated, as numpy, the rows' ids, and which rows of all batches they are, padding
+    counted: in a source that comes in order, the samples' places. At most two batches in flight."""
     total: PyTree = None
     kept: list[PyTree] = []
+    places: list[np.ndarray] = []
+    seen = 0
     flight: deque = deque()
 
     def land() -> None:
-        nonlocal total
+        nonlocal total, seen
         sums, rows = flight.popleft()
         # float64 on the host: a float32 sum over a million samples would lose digits
         sums = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
@@ -118,6 +127,8 @@ def _collect(update: Update, state: Any, batches: Iterable[Batch]) -> tuple[PyTr
         rows = multihost_utils.process_allgather(rows, tiled=True)
         mask = np.asarray(rows["mask"], bool)
         kept.append(jax.tree.map(lambda x: np.asarray(x)[mask], {"index": rows["index"], "rows": rows["rows"]}))
+        places.append(seen + np.flatnonzero(mask))
+        seen += len(mask)
 
     for batch in batches:
         flight.append(update(state.params, state.extra, batch))
@@ -126,9 +137,9 @@ def _collect(update: Update, state: Any, batches: Iterable[Batch]) -> tuple[PyTr
     while flight:
         land()
     if not kept:
-        return {}, {}, np.zeros(0, np.int64)
+        return {}, {}, np.zeros(0, np.int64), np.zeros(0, np.int64)
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
-    return total, joined["rows"], joined["index"].astype(np.int64)
+    return total, joined["rows"], joined["index"].astype(np.int64), np.concatenate(places).astype(np.int64)
 
 
 def source_batches(
@@ -157,8 +168,13 @@ def write_certificate(
     classes: tuple[str, ...],
     skips: Skips | None = None,
 ) -> epath.Path:
-    """eval/NAME.json: what was measured, on which samples, through which pixels, with what."""
+    """eval/NAME.json: what was measured, on which samples, through which pixels, with what. Beside it, where they were
+    gathered, eval/NAME.npz: the outcomes of the samples, with `step` and `digest` of the certificate they belong to."""
     path = workdir / "eval" / f"{name}.json"
+    if evaluation.outcomes:
+        file = io.BytesIO()
+        np.savez_compressed(file, step=step, digest=evaluation.digest, **evaluation.outcomes)  # type: ignore[arg-type]
+        write_whole(path.with_suffix(".npz"), file.getvalue())
     content = {
         "metrics": evaluation.metrics,
         "count": evaluation.samples,

@@ -50,7 +50,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         compared = open_source(bank) if bank else None
         classes = trained.classes if trained.named else _in_order(uri, source.classes, trained, say)
         build.check_eval(trained.config, name, source, compared, classes)
-        metric = build.metric(trained.config, name, source.classes)
+        measures = build.measures(trained.config, name, source.classes)
         skips = build.skips(trained.config)
 
         def in_order(source: Source, skips: Any) -> Any:
@@ -59,7 +59,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             return evals.source_batches(source, trained.contract, trained.mesh, size, skips=skips, **reading)
 
         banks = {"bank": lambda compared=compared: in_order(compared, build.skips(trained.config))}
-        result = evals.run(trained.task, trained, {name: metric}, in_order(source, skips), banks)
+        result = evals.run(trained.task, trained, measures, in_order(source, skips), banks)
         path = workdir and evals.write_certificate(
             workdir,
             name if uri == trained.config.evals[name].data or trained.workdir is None else f"{name}-other",

@@ -286,6 +286,20 @@ def _start_wandb(workdir: epath.Path, config: Any) -> Any:
 _NOT_DRAWN = ("step", "kind", "count", "grad_norm", "param_norm", "images_per_s", "time", "mfu", "goodput")
 
 
+def curves(records: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list, list]]]:
+    """Quantity -> "train" or the evaluation's name -> (steps, values): the loss first, the learning rate last."""
+    found: dict[str, dict[str, tuple[list, list]]] = {}
+    for record in records:
+        kind = record["kind"].replace("eval:", "")
+        for key, value in record.items():
+            if key in _NOT_DRAWN or key.startswith(ALARM) or "/" in key or value is None:
+                continue
+            xs, ys = found.setdefault(key, {}).setdefault(kind, ([], []))
+            xs.append(record["step"])
+            ys.append(value)
+    return {key: found[key] for key in sorted(found, key=lambda k: (k != "loss", k == "lr", k))}
+
+
 def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
     """One panel a quantity: training loss beside each evaluation's loss, the other metrics, the learning rate."""
     import matplotlib
@@ -294,34 +308,12 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
-    panels: dict[str, dict[str, tuple[list, list]]] = {}
-    for record in records:
-        kind = record["kind"].replace("eval:", "")
-        for key, value in record.items():
-            hidden = key in (
-                "step",
-                "kind",
-                "count",
-                "grad_norm",
-                "param_norm",
-                "images_per_s",
-                "time",
-                "mfu",
-                "goodput",
-            )
-            if hidden or key.startswith(ALARM) or value is None:
-                continue
-            if "/" in key:
-                continue
-            xs, ys = panels.setdefault(key, {}).setdefault(kind, ([], []))
-            xs.append(record["step"])
-            ys.append(value)
+    panels = curves(records)
     if not panels:
         return
     kinds = list(dict.fromkeys(r["kind"].replace("eval:", "") for r in records))
-    order = sorted(panels, key=lambda k: (k != "loss", k == "lr", k))
-    columns = min(len(order), 4)
-    rows = -(-len(order) // columns)
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
     width, height = 4.2 * columns, 3.4 * rows  # inches
     figure = Figure(figsize=(width, height))
     places = figure.subplots(rows, columns, squeeze=False).reshape(-1)
@@ -331,9 +323,9 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
         left / width, bottom / height, 1 - right / width, 1 - top / height,
         wspace=(left + right) / (4.2 - left - right), hspace=(top + bottom) / (3.4 - top - bottom),
     )  # fmt: skip
-    for axes in places[len(order) :]:
+    for axes in places[len(panels) :]:
         axes.set_visible(False)
-    for axes, key in zip(places, order):
+    for axes, key in zip(places, panels):
         for kind, (xs, ys) in panels[key].items():
             axes.plot(
                 xs, ys, label=kind, color=f"C{kinds.index(kind)}", linewidth=1.4, marker="." if len(xs) < 40 else None

@@ -29,6 +29,7 @@ from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, lock, plain, read_records
 from jaxvision.paths import write_whole
 from jaxvision.prepare import Setup, open_workdir
+from jaxvision.report import page
 from jaxvision.step import TrainState
 from jaxvision.stop import Stop
 from jaxvision.task import LOWER, Batch
@@ -193,10 +194,10 @@ class Run(Setup):
             self.rate = jax.jit(self.rate)
             self.rate(0)
             padded = evals.padded_size(config.batch_size, self.mesh)
-            for name, metric in self.metrics.items():
+            for name, metrics in self.metrics.items():
                 kind, classes = self.eval_sources[name].kind, len(self.eval_sources[name].classes)
                 batch = build.abstract_batch(config, self.mesh, padded, kind=kind, classes=classes)
-                self.updates[name] = evals.compile_update(self.task, {name: metric}, self.state, batch)
+                self.updates[name] = evals.compile_update(self.task, metrics, self.state, batch)
 
     def train(self) -> None:
         """Steps until the end, or until someone asks to stop. What is due is done in plain view."""
@@ -358,7 +359,7 @@ class Run(Setup):
                 skips = build.skips(self.config)
                 banks = {"bank": lambda name=name: self._in_order(self.banks[name], build.skips(self.config))}
                 result = evals.run(
-                    self.task, self.state, {name: self.metrics[name]}, self._in_order(self.eval_sources[name], skips),
+                    self.task, self.state, self.metrics[name], self._in_order(self.eval_sources[name], skips),
                     banks, update=self.updates[name],
                 )  # fmt: skip
             with self.clock("log"):
@@ -417,10 +418,21 @@ class Run(Setup):
                 self.log.close()
             hosts.tell("time", self._mine(last=True))
             self.write_summary(status)
+            self._write_report()
 
     def write_summary(self, status: str) -> None:
         if self.leader:
             write_whole(self.workdir / "summary.json", json.dumps(plain(self.summary(status)), indent=1))
+
+    def _write_report(self) -> None:
+        """After the summary, which it shows. Whatever goes wrong with it must not spoil a run that is saved."""
+        if not self.leader:
+            return
+        sources = {entry.data: self.eval_sources[name] for name, entry in self.config.evals.items()}
+        try:
+            page.write(self.workdir, sources=sources)
+        except Exception as error:
+            self.log.tell(f"warning: no report was written ({type(error).__name__}: {error})")
 
     def summary(self, status: str) -> dict[str, Any]:
         seconds = self.training_seconds()
@@ -432,6 +444,7 @@ class Run(Setup):
             "step": self.step,
             "steps": self.total,
             "resumed_at": self.first,
+            "parameters": self.parameters,
             "wall_s": round(wall, 3),
             "examples_per_s": round(done / seconds, 1) if done else 0.0,
             "first_step": {k: round(v, 3) for k, v in self.first_step.items()},

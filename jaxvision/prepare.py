@@ -60,7 +60,7 @@ class Setup:
             class_weights(self.source, config.data.sampling, dict(config.data.weights)),
             config.data.repeats,
         )
-        self.metrics = {n: build.metric(config, n, source.classes) for n, source in self.eval_sources.items()}
+        self.metrics = {n: build.measures(config, n, source.classes) for n, source in self.eval_sources.items()}
         params, _ = build.abstract_init(self.task, config)
         self.tx, self.rate, self.learns = build.optimiser(config, self.task, params, self.total)
         self.parameters = weights.count(params)

@@ -90,7 +90,7 @@ def report(workdir: str, say: Any) -> dict[str, Any]:
         times, machines = ({k: host[what] for k, host in hosts_.items()} for what in ("time", "machine"))
         say(accounting.table(times, machines))
     say(
-        f"  {workdir}: checkpoints, curves.png, metrics.jsonl, summary.json\n"
+        f"  {workdir}: report.html, checkpoints, curves.png, metrics.jsonl, summary.json\n"
         f"evaluate: python -m jaxvision.evaluate --from {shlex.quote(workdir)}\n"
         f"predict:  python -m jaxvision.predict --from {shlex.quote(workdir)} IMAGE_OR_FOLDER..."
     )

@@ -80,6 +80,7 @@ def test_a_workdir_holds_what_one_on_a_disk_does(bucket, trained):
     want = [json.loads(line) for line in (trained[1] / "metrics.jsonl").read_text().splitlines()]
     assert [(r["step"], r["kind"], r["loss"]) for r in lines] == [(r["step"], r["kind"], r["loss"]) for r in want]
     assert files["curves.png"][:4] == b"\x89PNG"
+    assert b"<h2>Evaluation test</h2>" in files["report.html"]
     assert json.loads(files["summary.json"])["status"] == "done"
     assert [name for name in files if name.startswith("tensorboard/events") and len(files[name]) > 500]
 

@@ -12,7 +12,7 @@ from jaxvision import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [p for p in (ROOT / "jaxvision").glob("*.py") if '__name__ == "__main__"' in p.read_text()]
-COMMANDS = ["jaxvision.models", *sorted(f"jaxvision.{p.stem}" for p in FILES)]
+COMMANDS = ["jaxvision.models", "jaxvision.report", *sorted(f"jaxvision.{p.stem}" for p in FILES)]
 
 
 def spent() -> float:
@@ -49,6 +49,7 @@ def test_unknown_flag_exits_2_with_the_nearest(command, module):
         "jaxvision.pack": ["--from", "x", "--out", "y"],
         "jaxvision.transfer": ["--from", "x"],
         "jaxvision.models": [],
+        "jaxvision.report": ["x"],
     }[module]
     done = command(module, *required, "--jsn", process=True)
     assert done.returncode == 2

@@ -274,6 +274,11 @@ def test_two_processes_measure_what_one_does(command, tmp_path):
     assert digests[0]["digest_of_sample_ids"] == digests[1]["digest_of_sample_ids"]
     assert not (tmp_path / "two" / ".shared").exists()
     # and either goes on from the other's checkpoint
+    first, second = (dict(np.load(tmp_path / w / "eval" / "test.npz")) for w in ("one", "two"))
+    for name in ("index", "place", "label"):
+        np.testing.assert_array_equal(first[name], second[name])
+    np.testing.assert_allclose(first["p"], second["p"], atol=1e-5)
+    assert (tmp_path / "two" / "report.html").exists()
     process = start(2, "jaxvision.evaluate", "--from", tmp_path / "one", "--json")
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 0, out

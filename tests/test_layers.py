@@ -13,7 +13,7 @@ LAYERS = [
     "errors", "paths", "chips", "data.contract", "ops", "losses", "models", "data", "task", "metrics", "tasks",
     "config", "sharding", "optim", "log", "accounting", "hlo", "hosts", "machine", "findings", "stop", "statedict",
     "npz", "weights", "published", "checkpoint", "build", "pretrained", "step", "prepare",
-    "evals", "loop", "deploy", "cli", "COMMANDS",
+    "evals", "report", "loop", "deploy", "cli", "COMMANDS",
 ]  # fmt: skip
 # Above, in LAYERS, `models` and `data` stand side by side: neither may import the other but for the contract.
 SEPARATE = {("models", "data"), ("data", "models"), ("data", "ops"), ("data", "losses"), ("models", "losses")}
