@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import signal
 import statistics
@@ -35,7 +34,7 @@ from jaxvision import build, chips, evals, hlo, models, optim
 from jaxvision import config as config_lib
 from jaxvision.step import init_state, make_step
 
-CLASSES, WARM, LIMIT = 1000, 3, 60
+CLASSES, WARM, LIMIT, RATE = 1000, 3, 60, 1e-4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -50,7 +49,9 @@ def ours(name, batch, size):
     task = build.task(config, CLASSES)
     params, extra = build.abstract_init(task, config)
     batch_norm = "batch_stats" in extra["model"]
-    config.optim.update(dict(name="sgd", momentum=0.9) if batch_norm else dict(name="adamw", lr=1e-3, weight_decay=0.1))
+    config.optim.update(
+        dict(name="sgd", lr=RATE, momentum=0.9) if batch_norm else dict(name="adamw", lr=RATE, weight_decay=0.1)
+    )
     tx, _ = optim.make(config.optim, config.steps, params)
     rows = {k: jax.device_put(v) for k, v in pixels(batch, size).items()}
     rows |= {"index": jax.device_put(np.arange(batch, dtype=np.int32)), "mask": jax.device_put(np.ones(batch, bool))}
@@ -71,9 +72,8 @@ def ours(name, batch, size):
         nonlocal state
         for _ in range(count):
             state, logs = compiled(state, rows)
-        loss = float(jax.block_until_ready(logs)["loss"])
-        jax.block_until_ready(state)
-        assert math.isfinite(loss), f"our loss is {loss}"
+        jax.block_until_ready((state, logs))
+        return float(logs["loss"])
 
     return steps, known
 
@@ -103,9 +103,9 @@ def theirs(name, batch, size):
     torch.set_float32_matmul_precision("high")  # as XLA does by itself
     model = model.to(device=kind, memory_format=torch.channels_last).train()
     if any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()):
-        optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
+        optimiser = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, fused=True)
     else:
-        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1, fused=True)
     arrays = pixels(batch, size)
     image, label = torch.from_numpy(arrays["image"]).to(kind), torch.from_numpy(arrays["label"]).long().to(kind)
     mean, std = (torch.tensor(value, device=kind).reshape(1, 3, 1, 1) for value in (MEAN, STD))
@@ -124,9 +124,9 @@ def theirs(name, batch, size):
                 loss = forward(image, label)
                 loss.backward()
                 optimiser.step()
-            assert math.isfinite(loss.item()), f"torch's loss is {loss.item()}"
             if kind == "cuda":
                 torch.cuda.synchronize()
+            return loss.item()
 
         return steps
 
@@ -179,22 +179,24 @@ class _Late(BaseException):  # so that nothing that catches an Exception goes on
 
 
 def compare(contestants, batch, turns, count):
-    """Images/s of each contestant, a list over the turns; who begins changes."""
-    rates = {who: [] for who in contestants}
+    """Images/s of each contestant, a list over the turns, and its last loss; who begins changes."""
+    rates, losses = {who: [] for who in contestants}, {}
     for steps in contestants.values():
         steps(WARM)
     for turn in range(turns):
         for who in sorted(contestants, reverse=turn % 2 == 1):
             start = time.perf_counter()
-            contestants[who](count)
+            losses[who] = contestants[who](count)
             rates[who].append(count * batch / (time.perf_counter() - start))
         print({who: round(rate[-1], 1) for who, rate in rates.items()}, file=sys.stderr, flush=True)
-    return rates
+    return rates, losses
 
 
-def report(shared, rates, flops, products):
+def report(shared, measured, flops, products):
+    rates, losses = measured
     chip = chips.KINDS.get(jax.devices()[0].device_kind)
     row = {**shared, **{f"{who}_images_per_s": round(statistics.median(rate), 1) for who, rate in rates.items()}}
+    row.update({f"{who}_loss": round(loss, 3) for who, loss in losses.items()})
     for who, rate in rates.items():
         if chip and who == "ours":
             row["mfu"] = round(statistics.median(rate) * flops / chip.flops, 4)
@@ -258,8 +260,8 @@ def main():
             print(json.dumps({**shared, "torch_compile": f"not done in {LIMIT} s"}), flush=True)
             return
         more = {"torch_compile_s": round(time.perf_counter() - start, 1)} if compile else {}
-        rates = compare({"ours": mine, who: other}, batch, arguments.turns, arguments.steps)
-        report({**shared, **more, "torch_peak_bytes": peak("torch")}, rates, flops, products)
+        measured = compare({"ours": mine, who: other}, batch, arguments.turns, arguments.steps)
+        report({**shared, **more, "torch_peak_bytes": peak("torch")}, measured, flops, products)
 
 
 if __name__ == "__main__":
