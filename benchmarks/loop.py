@@ -1,12 +1,15 @@
 """What the train loop costs: its images/s over those of the bare compiled step on a resident batch.
 
-    python benchmarks/loop.py [digits] [fake]
+    python benchmarks/loop.py [digits] [fake] [--turns 5]
+    python benchmarks/loop.py resnet50 --turns 3            (on an accelerator)
 
 In one process, turn by turn: the compiled step alone, the batch already on the device; then the whole loop with
 its loader, augmentation, logging and saving (evaluation is left out on both sides). Prints a line of JSON each.
 """
 
+import argparse
 import json
+import os
 import pathlib
 import statistics
 import sys
@@ -22,7 +25,6 @@ from jaxvision import evals, loop, sharding
 from jaxvision.log import Clock
 from jaxvision.stop import Stop
 
-TURNS = 5
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
@@ -41,6 +43,18 @@ def fake():
     config.model = dict(name="resnet18")
     config.batch_size = 32
     config.steps = 12
+    config.checkpoint.update(every_epochs=0.0)
+    return config
+
+
+def resnet50():
+    """ResNet-50 in bfloat16 at 224 px, batch 256: what one accelerator holds. Nothing is decoded here, either."""
+    config = config_lib.default()
+    config.data.update(train="fake:16384x224?classes=1000", transforms=(("flip", {}),), prefetch=8)
+    config.model = dict(name="resnet50")
+    config.dtype = "bfloat16"
+    config.batch_size = 256
+    config.steps = 60
     config.checkpoint.update(every_epochs=0.0)
     return config
 
@@ -68,19 +82,24 @@ def turn(config, workdir):
     return bare, loop_rate
 
 
-def main(names):
-    # so that only the first turn compiles
-    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
-    for name in names or ["digits", "fake"]:
-        config = {"digits": digits, "fake": fake}[name]()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = {f.__name__: f for f in (digits, fake, resnet50)}
+    parser.add_argument("names", nargs="*", metavar="digits | fake | resnet50")
+    parser.add_argument("--turns", type=int, default=5)
+    arguments = parser.parse_args()
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # so that only the first turn compiles
+        jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
+    for name in arguments.names or ["digits", "fake"]:
+        config = known[name]()
         pairs: list[tuple[float, float]] = []
-        for _ in range(TURNS):
+        for _ in range(arguments.turns):
             with tempfile.TemporaryDirectory() as workdir:
                 pairs.append(turn(config, workdir))
             print(f"{name}: {pairs[-1][1]:.0f} of {pairs[-1][0]:.0f} images/s", file=sys.stderr, flush=True)
         ratios = [rate / bare for bare, rate in pairs]
         print(json.dumps({
-            "benchmark": "loop", "config": name, "turns": TURNS,
+            "benchmark": "loop", "config": name, "turns": arguments.turns,
             "bare_images_per_s": round(statistics.median(b for b, _ in pairs), 1),
             "loop_images_per_s": round(statistics.median(r for _, r in pairs), 1),
             "ratio": round(statistics.median(ratios), 3),
@@ -90,4 +109,4 @@ def main(names):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -268,7 +268,7 @@ def step(setup: Setup, data: list[dict[str, Any]]) -> dict[str, Any]:
         limit = machine.memory()["free"] // jax.local_device_count()
     found: dict[str, Any] = {"state_bytes": size, "used": 0, "limit": limit}
     try:
-        compiled = setup.compile_step(abstract)
+        compiled = setup.lower_step(abstract).compile()
         theirs = hosts.share("memory", [hlo.memory_bytes(compiled), limit])  # one decides for all
         found["used"] = max(used for used, _ in theirs)
         found["limit"] = min((most for _, most in theirs if most), default=None)

@@ -9,6 +9,7 @@ other instruction: each operand and result once, which is what ours do (each blo
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _BITS = {"pred": 8, "bf16": 16, "f16": 16, "f8e4m3fn": 8, "f8e5m2": 8, "c64": 64}
@@ -27,6 +28,26 @@ def memory_bytes(compiled: Any) -> int:
     memory = compiled.memory_analysis()
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return kept + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+
+
+def flops(lowered: Any, compiled: Any, devices: Sequence[Any]) -> float:
+    """FLOPs of one run on each of the devices, a loop's body counted once; 0.0 where nobody counts them.
+
+    The compiler's count, but on GPUs: there it leaves out what it made calls of cuBLAS and cuDNN, so nearly all
+    (https://github.com/jax-ml/jax/issues/22249). Then those of the program before its optimisation, counted by the
+    client of a CPU, since JAX has that of a GPU count none; a CPU there is unless JAX_PLATFORMS leaves it out.
+    """
+    if devices[0].platform != "gpu":
+        return float((compiled.cost_analysis() or {}).get("flops", 0.0))
+    import jax
+    from jax._src.lib import _jax  # no public function counts a program that is not compiled for a CPU
+
+    try:
+        client = jax.local_devices(backend="cpu")[0].client
+    except RuntimeError:
+        return 0.0
+    module = lowered.compiler_ir("hlo").as_hlo_module()
+    return float(_jax.hlo_module_cost_analysis(client, module)["flops"]) / len(devices)
 
 
 def device_memory_bytes(program: str) -> int:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxvision import accounting, build, checkpoint, evals, hosts, paths, pretrained, sharding, weights
+from jaxvision import accounting, build, checkpoint, evals, hlo, hosts, paths, pretrained, sharding, weights
 from jaxvision import config as config_lib
 from jaxvision.chips import KINDS
 from jaxvision.config import Config
@@ -186,10 +186,11 @@ class Run(Setup):
         config = self.config
         self.updates = {}
         with self.clock("compile"):
-            self.compiled = self.compile_step(self.state)
+            lowered = self.lower_step(self.state)
+            self.compiled = lowered.compile()
             self.chip = KINDS.get(self.mesh.devices.flat[0].device_kind)
-            # of an image: the compiler counts those of one device, and a loop's body once
-            counted = (self.compiled.cost_analysis() or {}).get("flops", 0.0)
+            counted = hlo.flops(lowered, self.compiled, list(self.mesh.devices.flat))
+            # of an image: what was counted is of one device, and of one micro-batch
             self.flops = counted * config.accumulate * self.mesh.size / config.batch_size
             self.rate = jax.jit(self.rate)
             self.rate(0)

@@ -304,7 +304,7 @@ def compile_step(config: Config, mesh: Any, classes: int, kind: str) -> Any:
     tx, _, _ = build.optimiser(config, task, params, 1000)
     state = step.abstract_state(task, tx, build.example(config), mesh, config.mesh.rules)
     batch = build.abstract_batch(config, mesh, config.batch_size, train=True, kind=kind, classes=classes)
-    return step.compile_step(task, tx, state, batch, seed=config.seed, accumulate=config.accumulate)
+    return step.lower_step(task, tx, state, batch, seed=config.seed, accumulate=config.accumulate).compile()
 
 
 HEADER = "images a chip     remat  fsdp      memory  GFLOP/image  MB/image  images/s a chip  bound by  compiled in"

@@ -18,7 +18,7 @@ from jaxvision.data.order import Order, class_weights
 from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import UserError
 from jaxvision.log import Say
-from jaxvision.step import TrainState, abstract_state, compile_step, init_state
+from jaxvision.step import TrainState, abstract_state, init_state, lower_step
 from jaxvision.task import Batch
 
 
@@ -103,11 +103,11 @@ class Setup:
         make = build.jit_once(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
         return jax.block_until_ready(make(jax.random.key(self.config.seed), build.zeros(self.config), given))
 
-    def compile_step(self, state: TrainState) -> Any:
-        """The train step for this state, which may be abstract; see `step.compile_step`."""
+    def lower_step(self, state: TrainState) -> jax.stages.Lowered:
+        """The train step for this state, which may be abstract; see `step.lower_step`."""
         config, kind, classes = self.config, self.source.kind, len(self.source.classes)
         batch = build.abstract_batch(config, self.mesh, config.batch_size, train=True, kind=kind, classes=classes)
-        return compile_step(self.task, self.tx, state, batch, seed=config.seed, accumulate=config.accumulate)
+        return lower_step(self.task, self.tx, state, batch, seed=config.seed, accumulate=config.accumulate)
 
 
 def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, Source]]:

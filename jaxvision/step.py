@@ -75,14 +75,14 @@ def abstract_state(
     return build.with_shardings(state, mesh, rules)
 
 
-def compile_step(
+def lower_step(
     task: Task, tx: optax.GradientTransformation, state: TrainState, batch: Batch, *, seed: int, accumulate: int = 1
-) -> jax.stages.Compiled:
-    """`make_step` compiled for the shapes and shardings of `state`, whose buffers each call takes, and of `batch`; both
-    may be abstract."""
+) -> jax.stages.Lowered:
+    """`make_step` to be compiled for the shapes and shardings of `state`, whose buffers each call takes, and of
+    `batch`; both may be abstract."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_step(task, tx, seed=seed, accumulate=accumulate)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch).compile()
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch)
 
 
 def _accumulated(gradients: Callable, state: TrainState, batch: Batch, key: jax.Array, count: int) -> tuple:

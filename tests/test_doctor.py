@@ -337,10 +337,10 @@ def test_a_config_that_would_not_start(command, tmp_path, lines, words):
 
 
 def test_a_step_that_finds_no_room(monkeypatch, tmp_path, capsys):
-    def compile_step(self, state):
+    def lower_step(self, state):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5G\nmore")
 
-    monkeypatch.setattr(prepare.Setup, "compile_step", compile_step)
+    monkeypatch.setattr(prepare.Setup, "lower_step", lower_step)
     with pytest.raises(Unfit, match="1 problem") as raised:
         doctor.doctor(["--config", str(config(tmp_path)), "--workdir", str(tmp_path / "w")])
     (problem, _) = raised.value.result["findings"]
