@@ -32,11 +32,13 @@ def trained(network: str, folder: pathlib.Path, steps: int) -> tuple[pathlib.Pat
         command("jaxvision.train", "--config", "configs/digits.py", "--workdir", workdir)
         return workdir, "digits:all"
     evaluation = f"folder:{folder}/val"
+    config, rate = ("configs/vit_s16.py", 3e-4) if "vit" in network else ("configs/resnet50.py", 0.005)
     command(
-        "jaxvision.train", "--config", "configs/resnet50.py", "--workdir", workdir,
+        "jaxvision.train", "--config", config, "--workdir", workdir,
         f"--config.data.train=folder:{folder}/train", f"--config.evals.val.data={evaluation}",
         f"--config.model.name={network}", "--config.batch_size=16", "--config.epochs=0", f"--config.steps={steps}",
-        "--config.optim.lr=0.005", "--config.optim.warmup=0.2", "--config.dtype=float32",
+        f"--config.optim.lr={rate}", "--config.optim.warmup=0.2",
+        "--config.dtype=float32",
     )  # fmt: skip
     return workdir, evaluation
 

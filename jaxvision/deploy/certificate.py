@@ -22,7 +22,7 @@ BATCH = 25
 # Of the largest logit: two classes so close in the trained network are equal in float32, and either is right.
 TIE = 1e-5
 # A compiled program is for one size of image, and compiling one can take longer than all else.
-SIZES = {"stablehlo": 4, "onnx": 1 << 30}
+SIZES = {"stablehlo": 10, "onnx": 1 << 30}
 PROBES = 4
 
 Show = Callable[[Iterator[Any], int, str], Iterator[Any]]
