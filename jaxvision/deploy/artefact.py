@@ -70,8 +70,12 @@ def _stablehlo(path: pathlib.Path) -> Run:
 
     try:
         exported = jax.export.deserialize(bytearray(path.read_bytes()))
+        exported.mlir_module()  # what comes from a newer jax fails only here
     except Exception as error:  # whatever the bytes make flatbuffers, MLIR or jax raise
-        raise UserError(f"{path} cannot be read by jax {jax.__version__} ({error}): export it again") from error
+        raise UserError(
+            f"{path} cannot be read by jax {jax.__version__} ({error}): it takes the jax that exported it or a newer "
+            "one; install that, or export again with this one"
+        ) from error
     call = jax.jit(exported.call)
     return lambda images: {name: np.asarray(value) for name, value in call(images).items()}
 
