@@ -42,7 +42,7 @@ def export(argv: list[str]) -> dict[str, Any]:
     )
     parser.add_argument("--names", metavar="LIBRARY", help="safetensors: timm or torchvision; default: who has it")
     parser.add_argument("--data", metavar="URI", help="images for the certificate; default: the run's own evaluation")
-    parser.add_argument("--images", type=int, default=200, metavar="N", help="how many of them; default %(default)d")
+    parser.add_argument("--images", type=int, metavar="N", help="how many of them; default 200, or as many as then")
     parser.add_argument(
         "--agreement",
         type=float,
@@ -53,11 +53,11 @@ def export(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--verify", metavar="FILE", help="repeat the certificate's checks of an exported file")
     arguments, _ = parser.parse(argv)
     _check(arguments)
-    from jaxvision.deploy import exporting
+    from jaxvision.deploy import exporting, verifying
 
     say, show = cli.sayer(arguments), cli.shower(arguments)
     if arguments.verify:
-        return exporting.verify(arguments.verify, arguments.data, arguments.images, arguments.agreement, say, show)
+        return verifying.verify(arguments.verify, arguments.data, arguments.images, arguments.agreement, say, show)
     return exporting.run(arguments, say, show)
 
 
@@ -65,7 +65,7 @@ def _check(arguments: Any) -> None:
     """The flags, and that the place is free, before anything slow."""
     a = arguments
     for flag, value in (("--images", a.images), ("--calibration", a.calibration)):
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"{flag} is {value}: it must be at least 1")
     if a.agreement is not None and not 0 <= a.agreement <= 1:
         raise UserError(f"--agreement is {a.agreement}: it is a share, in 0..1")

@@ -132,8 +132,13 @@ def test_json_prints_one_line(command, tmp_path):
 @pytest.mark.parametrize(
     ("given", "version", "machine", "want"),
     [
-        ("", "0.10.2", "x86_64", "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"),
-        ("--a=1", "0.10.2", "x86_64", "--a=1 --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"),
+        ("", "0.10.2", "x86_64", "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"),
+        (
+            "--a=1",
+            "0.10.2",
+            "x86_64",
+            "--a=1 --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+        ),
         ("--xla_cpu_experimental_ynn_fusion_type=", "0.10.2", "x86_64", "--xla_cpu_experimental_ynn_fusion_type="),
         ("--a=1", "0.13.0.1", "x86_64", "--a=1"),  # an XLA that may not know the flag would abort
         ("", "0.10.2", "aarch64", ""),
@@ -168,3 +173,13 @@ def test_what_was_compiled_is_kept_for_the_next_start(command, tmp_path):
     assert counts[1]["kept"] == counts[1]["asked"] == counts[0]["asked"] > 1
     told = re.search(r"(\d+) of (\d+) programs were compiled before", said[1])  # the copy that saves make comes later
     assert 1 < int(told[1]) == int(told[2]) < counts[1]["asked"]
+
+
+def test_products_by_a_constant_matrix_of_equal_values_are_right():
+    """What fast_cpu_products asks for is asked for in these tests, too. XLA's `..._DOT` gives x[:, 0] here."""
+    import jax
+    import numpy as np
+
+    x = np.random.default_rng(0).normal(size=(3, 20)).astype(np.float32)
+    got = jax.jit(lambda x: x @ np.ones((20, 2), np.float32))(x)
+    np.testing.assert_allclose(got[:, 0], x.sum(1), rtol=1e-5, atol=1e-5)

@@ -10,9 +10,10 @@ from etils import epath
 from flax import traverse_util
 
 import jaxvision.config
-from jaxvision import build, checkpoint, export, models, published, statedict
+from jaxvision import build, checkpoint, models, published, statedict
 from jaxvision.config import to_json
 from jaxvision.data.contract import InputContract
+from jaxvision.deploy import torch_names
 from tests.test_published import run
 
 CLASSES = ("class 0", "class 1", "class 2")  # of fake:16x32?classes=3
@@ -49,8 +50,12 @@ def workdir_of(folder, name="vit_tiny_patch16_224", size=32, wrap=(), channels=3
     return workdir, traverse_util.flatten_dict(leaves, sep="/")
 
 
+def certificate_digest(out):
+    return json.loads(out.with_name(out.name + ".json").read_text())["sha256"]
+
+
 def exported(workdir, out, *more):
-    return run("export", "--from", str(workdir), "--format", "safetensors", "--out", str(out), *more)
+    return run("export", "--from", str(workdir), "--out", str(out), "--images", "8", *more)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +65,8 @@ def exported(workdir, out, *more):
         pytest.param(
             *("efficientnet_b0", dict(drop_path=0.1, dropout=0.5, remat=True), "timm"), marks=pytest.mark.slow
         ),
-        ("efficientnet_b0", dict(wrap=dict(ema=dict(decay=0.9))), "torchvision"),
-        ("convnext_tiny", dict(layer_scale=1e-5), "timm"),
+        ("mobilenet_v2", dict(wrap=dict(ema=dict(decay=0.9))), "torchvision"),
+        pytest.param("convnext_tiny", dict(layer_scale=1e-5), "timm", marks=pytest.mark.slow),
         pytest.param("swin_t", dict(size=224), "timm", marks=pytest.mark.slow),
     ],
 )
@@ -88,8 +93,15 @@ def test_the_file_holds_the_leaves_and_comes_back(tmp_path, capsys, name, option
     assert header["step"] == "7"
     assert header["source_sha256"] == result["source_sha256"]
     assert sorted(p.name for p in out.parent.iterdir()) == sorted(
-        ["model.safetensors"] + ["config.json"] * (names == "timm")
+        ["README.md", "model.safetensors", "model.safetensors.json"] + ["config.json"] * (names == "timm")
     )
+    card = (out.parent / "README.md").read_text()
+    assert f"library_name: {names}\n" in card
+    assert certificate_digest(out) in card
+    certificate = json.loads((out.parent / "model.safetensors.json").read_text())
+    assert certificate["from_crops"]["agreement"] == 1
+    assert certificate["from_crops"]["largest_difference"] < 1e-5
+    assert certificate["classes"] == list(CLASSES)
     back = published.find(f"{names}:{origin.names[name]}={out}")
     size = options.get("size", 32)
     assert back.contract == InputContract(size=size, resize=size + 5, mean=(0.25,) * 3, std=(0.5,) * 3)
@@ -116,7 +128,7 @@ def test_what_timm_is_told(tmp_path):
 def test_crop_shares_come_back():
     for resize in range(1, 600):
         for size in range(max(1, resize - 80), resize + 1):
-            assert int(size / export.crop_share(size, resize)) == resize
+            assert int(size / torch_names.crop_share(size, resize)) == resize
 
 
 def test_evaluate_and_predict_on_the_file(tmp_path, capsys):
@@ -192,8 +204,16 @@ def test_networks_that_the_library_has_not(tmp_path, capsys, name, options, more
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (("--format", "onnx", "--out", "x.onnx"), "--format onnx is not there yet: there is safetensors"),
-        (("--format", "stablehlo", "--out", "x"), "--format stablehlo is not there yet"),
+        (("--format", "onnx", "--out", "x"), "must be a path on this machine that ends in .onnx"),
+        (("--out", "x.pb"), "ends in none of .stablehlo, .onnx, .safetensors"),
+        (("--out", "x.onnx", "--names", "timm"), "--names goes with --format safetensors, this is onnx"),
+        (("--out", "x.safetensors", "--pixels", "crops"), "--pixels goes with --format stablehlo or onnx"),
+        (("--out", "x.stablehlo", "--int8", "digits:train"), "--int8 goes with --format onnx"),
+        (("--out", "x.onnx", "--pixels", "crop"), "did you mean 'crops'?"),
+        (("--out", "x.onnx", "--images", "0"), "--images is 0: it must be at least 1"),
+        (("--out", "x.onnx", "--agreement", "99"), "--agreement is 99.0: it is a share"),
+        (("--verify", "x.onnx"), "leave out --from"),
+        ((), "--from and --out are needed"),
         (("--format", "safetensor", "--out", "x"), "did you mean 'safetensors'?"),
         (("--format", "safetensors", "--out", "x.pth"), "must be a path on this machine that ends in .safetensors"),
         (("--format", "safetensors", "--out", "x.safetensors", "--names", "tim"), "did you mean 'timm'?"),

@@ -31,11 +31,12 @@ Show = Callable[[Iterator[Any], int, str], Iterator[Any]]
 class Images(NamedTuple):
     """Those of a source that both are shown.
 
-    crops: uint8 [N, size, size, C]; squares: uint8 [N, resize, resize, C], whose centres they are; labels: [N, ...] or
-    None; places: in the source; sizes: (H, W) of each file; skipped: what could not be read.
+    source: None for pictures of noise; crops: uint8 [N, size, size, C]; squares: uint8 [N, resize, resize, C], whose
+    centres they are; labels: [N, ...] or None; places: in the source; sizes: (H, W) of each file; skipped: what could
+    not be read.
     """
 
-    source: Source
+    source: Source | None
     contract: InputContract
     crops: np.ndarray
     squares: np.ndarray
@@ -46,6 +47,7 @@ class Images(NamedTuple):
 
     def file(self, k: int) -> np.ndarray:
         """uint8 [1, H, W, C], as decoded."""
+        assert self.source is not None
         place = self.places[k]
         return decode(self.source[place]["image"], self.contract.channels, self.source.where(place))[None]
 

@@ -1,4 +1,4 @@
-"""The work of `python -m jaxvision.export`: write, compare, certify; and compare again."""
+"""The work of `python -m jaxvision.export`: write, compare, certify."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxvision import build, evals, pretrained
 from jaxvision.data.contract import InputContract
 from jaxvision.data.sources import Source, open_source
-from jaxvision.deploy import artefact, certificate, inference, network, programs, torch_names
+from jaxvision.deploy import artefact, certificate, inference, network, programs, torch_names, verifying
 from jaxvision.errors import UserError
 from jaxvision.log import Say, plain
 
-# Of what the trained network makes of the probes: another order of sums, or another device's products; int8 rounds all.
-PROBE_LIMIT = {"float32": 1e-2, "int8": 0.5}
+IMAGES = 200
 
 
 def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
@@ -28,6 +26,7 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
     out = pathlib.Path(arguments.out).expanduser()
     pixels = "crops" if arguments.format == "safetensors" else arguments.pixels or "images"
     precision = "int8" if arguments.int8 else "float32"
+    _check_free(out, *_beside(out, arguments.format, arguments.names))
     found = pretrained.find(arguments.source, arguments.checkpoint)
     trained = pretrained.load_found(found, arguments.source)
     kind = inference.kind_of(trained)
@@ -40,8 +39,9 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
         state = torch_names.state_dict(trained, arguments.names, {"source_sha256": about["source_sha256"]})
         about |= {"library": state.library, "architecture": state.theirs}
         say(torch_names.table(state))
-    beside = _beside(out, state)
-    _check_free(out, *beside)
+    beside = _beside(out, arguments.format, state and state.library)
+    images = _images(source, trained.contract, arguments.images or IMAGES, show)
+    reference = certificate.batched(verifying.reference(trained), images.crops)
     with _temporary(out) as written:
         if state is not None:
             torch_names.write(written, state)
@@ -49,15 +49,11 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
         else:
             _write_program(arguments, written, trained, about, pixels, show)
             run_file = artefact.runner(written, arguments.format)
-        images = certificate.choose(source, trained.contract, arguments.images, show)
-        reference = certificate.batched(_reference(trained), images.crops)
-        measured = _measure(about, run_file, reference, images, show)
+        measured = verifying.measure(about, run_file, reference, images, show)
         bound = artefact.BOUND[precision] if arguments.agreement is None else arguments.agreement
-        for part, where in (("from_crops", "from the same crops"), ("from_files", "from whole files")):
-            if measured[part]:
-                certificate.check(out, measured[part], bound, where)
+        verifying.agree(out, measured, bound)
         about |= {"bound": bound, **measured, "probes": _probes(trained, kind)}
-        about["latency_ms"] = _latency(about, run_file)
+        about["latency_ms"] = None if state is not None else _latency(about, run_file)
         about |= {"file": out.name, "bytes": written.stat().st_size, "sha256": artefact.digest(written)}
         content = {artefact.certificate_of(out): json.dumps(plain(about), indent=1) + "\n"}
         if state is not None:
@@ -65,11 +61,13 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
             texts.append(_card(out, about, state, trained))
             content |= dict(zip(beside, texts))
         _place(written, out, content)
-    say(_told(about))
+    say(verifying.told(about))
     say(f"  {out}: {about['bytes'] / 1e6:.1f} MB, sha256 {about['sha256']}")
     say(f"  certificate: {artefact.certificate_of(out)}")
     if state is not None and state.config:
         say(f"  {beside[0]}: what timm reads beside it")
+    if state is not None:
+        say(f"  {beside[-1]}: a model card")
     say(f"load: {_how_to_load(out, about, trained)}")
     return _result(out, about, state)
 
@@ -77,11 +75,12 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
 # --------------------------------------------------------------------------- what is known before
 
 
-def _data(uri: str | None, trained: pretrained.Trained, say: Say) -> Source:
-    """Images for the certificate. Raises UserError if there are none, or their classes are others."""
+def _data(uri: str | None, trained: pretrained.Trained, say: Say) -> Source | None:
+    """Images for the certificate; None where none are named. Raises UserError if their classes are others."""
     uri = uri or next((entry.data for entry in trained.config.evals.values() if entry.data), None)
     if not uri:
-        raise UserError(f"{trained.source} names no data of its own: give --data URI, whose images are compared")
+        say("warning: no images are named (--data URI): the file is compared on four pictures of noise")
+        return None
     source = open_source(uri)
     if source.kind != "none":
         build.check_kind(trained.config, source)
@@ -132,10 +131,13 @@ def _versions(format: str) -> dict[str, str]:
 # --------------------------------------------------------------------------- writing
 
 
-def _beside(out: pathlib.Path, state: torch_names.StateDict | None) -> list[pathlib.Path]:
-    if state is None:
+def _beside(out: pathlib.Path, format: str, library: str | None) -> list[pathlib.Path]:
+    """What else is written: beside weights what timm reads, unless they are torchvision's, and a model card, called as
+    the Hugging Face hub wants it where the weights are."""
+    if format != "safetensors":
         return []
-    return [*([out.with_name("config.json")] if state.config else []), out.with_name("README.md")]
+    card = out.with_name("README.md") if out.name == "model.safetensors" else out.with_suffix(".md")
+    return [*([out.with_name("config.json")] if library != "torchvision" else []), card]
 
 
 def _check_free(*wanted: pathlib.Path) -> None:
@@ -201,41 +203,14 @@ def _weights(path: pathlib.Path, about: dict[str, Any], trained: Any) -> artefac
     return inference.run_weights(loaded, about["scores"])
 
 
-# --------------------------------------------------------------------------- comparing
+# --------------------------------------------------------------------------- for the certificate
 
 
-def _reference(trained: pretrained.Trained) -> artefact.Run:
-    """The trained network, as the evaluator asks it."""
-    program = jax.jit(lambda params, extra, images: trained.task.predict(params, extra, {"image": images}))
-
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        found = program(trained.params, trained.extra, images)
-        return {k: np.asarray(v, np.float32) for k, v in found.items() if k != "features"}
-
-    return run
-
-
-def _measure(
-    about: dict[str, Any], run_file: artefact.Run, reference: dict[str, np.ndarray], images: certificate.Images,
-    show: certificate.Show,
-) -> dict[str, Any]:  # fmt: skip
-    kind, whole = about["kind"], about["input"]["pixels"] == "images"
-    exported = certificate.batched(run_file, images.squares if whole else images.crops)
-    from_files = None
-    if whole:
-        which, rows = certificate.from_files(about["format"], run_file, images, show)
-        from_files = certificate.compared(kind, {k: v[which] for k, v in reference.items()}, rows)
-        from_files["sizes"] = len({images.sizes[k] for k in which})
-    return {
-        "data": images.source.uri,
-        "skipped": images.skipped,
-        "from_crops": certificate.compared(kind, reference, exported),
-        "from_files": from_files,
-        "accuracy": {
-            "trained": certificate.accuracy(kind, reference, images.labels),
-            "exported": certificate.accuracy(kind, exported, images.labels),
-        },
-    }
+def _images(source: Source | None, contract: InputContract, count: int, show: certificate.Show) -> certificate.Images:
+    if source is not None:
+        return certificate.choose(source, contract, count, show)
+    squares = certificate.probes(contract, contract.resize)
+    return certificate.Images(None, contract, certificate.centre(contract, squares), squares, None, [], [], [])
 
 
 def _side(about: dict[str, Any]) -> int:
@@ -247,7 +222,7 @@ def _probes(trained: pretrained.Trained, kind: str) -> list[list[float]]:
     """What the trained network makes of `certificate.probes`."""
     key = "values" if kind == "values" else "logits"
     squares = certificate.probes(trained.contract, trained.contract.resize)
-    found = _reference(trained)(certificate.centre(trained.contract, squares))[key]
+    found = verifying.reference(trained)(certificate.centre(trained.contract, squares))[key]
     return [[float(f"{v:.9g}") for v in row] for row in found.tolist()]
 
 
@@ -256,103 +231,7 @@ def _latency(about: dict[str, Any], run_file: artefact.Run) -> dict[str, Any]:
     return {"device": device, **certificate.latency(run_file, _side(about), about["contract"]["channels"])}
 
 
-# --------------------------------------------------------------------------- once more
-
-
-def verify(
-    name: str, uri: str | None, count: int, bound: float | None, say: Say, show: certificate.Show
-) -> dict[str, Any]:
-    """The certificate's checks of a file, where it is now. Raises UserError if one fails.
-
-    Its digest; the probes, of which the certificate holds what the trained network made; its accuracy on the data, and
-    its agreement with the trained network, where those are still there.
-    """
-    if not artefact.is_one(name):
-        raise UserError(f"--verify {name!r} is no exported file: it ends in {', '.join(artefact.FORMATS.values())}")
-    path = pathlib.Path(name).expanduser()
-    about = artefact.read_certificate(path)
-    contract = InputContract.from_dict(about["contract"])
-    bound = about["bound"] if bound is None else bound
-    run_file = inference.run_of(path, about)
-    say(f"{path}: the file that {artefact.certificate_of(path).name} certifies, sha256 {about['sha256'][:12]}...")
-
-    key = "values" if about["kind"] == "values" else "logits"
-    squares = certificate.probes(contract, contract.resize)
-    whole = about["input"]["pixels"] == "images"
-    asked = run_file(squares if whole else certificate.centre(contract, squares))[key]
-    expected = np.asarray(about["probes"], np.float64)
-    scale = float(np.abs(expected).max()) or 1.0
-    largest = float(np.abs(asked - expected).max()) / scale
-    limit = PROBE_LIMIT[about["precision"]] if about["trained_in"] == "float32" else PROBE_LIMIT["int8"]
-    if not largest <= limit:
-        raise UserError(
-            f"{path} computes something else here than the trained network did: on {len(expected)} probes the largest "
-            f"difference is {largest:.1e} of the logits' scale, {limit:.0e} is allowed; versions then: "
-            f"{about['versions']}"
-        )
-    say(f"probes: {len(expected)}, largest difference {largest:.1e} of the scale (at most {limit:.0e})")
-    result: dict[str, Any] = {"file": str(path), "sha256": about["sha256"], "probes_largest_difference": largest}
-
-    try:
-        source = open_source(uri or about["data"])
-    except UserError as error:
-        if uri:
-            raise
-        say(f"the data is not here ({error}): nothing more was compared")
-        return {**result, "compared": "probes"}
-    images = certificate.choose(source, contract, count, show)
-    try:
-        found = pretrained.find(about["source"])
-        trained = (
-            pretrained.load_found(found, about["source"])
-            if pretrained.digest(found) == about["source_sha256"]
-            else None
-        )
-        reason = "it is not the same any more"
-    except UserError as error:
-        trained, reason = None, str(error)
-    if trained is not None:
-        reference = certificate.batched(_reference(trained), images.crops)
-        measured = _measure(about, run_file, reference, images, show)
-        for part, where in (("from_crops", "from the same crops"), ("from_files", "from whole files")):
-            if measured[part]:
-                certificate.check(path, measured[part], bound, where)
-        say(_told({**about, **measured}))
-        return {**result, "compared": "trained network", **plain(measured)}
-    say(f"the trained network is not here ({reason}): its accuracy is the certificate's")
-    exported = certificate.batched(run_file, images.squares if whole else images.crops)
-    now = certificate.accuracy(about["kind"], exported, images.labels)
-    say(f"{source.uri}: {_words(now)} now, {_words(about['accuracy']['exported'])} when it was exported")
-    return {**result, "compared": "accuracy", "accuracy": now, "certified": about["accuracy"]["exported"]}
-
-
 # --------------------------------------------------------------------------- telling
-
-
-def _words(accuracy: dict[str, float] | None) -> str:
-    return "  ".join(f"{k} {v:.4f}" for k, v in accuracy.items()) if accuracy else "no labels"
-
-
-def _told(about: dict[str, Any]) -> str:
-    lines = [f"{about['format']} ({about['precision']}) against the trained network, images of {about['data']}:"]
-    for part, words in (("from_crops", "the same crops"), ("from_files", "whole files, resized within")):
-        found = about[part]
-        if found:
-            ties = f", {found['ties']} of them ties" if found["ties"] else ""
-            sizes = f" of {found['sizes']} sizes" if "sizes" in found else ""
-            lines.append(
-                f"  {words:<28} {found['agreement']:8.2%} of {found['images']}{sizes} told the same{ties}, largest "
-                f"difference {found['largest_difference']:.1e} of the scale"
-            )
-    trained, exported = (about["accuracy"][k] for k in ("trained", "exported"))
-    if trained:
-        lines.append(f"  {'accuracy':<28} trained {_words(trained)}, exported {_words(exported)}")
-    if about["skipped"]:
-        lines.append(f"  warning: {len(about['skipped'])} images could not be read, the certificate lists them")
-    if "latency_ms" in about:
-        spent = about["latency_ms"]
-        lines.append(f"  {'latency':<28} {spent['1']:.4g} ms for 1 image, {spent['8']:.4g} for 8 ({spent['device']})")
-    return "\n".join(lines)
 
 
 def _how_to_load(out: pathlib.Path, about: dict[str, Any], trained: Any) -> str:
@@ -373,7 +252,8 @@ def _card(out: pathlib.Path, about: dict[str, Any], state: torch_names.StateDict
         ("trained for", f"{about['task']}, {about['step']} steps"),
         ("pixels", str(contract)),
         (f"{len(about['classes'])} {about['kind']}", classes if about["named"] else "not named"),
-        ("measured on", f"{crops['images']} images of {about['data']}: {_words(about['accuracy']['exported'])}"),
+        ("measured on", f"{crops['images']} images of {about['data'] or 'noise'}: "
+         f"{verifying.words(about['accuracy']['exported'])}"),
         ("against the trained network", f"{crops['agreement']:.2%} told the same, largest difference "
          f"{crops['largest_difference']:.1e} of the scale"),
         ("weights", f"SHA-256 {about['sha256']}"),

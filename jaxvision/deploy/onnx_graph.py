@@ -473,39 +473,43 @@ def _slice(context: Context, x: Operand) -> Value:
 
 
 def _gather(context: Context, x: Operand, index: Operand) -> Value:
-    """x[..., 3], x[:, 1::2, ::2] and the like, which JAX writes as a gather at constant places."""
+    """x[..., 3], x[:, 1::2, ::2] and the like, which JAX writes as a gather at constant places: as slices."""
     how, sizes = context.params["dimension_numbers"], context.params["slice_sizes"]
     if how.operand_batching_dims or not isinstance(index, np.ndarray):
         raise Unknown("a gather at places that are not constant")
     graph, x = context.graph, _whole(context, 0, x)
-    starts, steps = [0] * len(sizes), [1] * len(sizes)
-    stops, collapsed = list(sizes), how.collapsed_slice_dims
+    starts, stops, steps = [0] * len(sizes), list(sizes), [1] * len(sizes)
+    along: dict[int, int] = {}  # an axis of the index -> the axis of x that it runs along
     for k, axis in enumerate(how.start_index_map):
-        if index.ndim == 1:
-            line = index[k : k + 1]
-        else:  # a grid: along an axis of its own each
-            line = np.moveaxis(index[..., k], k, 0).reshape(index.shape[k], -1)[:, 0]
-            across = line.reshape([-1 if j == k else 1 for j in range(index.ndim - 1)])
-            if index.ndim - 1 != len(how.start_index_map) or axis not in collapsed or (index[..., k] != across).any():
-                raise Unknown("a gather at places that are no grid")
+        places = index[..., k]
+        runs = [j for j in range(places.ndim) if places.shape[j] > 1 and np.diff(places, axis=j).any()]
+        line = (
+            np.moveaxis(places, runs[0], -1).reshape(-1, places.shape[runs[0]])[0] if runs else places.reshape(-1)[:1]
+        )
         gaps = set(np.diff(line).tolist()) or {1}
-        if len(gaps) > 1 or min(gaps) < 1:
+        whole_axis = not isinstance(sizes[axis], int)
+        if (
+            len(runs) > 1
+            or len(gaps) > 1
+            or min(gaps) < 1
+            or (runs and sizes[axis] != 1)
+            or (whole_axis and line.any())
+        ):
             raise Unknown("a gather at places that are no grid")
-        starts[axis], steps[axis] = int(line[0]), gaps.pop()
-        if isinstance(sizes[axis], int):
-            stops[axis] = int(line[-1]) + sizes[axis]
-        elif starts[axis]:
-            raise Unknown("a slice along a symbolic side")
+        if runs:
+            along[runs[0]] = axis
+        if not whole_axis:
+            starts[axis], steps[axis], stops[axis] = int(line[0]), gaps.pop(), int(line[-1]) + sizes[axis]
+    gone = [axis for axis in how.collapsed_slice_dims if axis not in along.values()]
+    left = [axis for axis in range(len(sizes)) if axis not in gone]
+    apart = [k for k in range(len(context.shape)) if k not in how.offset_dims]
+    if [along.get(j) for j in range(len(apart))] != [left[k] for k in apart if k < len(left)]:
+        raise Unknown("a gather that moves axes")
     cut = graph.straight(_cut(graph, x, starts, stops, steps))
-    if index.ndim > 1:
-        apart = [k for k in range(len(context.shape)) if k not in how.offset_dims]
-        if apart != sorted(how.start_index_map) or list(how.start_index_map) != apart:
-            raise Unknown("a gather that moves axes")
+    if not gone:
         return cut
-    if not collapsed:
-        return cut
-    sides = tuple(n for k, n in enumerate(cut.sides) if k not in collapsed)
-    return Value(graph.node("Squeeze", [cut.name, graph.ints(*collapsed)]), sides, tuple(range(len(sides))))
+    sides = tuple(cut.sides[axis] for axis in left)
+    return Value(graph.node("Squeeze", [cut.name, graph.ints(*gone)]), sides, tuple(range(len(sides))))
 
 
 def _pad(context: Context, x: Value, filling: Operand) -> Value:

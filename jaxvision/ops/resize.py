@@ -16,9 +16,10 @@ def evaluation_pixels(images: jax.Array, contract: InputContract) -> jax.Array:
     """uint8 [B, H, W, C] to float32 [B, size, size, C], whole numbers in 0..255: `data.transforms.preprocess`.
 
     The shorter side is resized to `contract.resize` by Pillow's antialiased filter and the centre cut out. H and W may
-    be symbolic (`jax.export.symbolic_shape`). As in Pillow the columns come first and each pass is rounded to whole
-    levels; Pillow weighs in fixed point, so a pixel in some thousands differs by one level. Only what is in the crop is
-    computed, as two products with H x size and W x size weights.
+    be symbolic (`jax.export.symbolic_shape`). As in Pillow each pass is rounded to whole levels and the columns come
+    first. Pillow weighs in fixed point, so in photos a pixel in a thousand or fewer differs by one level; and Pillow 13
+    takes the rows first where an image is more than twice as high as wide, so there one in five does. Only what is in
+    the crop is computed, as two products with H x size and W x size weights.
     """
     height, width = (jnp.asarray(side, jnp.int32) for side in images.shape[1:3])
     scaled = [_longer(contract.resize, side, other) for side, other in ((height, width), (width, height))]

@@ -1,0 +1,153 @@
+"""The trained network and an exported file, side by side: when it is exported, and again where it is deployed."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvision import pretrained
+from jaxvision.data.contract import InputContract
+from jaxvision.data.sources import open_source
+from jaxvision.deploy import artefact, certificate, inference
+from jaxvision.errors import UserError
+from jaxvision.log import Say, plain
+
+# Of what the trained network makes of the probes: another order of sums, or another device's products; int8 rounds all.
+PROBE_LIMIT = {"float32": 1e-2, "int8": 0.5}
+PARTS = (("from_crops", "the same crops"), ("from_files", "whole files, resized within"))
+
+
+def reference(trained: pretrained.Trained) -> artefact.Run:
+    """The trained network, as the evaluator asks it."""
+    program = jax.jit(lambda params, extra, images: trained.task.predict(params, extra, {"image": images}))
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        found = program(trained.params, trained.extra, images)
+        return {k: np.asarray(v, np.float32) for k, v in found.items() if k != "features"}
+
+    return run
+
+
+def measure(
+    about: dict[str, Any], run_file: artefact.Run, reference: dict[str, np.ndarray], images: certificate.Images,
+    show: certificate.Show,
+) -> dict[str, Any]:  # fmt: skip
+    kind, whole = about["kind"], about["input"]["pixels"] == "images"
+    exported = certificate.batched(run_file, images.squares if whole else images.crops)
+    from_files = None
+    if whole and images.source is not None:
+        which, rows = certificate.from_files(about["format"], run_file, images, show)
+        from_files = certificate.compared(kind, {k: v[which] for k, v in reference.items()}, rows)
+        from_files["sizes"] = len({images.sizes[k] for k in which})
+    return {
+        "data": images.source.uri if images.source is not None else None,
+        "skipped": images.skipped,
+        "from_crops": certificate.compared(kind, reference, exported),
+        "from_files": from_files,
+        "accuracy": {
+            "trained": certificate.accuracy(kind, reference, images.labels),
+            "exported": certificate.accuracy(kind, exported, images.labels),
+        },
+    }
+
+
+def agree(path: pathlib.Path, measured: dict[str, Any], bound: float) -> None:
+    """Raises UserError if fewer than `bound` of the images are told the same."""
+    for part, where in PARTS:
+        if measured[part]:
+            certificate.check(path, measured[part], bound, where)
+
+
+def verify(
+    name: str, uri: str | None, count: int | None, bound: float | None, say: Say, show: certificate.Show
+) -> dict[str, Any]:
+    """The certificate's checks of a file, where it is now. Raises UserError if one fails.
+
+    Its digest; the probes, of which the certificate holds what the trained network made; its accuracy on the data, and
+    its agreement with the trained network, where those are still there.
+    """
+    if not artefact.is_one(name):
+        raise UserError(f"--verify {name!r} is no exported file: it ends in {', '.join(artefact.FORMATS.values())}")
+    path = pathlib.Path(name).expanduser()
+    about = artefact.read_certificate(path)
+    contract = InputContract.from_dict(about["contract"])
+    bound = about["bound"] if bound is None else bound
+    run_file = inference.run_of(path, about)
+    say(f"{path}: the file that {artefact.certificate_of(path).name} certifies, sha256 {about['sha256'][:12]}...")
+
+    key = "values" if about["kind"] == "values" else "logits"
+    squares = certificate.probes(contract, contract.resize)
+    whole = about["input"]["pixels"] == "images"
+    asked = run_file(squares if whole else certificate.centre(contract, squares))[key]
+    expected = np.asarray(about["probes"], np.float64)
+    scale = float(np.abs(expected).max()) or 1.0
+    largest = float(np.abs(asked - expected).max()) / scale
+    limit = PROBE_LIMIT[about["precision"]] if about["trained_in"] == "float32" else PROBE_LIMIT["int8"]
+    if not largest <= limit:
+        raise UserError(
+            f"{path} computes something else here than the trained network did: on {len(expected)} probes the largest "
+            f"difference is {largest:.1e} of the logits' scale, {limit:.0e} is allowed; versions then: "
+            f"{about['versions']}"
+        )
+    say(f"probes: {len(expected)}, largest difference {largest:.1e} of the scale (at most {limit:.0e})")
+    result: dict[str, Any] = {"file": str(path), "sha256": about["sha256"], "probes_largest_difference": largest}
+
+    if not (uri or about["data"]):
+        say("the certificate names no images: give --data URI to compare more")
+        return {**result, "compared": "probes"}
+    try:
+        source = open_source(uri or about["data"])
+    except UserError as error:
+        if uri:
+            raise
+        say(f"the data is not here ({error}): nothing more was compared")
+        return {**result, "compared": "probes"}
+    images = certificate.choose(source, contract, count or about["from_crops"]["images"], show)
+    try:
+        found = pretrained.find(about["source"])
+        same = pretrained.digest(found) == about["source_sha256"]
+        trained = pretrained.load_found(found, about["source"]) if same else None
+        reason = "it is not the same any more"
+    except UserError as error:
+        trained, reason = None, str(error)
+    if trained is not None:
+        theirs = certificate.batched(reference(trained), images.crops)
+        measured = measure(about, run_file, theirs, images, show)
+        agree(path, measured, bound)
+        say(told({**about, **measured}))
+        return {**result, "compared": "trained network", **plain(measured)}
+    say(f"the trained network is not here ({reason}): its accuracy is the certificate's")
+    exported = certificate.batched(run_file, images.squares if whole else images.crops)
+    now = certificate.accuracy(about["kind"], exported, images.labels)
+    say(f"{source.uri}: {words(now)} now, {words(about['accuracy']['exported'])} when it was exported")
+    return {**result, "compared": "accuracy", "accuracy": now, "certified": about["accuracy"]["exported"]}
+
+
+def words(accuracy: dict[str, float] | None) -> str:
+    return "  ".join(f"{k} {v:.4f}" for k, v in accuracy.items()) if accuracy else "no labels"
+
+
+def told(about: dict[str, Any]) -> str:
+    of = about["data"] or "noise"
+    lines = [f"{about['format']} ({about['precision']}) against the trained network, images of {of}:"]
+    for part, name in PARTS:
+        found = about[part]
+        if found:
+            ties = f", {found['ties']} of them ties" if found["ties"] else ""
+            sizes = f" of {found['sizes']} sizes" if "sizes" in found else ""
+            lines.append(
+                f"  {name:<28} {found['agreement']:8.2%} of {found['images']}{sizes} told the same{ties}, largest "
+                f"difference {found['largest_difference']:.1e} of the scale"
+            )
+    trained, exported = (about["accuracy"][k] for k in ("trained", "exported"))
+    if trained:
+        lines.append(f"  {'accuracy':<28} trained {words(trained)}, exported {words(exported)}")
+    if about["skipped"]:
+        lines.append(f"  warning: {len(about['skipped'])} images could not be read, the certificate lists them")
+    if about.get("latency_ms"):
+        spent = about["latency_ms"]
+        lines.append(f"  {'latency':<28} {spent['1']:.4g} ms for 1 image, {spent['8']:.4g} for 8 ({spent['device']})")
+    return "\n".join(lines)
