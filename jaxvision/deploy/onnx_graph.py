@@ -287,6 +287,25 @@ def _erfc(context: Context, x: Value) -> Value:
     return x._replace(name=graph.node("Sub", [one, graph.node("Erf", [x.name])]))
 
 
+def _expm1(context: Context, x: Value) -> Value:
+    """tanh(x / 2) (e^x + 1), which loses nothing near 0."""
+    graph = context.graph
+    half = graph.node("Tanh", [graph.node("Mul", [x.name, graph.constant(np.float32(0.5))])])
+    more = graph.node("Add", [graph.node("Exp", [x.name]), graph.constant(np.float32(1))])
+    return x._replace(name=graph.node("Mul", [half, more]))
+
+
+def _cumsum(context: Context, x: Operand) -> Value:
+    graph, value = context.graph, _whole(context, 0, x)
+    axis = graph.constant(np.int64(value.perm.index(context.params["axis"])))
+    return value._replace(name=graph.node("CumSum", [value.name, axis], reverse=int(context.params["reverse"])))
+
+
+def _log1p(context: Context, x: Value) -> Value:
+    graph = context.graph
+    return x._replace(name=graph.node("Log", [graph.node("Add", [x.name, graph.constant(np.float32(1))])]))
+
+
 def _clamp(context: Context, low: Operand, x: Operand, high: Operand) -> Value:
     above = _elementwise("Max")(context, x, low)
     return _elementwise("Min")(context, above, high)
@@ -434,6 +453,14 @@ def _concatenate(context: Context, *parts: Operand) -> Value:
         else:
             names.append(graph.ordered(_whole(context, k, v), perm).name)
     return Value(graph.node("Concat", names, axis=perm.index(axis)), context.shape, perm)
+
+
+def _stack(context: Context, *parts: Operand) -> Value:
+    graph, axis = context.graph, context.params["axis"]
+    apart = [graph.ints(axis)] * len(parts)
+    names = [graph.straight(_whole(context, k, v)).name for k, v in enumerate(parts)]
+    opened = [graph.node("Unsqueeze", [name, at]) for name, at in zip(names, apart)]
+    return Value(graph.node("Concat", opened, axis=axis), context.shape, tuple(range(len(context.shape))))
 
 
 def _whole(context: Context, k: int, v: Operand) -> Value:
@@ -642,6 +669,9 @@ RULES: dict[str, Callable[..., Operand]] = {
     "not": _elementwise("Not"),
     "and": _bitwise("And"),
     "or": _bitwise("Or"),
+    "expm1": _expm1,
+    "log1p": _log1p,
+    "cumsum": _cumsum,
     "rsqrt": _rsqrt,
     "square": _square,
     "integer_pow": _integer_pow,
@@ -663,6 +693,7 @@ RULES: dict[str, Callable[..., Operand]] = {
     "reduce_max": _reduce("ReduceMax"),
     "reduce_min": _reduce("ReduceMin"),
     "concatenate": _concatenate,
+    "stack": _stack,
     "slice": _slice,
     "gather": _gather,
     "pad": _pad,

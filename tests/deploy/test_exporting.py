@@ -1,0 +1,294 @@
+"""Programs and their certificates, through the command; what is wrong with a file is found where it is deployed."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from jaxvision.deploy import certificate
+from jaxvision.errors import UserError
+from tests.test_export import CLASSES, workdir_of
+from tests.test_published import run
+
+SMALL = dict(name="resnet18", width=8, depths=(1, 1), stem="small", size=16)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A workdir of random weights, and what is exported of it: suffix of the name -> file."""
+    folder = tmp_path_factory.mktemp("exported")
+    workdir, _ = workdir_of(folder / "run", wrap=dict(ema=dict(decay=0.9)), **SMALL)
+    made = {"workdir": workdir}
+    for name, more in {
+        "a.onnx": (),
+        "a.stablehlo": (),
+        "crops.onnx": ("--pixels", "crops"),
+        "crops.stablehlo": ("--pixels", "crops"),
+        "int8.onnx": ("--int8", "fake:16x40?classes=3", "--calibration", "8", "--agreement", "0"),
+    }.items():
+        out = folder / "out" / name
+        assert run("export", "--from", str(workdir), "--out", str(out), "--images", "12", *more) == 0, name
+        made[name] = out
+    return made
+
+
+def about(path):
+    return json.loads(path.with_name(path.name + ".json").read_text())
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.stablehlo", "crops.onnx", "crops.stablehlo"])
+def test_the_certificate(files, name):
+    found = about(files[name])
+    crops = found["from_crops"]
+    assert crops["images"] == 12
+    assert crops["agreement"] == 1
+    assert crops["largest_difference"] < 1e-5
+    whole = name.startswith("a.")
+    if whole:
+        assert found["from_files"]["images"] == 12
+        assert found["from_files"]["largest_difference"] < 1e-5  # one size, which no resizing touches twice
+        assert found["input"]["shape"] == ["batch", "height", "width", 3]
+    else:
+        assert found["from_files"] is None
+        assert found["input"]["shape"] == ["batch", 16, 16, 3]
+    assert found["accuracy"]["trained"] == found["accuracy"]["exported"]
+    assert 0 <= found["accuracy"]["trained"]["top1"] <= 1
+    assert found["classes"] == list(CLASSES)
+    assert found["contract"]["resize"] == 21
+    assert found["bytes"] == files[name].stat().st_size
+    assert found["latency_ms"]["1"] > 0
+    assert found["latency_ms"]["8"] > 0
+    assert {"jaxvision", "jax", "numpy"} <= found["versions"].keys()
+    assert ("onnxruntime" in found["versions"]) == name.endswith(".onnx")
+    assert len(found["probes"]) == certificate.PROBES
+
+
+def test_nothing_else_is_left(files):
+    names = sorted(p.name for p in files["a.onnx"].parent.iterdir())
+    expected = ["a.onnx", "a.stablehlo", "crops.onnx", "crops.stablehlo", "int8.onnx"]
+    assert names == sorted(expected + [f"{n}.json" for n in expected])
+
+
+def test_the_onnx_file_says_what_it_is(files):
+    model = onnx.load(str(files["a.onnx"]))
+    properties = {p.key: p.value for p in model.metadata_props}
+    assert json.loads(properties["classes"]) == list(CLASSES)
+    assert json.loads(properties["contract"]) == about(files["a.onnx"])["contract"]
+    assert properties["source_sha256"] == about(files["a.onnx"])["source_sha256"]
+    assert [o.name for o in model.graph.output] == ["logits", "probabilities"]
+
+
+def test_int8_is_smaller_and_close(files):
+    small, large = files["int8.onnx"], files["a.onnx"]
+    found = about(small)
+    assert found["float32_bytes"] == pytest.approx(large.stat().st_size, rel=0.01)
+    assert found["calibration"] == {"data": "fake:16x40?classes=3", "images": 8, "skipped": []}
+    assert found["from_crops"]["largest_difference"] < 0.1
+    kinds = [node.op_type for node in onnx.load(str(small)).graph.node]
+    first = kinds.index("Conv")
+    assert "QuantizeLinear" not in kinds[: first - 3]  # the resizing stays as it was
+    assert kinds.count("DequantizeLinear") > kinds.count("Conv")
+    weights = [i for i in onnx.load(str(small)).graph.initializer if i.data_type == onnx.TensorProto.INT8]
+    assert len(weights) >= kinds.count("Conv")
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "crops.stablehlo", "int8.onnx"])
+def test_verify(files, capsys, name):
+    capsys.readouterr()
+    assert run("export", "--verify", str(files[name]), *(("--agreement", "0") if "int8" in name else ())) == 0
+    said = capsys.readouterr().out
+    result = json.loads(said.splitlines()[-1])
+    assert result["compared"] == "trained network"
+    assert result["from_crops"] == about(files[name])["from_crops"]
+    assert "probes: 4" in said
+
+
+def test_verify_without_the_training_and_without_the_data(files, tmp_path, capsys):
+    for end in ("", ".json"):
+        shutil.copy(f"{files['a.onnx']}{end}", tmp_path / f"a.onnx{end}")
+    beside = tmp_path / "a.onnx.json"
+    beside.write_text(beside.read_text().replace(str(files["workdir"]), "/nowhere"))
+    capsys.readouterr()
+    assert run("export", "--verify", str(tmp_path / "a.onnx")) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["compared"] == "accuracy"
+    assert result["accuracy"] == result["certified"]
+    beside.write_text(beside.read_text().replace("fake:16x32?classes=3", "folder:/nowhere"))
+    assert run("export", "--verify", str(tmp_path / "a.onnx"), "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["compared"] == "probes"
+    assert result["probes_largest_difference"] < 1e-5
+
+
+def _spoil(model):
+    """The classes of the last layer in another order."""
+    (kernel,) = [i for i in model.graph.initializer if list(i.dims) == [16, len(CLASSES)]]
+    values = np.ascontiguousarray(np.roll(onnx.numpy_helper.to_array(kernel), 1, 1))
+    kernel.CopyFrom(onnx.numpy_helper.from_array(values, kernel.name))
+
+
+def test_a_changed_file_is_found(files, tmp_path, capsys):
+    """By its digest; and where someone made a certificate for it, by what it computes."""
+    changed = tmp_path / "a.onnx"
+    model = onnx.load(str(files["a.onnx"]))
+    _spoil(model)
+    onnx.save(model, str(changed))
+    shutil.copy(f"{files['a.onnx']}.json", f"{changed}.json")
+    assert run("export", "--verify", str(changed)) == 2
+    assert "is not the file that a.onnx.json certifies" in capsys.readouterr().err
+    from jaxvision.deploy import artefact
+
+    forged = {**about(changed), "sha256": artefact.digest(changed)}
+    pathlib.Path(f"{changed}.json").write_text(json.dumps(forged))
+    assert run("export", "--verify", str(changed)) == 2
+    assert "computes something else here than the trained network did" in capsys.readouterr().err
+
+
+def test_a_file_that_does_not_agree_is_not_written(files, tmp_path, capsys, monkeypatch):
+    """ONNX's own writer spoils the weights: nothing may appear, and it is said by how much."""
+    save = onnx.save
+
+    def spoilt(model, path):
+        _spoil(model)
+        save(model, path)
+
+    monkeypatch.setattr(onnx, "save", spoilt)
+    out = tmp_path / "out" / "b.onnx"
+    assert run("export", "--from", str(files["workdir"]), "--out", str(out), "--images", "12", "--pixels", "crops") == 2
+    error = capsys.readouterr().err
+    assert "does not agree with the trained network: the same crops" in error
+    assert "the bound is 99.00%" in error
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression", "binary", "ordinal"])
+def test_other_labels(tmp_path, task):
+    """Tags and values, and classes whose network has other outputs than classes."""
+    classes = CLASSES[:2] if task == "binary" else CLASSES
+    workdir, _ = workdir_of(tmp_path / "run", task=task, classes=classes, **SMALL)
+    for out in (tmp_path / "a.onnx", tmp_path / "a.stablehlo"):
+        images = ("--data", str(_images(tmp_path, task)), "--images", "12")
+        assert run("export", "--from", str(workdir), "--out", str(out), "--pixels", "crops", *images) == 0
+        found = about(out)
+        assert found["from_crops"]["agreement"] == 1
+        assert found["kind"] == {"multilabel": "tags", "regression": "values"}.get(task, "class")
+        key = "values" if task == "regression" else "probabilities"
+        assert key in found["outputs"]
+
+
+def _images(folder, task):
+    """A URI of 12 images with labels of the kind that the task learns."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for k in range(12):
+        Image.fromarray(rng.integers(0, 256, (20 + k, 30, 3), np.uint8)).save(folder / f"{k}.png")
+    if task in ("binary", "ordinal"):
+        return f"images:{folder}"
+    if task == "regression":
+        rows = ["image," + ",".join(CLASSES), *(f"{k}.png,{k},{k / 2},1" for k in range(12))]
+    else:
+        rows = ["image,tags", *(f"{k}.png,{CLASSES[k % 3]},{CLASSES[(k + 1) % 3]}" for k in range(12))]
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return f"csv:{folder}/labels.csv?kind={'values' if task == 'regression' else 'tags'}"
+
+
+def test_ties_and_differences():
+    """By hand: two of four differ, one of them a tie in the trained network; a NaN agrees with nothing."""
+    trained = {"logits": np.array([[2.0, 1.0], [0.5, 0.5 - 1e-6], [1.0, -1.0], [0.0, 1.0]])}
+    exported = {"logits": np.array([[2.0, 1.0], [0.5, 0.5 + 1e-6], [-1.0, 1.0], [0.0, 1.0]])}
+    found = certificate.compared("class", trained, exported)
+    assert (found["agreement"], found["ties"]) == (0.75, 1)
+    assert found["largest_difference"] == pytest.approx(2 / 2)
+    exported["logits"][0, 1] = np.nan
+    broken = certificate.compared("class", trained, exported)
+    assert broken["agreement"] == 0.5
+    assert broken["largest_difference"] == np.inf
+    with pytest.raises(UserError, match=r"the same crops, 50.00% of 4 images are told the same, the bound is 99.00%"):
+        certificate.check(pathlib.Path("a.onnx"), broken, 0.99, "the same crops")
+
+
+BLOCKED = """
+import sys, json
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ImportError(name + " is not here")
+sys.meta_path.insert(0, Only())
+import numpy as np
+pixels = np.arange(2 * 19 * 30 * 3, dtype=np.int64).astype(np.uint8).reshape(2, 19, 30, 3)
+{load}
+print(json.dumps(np.asarray(found).tolist()))
+"""
+OURS = {
+    "jaxvision",
+    "flax",
+    "optax",
+    "orbax",
+    "etils",
+    "ml_collections",
+    "PIL",
+    "cv2",
+    "tensorflow_datasets",
+    "tensorstore",
+}
+LOAD = {
+    "a.stablehlo": """
+import jax.export
+found = jax.export.deserialize(open({path!r}, "rb").read()).call(pixels)["probabilities"]
+""",
+    "a.onnx": """
+import onnxruntime
+found = onnxruntime.InferenceSession({path!r}).run(["probabilities"], {{"images": pixels}})[0]
+""",
+}
+
+
+@pytest.mark.parametrize("name", LOAD)
+def test_it_runs_without_jaxvision(files, name):
+    """With the lines that the command prints; the probabilities are those of `jaxvision.load`."""
+    import jaxvision
+
+    blocked = OURS | ({"jax", "onnx"} if name.endswith(".onnx") else {"onnx", "onnxruntime"})
+    code = BLOCKED.format(blocked=sorted(blocked), load=LOAD[name].format(path=str(files[name])))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = np.array(json.loads(done.stdout))
+    pixels = np.arange(2 * 19 * 30 * 3, dtype=np.int64).astype(np.uint8).reshape(2, 19, 30, 3)
+    want = [p.scores for p in jaxvision.load(files["workdir"]).predict(pixels)]
+    np.testing.assert_allclose(found, want, atol=2e-3)  # a level of a pixel, see test_resize
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "packages"), [("a.stablehlo", ["jax", "numpy", "flatbuffers"]), ("a.onnx", ["onnxruntime", "numpy"])]
+)
+def test_in_a_fresh_environment(files, tmp_path, name, packages):
+    """What pip installs of these alone is enough."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "v")], check=True)
+    python = str(tmp_path / "v" / "bin" / "python")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+    code = BLOCKED.format(blocked=["jaxvision"], load=LOAD[name].format(path=str(files[name])))
+    environment = {"PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, cwd="/", env=environment)
+    found = np.array(json.loads(done.stdout))
+    assert found.shape == (2, 3)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_int8_digits(command, tmp_path):
+    """The README's network: at most half a point lost, at most 0.3 of the bytes."""
+    workdir = tmp_path / "digits"
+    done = command("jaxvision.train", "--config", "configs/digits.py", "--workdir", workdir, timeout=400, XLA_FLAGS="")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "int8.onnx"
+    done = command("jaxvision.export", "--from", workdir, "--out", out, "--int8", "digits:train", "--images", "360")
+    assert done.returncode == 0, done.stderr
+    found = about(out)
+    assert found["accuracy"]["exported"]["top1"] >= found["accuracy"]["trained"]["top1"] - 0.005
+    assert out.stat().st_size <= 0.3 * found["float32_bytes"]
