@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
             metavar="FROM",
             help="a workdir, a checkpoint folder in one, or published weights: timm:NAME.TAG=FILE, "
             "torchvision:NAME=FILE, augreg:NAME=FILE, hf:timm/NAME.TAG"
-            + ("; or an exported file, FILE.onnx, FILE.stablehlo, FILE.safetensors" if exported else ""),
+            + ("; or an exported file, FILE.onnx, FILE.tflite, FILE.stablehlo, FILE.safetensors" if exported else ""),
         )
         self.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
 

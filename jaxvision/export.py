@@ -16,7 +16,8 @@ def export(argv: list[str]) -> dict[str, Any]:
     parser = cli.Parser(
         "jaxvision.export",
         "Write a trained network as a file that runs without jaxvision: a program that takes uint8 pixels (StableHLO\n"
-        "for JAX, ONNX for onnxruntime and others; resizing, cropping and normalisation are within), or weights for\n"
+        "for JAX, ONNX for onnxruntime and others; resizing, cropping and normalisation are within; LiteRT, which was\n"
+        "TensorFlow Lite, for phones: one image at a time, resized and cropped already), or weights for\n"
         "timm and torchvision (safetensors). Averaged weights where the training kept some. The same images then go\n"
         "through the file and the trained network: PATH.json beside it certifies what came. Nothing is overwritten.",
         [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +13,10 @@ import numpy as np
 
 from jaxvision.errors import UserError
 
-FORMATS = {"stablehlo": ".stablehlo", "onnx": ".onnx", "safetensors": ".safetensors"}
+FORMATS = {"stablehlo": ".stablehlo", "onnx": ".onnx", "litert": ".tflite", "safetensors": ".safetensors"}
 # The share of images that a file must tell the same as the trained network, unless it is said otherwise.
 BOUND = {"float32": 0.99, "int8": 0.95}
-EXTRA = 'pip install "jaxvision[onnx]"'
+EXTRA = 'pip install "jaxvision[{}]"'  # of a format
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
@@ -59,9 +60,11 @@ def digest(path: pathlib.Path) -> str:
 
 
 def runner(path: pathlib.Path, format: str) -> Run:
-    """What a program, "stablehlo" or "onnx", computes. Raises UserError if it cannot be read, or what reads it is not
-    installed."""
-    return _stablehlo(path) if format == "stablehlo" else _onnx(path)
+    """What a program, "stablehlo", "onnx" or "litert", computes: uint8 [B, H, W, C] to its outputs.
+
+    Raises UserError if it cannot be read, or what reads it is not installed.
+    """
+    return {"stablehlo": _stablehlo, "onnx": _onnx, "litert": _litert}[format](path)
 
 
 def _stablehlo(path: pathlib.Path) -> Run:
@@ -84,7 +87,7 @@ def _onnx(path: pathlib.Path) -> Run:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError(f"{path} is run by onnxruntime, which is not installed: {EXTRA}") from error
+        raise UserError(f"{path} is run by onnxruntime, which is not installed: {EXTRA.format('onnx')}") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -94,3 +97,21 @@ def _onnx(path: pathlib.Path) -> Run:
         raise UserError(f"{path} cannot be read by onnxruntime {onnxruntime.__version__}: {error}") from error
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(None, {"images": images})))
+
+
+def _litert(path: pathlib.Path) -> Run:
+    """One image after the other: it is written for one, and most networks hold shapes that refuse more at once."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise UserError(f"{path} is run by ai-edge-litert, which is not installed: {EXTRA.format('litert')}") from error
+    try:
+        program = Interpreter(model_path=str(path), num_threads=os.cpu_count()).get_signature_runner()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be read by ai-edge-litert: {error}") from error
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        rows = [program(images=image[None]) for image in images]
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+    return run

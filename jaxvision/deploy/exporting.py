@@ -24,7 +24,7 @@ IMAGES = 200
 def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
     """Writes FILE and FILE.json. Raises UserError, and leaves nothing, if they do not agree."""
     out = pathlib.Path(arguments.out).expanduser()
-    pixels = "crops" if arguments.format == "safetensors" else arguments.pixels or "images"
+    pixels = "crops" if arguments.format in ("safetensors", "litert") else arguments.pixels or "images"
     precision = "int8" if arguments.int8 else "float32"
     _check_free(out, *_beside(out, arguments.format, arguments.names))
     found = pretrained.find(arguments.source, arguments.checkpoint)
@@ -94,7 +94,8 @@ def _data(uri: str | None, trained: pretrained.Trained, say: Say) -> Source | No
 def _about(arguments: Any, trained: Any, found: Any, kind: str, pixels: str, precision: str) -> dict[str, Any]:
     """What the file is: the first part of its certificate."""
     contract, side = trained.contract, {"images": ["height", "width"]}
-    rows = ["batch", *side.get(pixels, [contract.size, contract.size]), contract.channels]
+    batch = 1 if arguments.format == "litert" else "batch"
+    rows = [batch, *side.get(pixels, [contract.size, contract.size]), contract.channels]
     names = ["values"] if kind == "values" else ["logits", "probabilities"]
     options = trained.config.task.get(trained.config.task.name, {}) if kind == "class" else {}
     sigmoid = kind == "tags" or trained.config.task.get("loss", options.get("loss")) == "sigmoid"
@@ -108,7 +109,7 @@ def _about(arguments: Any, trained: Any, found: Any, kind: str, pixels: str, pre
         "named": trained.named,
         "scores": "values" if kind == "values" else "sigmoid" if sigmoid else "softmax",
         "input": {"name": "images", "dtype": "uint8", "shape": rows, "pixels": pixels, "what": network.INPUTS[pixels]},
-        "outputs": {name: ["batch", len(trained.classes)] for name in names},
+        "outputs": {name: [batch, len(trained.classes)] for name in names},
         "contract": contract.to_dict(),
         "trained_in": trained.config.dtype,
         "step": trained.step,
@@ -120,11 +121,12 @@ def _about(arguments: Any, trained: Any, found: Any, kind: str, pixels: str, pre
 
 def _versions(format: str) -> dict[str, str]:
     found = evals.versions()
-    if format == "onnx":
-        programs.needed("onnx")
-        import importlib.metadata
+    import importlib.metadata
 
-        found |= {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")}
+    packages = {"onnx": ("onnx", "onnxruntime"), "litert": ("litert-converter", "ai-edge-litert")}.get(format, ())
+    for name in packages:
+        programs.needed(name.replace("-", "_"), format)
+        found[name] = importlib.metadata.version(name)
     return found
 
 
@@ -176,7 +178,11 @@ def _place(written: pathlib.Path, out: pathlib.Path, beside: dict[pathlib.Path, 
 def _write_program(
     arguments: Any, written: pathlib.Path, trained: Any, about: dict[str, Any], pixels: str, show: certificate.Show
 ) -> None:
-    function, spec = network.function(trained, pixels), network.symbolic(trained, pixels)
+    function = network.function(trained, pixels)
+    if arguments.format == "litert":
+        programs.write_litert(written, function, network.one(trained.contract))
+        return
+    spec = network.symbolic(trained, pixels)
     if arguments.format == "stablehlo":
         programs.write_stablehlo(written, function, spec)
         return
@@ -227,7 +233,8 @@ def _probes(trained: pretrained.Trained, kind: str) -> list[list[float]]:
 
 
 def _latency(about: dict[str, Any], run_file: artefact.Run) -> dict[str, Any]:
-    device = jax.devices()[0].device_kind if about["format"] != "onnx" else "onnxruntime"
+    own = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}.get(about["format"])
+    device = own or jax.devices()[0].device_kind
     return {"device": device, **certificate.latency(run_file, _side(about), about["contract"]["channels"])}
 
 
@@ -240,6 +247,8 @@ def _how_to_load(out: pathlib.Path, about: dict[str, Any], trained: Any) -> str:
         return torch_names.how_to_load(trained, out, about["library"], about["architecture"])
     if about["format"] == "onnx":
         return f'onnxruntime.InferenceSession("{out}").run(["{next(iter(about["outputs"]))}"], {{"images": pixels}})'
+    if about["format"] == "litert":
+        return f'ai_edge_litert.interpreter.Interpreter("{out}").get_signature_runner()(images=pixels)'
     return f'jax.export.deserialize(open("{out}", "rb").read()).call(pixels)'
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxvision import build, pretrained
 from jaxvision.config import Config
+from jaxvision.data.contract import InputContract
 from jaxvision.errors import UserError
 from jaxvision.ops.resize import evaluation_pixels
 
@@ -48,3 +49,8 @@ def symbolic(trained: pretrained.Trained, pixels: str) -> Any:
     contract = trained.contract
     sides = "height, width" if pixels == "images" else f"{contract.size}, {contract.size}"
     return jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"batch, {sides}, {contract.channels}"), np.uint8)
+
+
+def one(contract: InputContract) -> Any:
+    """The abstract input of a `function` of "crops": one image."""
+    return jax.ShapeDtypeStruct((1, contract.size, contract.size, contract.channels), np.uint8)

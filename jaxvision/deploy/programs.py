@@ -1,4 +1,4 @@
-"""A trained network's function as a file: StableHLO, or ONNX in float32 or int8."""
+"""A trained network's function as a file: StableHLO, ONNX in float32 or int8, or LiteRT (TensorFlow Lite)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend import core
 
 from jaxvision.deploy import artefact
 from jaxvision.deploy.flat import flatten
@@ -37,6 +38,42 @@ def write_onnx(path: pathlib.Path, function: Function, spec: Any, about: dict[st
     model = to_onnx(flatten(function, spec), ["images"], names, about["model"])
     onnx.helper.set_model_props(model, {key: _text(value) for key, value in about.items()})
     onnx.save(model, str(path))
+
+
+def write_litert(path: pathlib.Path, function: Function, spec: Any) -> None:
+    """For a `spec` without symbols. Raises UserError where litert-converter is missing or cannot convert it.
+
+    litert-converter is the end of Google's litert-torch. Its bindings, which this calls as that does, are not
+    documented and less than a year old: the extra names a minor version.
+    """
+    converter = needed("litert_converter.converter_api_ext", "litert")
+    from litert_converter.mlir import ir, passmanager
+
+    flat = flatten(function, spec)  # what is written for XLA's CPU compiler has products that the converter refuses
+    names = sorted(jax.eval_shape(function, spec))  # the order of a dict's leaves
+    exported = jax.export.export(jax.jit(lambda images: core.jaxpr_as_fun(flat)(images)), platforms=("cpu",))(spec)
+    context = ir.Context()
+    converter.prepare_mlir_context(context)
+    try:
+        with context:
+            module = ir.Module.parse(exported.mlir_module_serialized)
+            passmanager.PassManager.parse(_FROM_JAX).run(module.operation)
+            converter.set_signature(module.operation, "serving_default", ["images"], names)
+            passes = passmanager.PassManager()
+            converter.run_convert_to_tfl_passes(module, passes, converter.ConvertToTFLConfig())
+            made = converter.export_flatbuffer_to_bytes(module.operation)
+    except (ValueError, ir.MLIRError) as error:
+        raise UserError(
+            f"litert-converter cannot convert this network, choose another --format: {str(error)[:500]}"
+        ) from error
+    path.write_bytes(made)
+
+
+# from the portable form of StableHLO, all in one function
+_FROM_JAX = """builtin.module(
+    vhlo-legalize-stablehlo, reconcile-unrealized-casts, func.func(stablehlo-legalize-composite-to-call), inline,
+    symbol-dce
+)"""
 
 
 def _text(value: Any) -> str:
@@ -113,11 +150,13 @@ def _silent() -> Iterator[None]:
         root.setLevel(before)
 
 
-def needed(name: str) -> Any:
+def needed(name: str, format: str = "onnx") -> Any:
     """The module of that name. Raises UserError where it is not installed."""
     import importlib
 
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"--format onnx needs {name}, which is not installed: {artefact.EXTRA}") from error
+        package = name.split(".")[0].replace("_", "-")
+        extra = artefact.EXTRA.format(format)
+        raise UserError(f"--format {format} needs {package}, which is not installed: {extra}") from error
