@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from PIL import Image
 
-from jaxvision import pretrained
+from jaxvision import pretrained, sharding
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import decode
@@ -212,7 +213,7 @@ def of_file(path: pathlib.Path, about: dict[str, Any]) -> Predictor:
     try:
         contract, classes, kind = InputContract.from_dict(about["contract"]), tuple(about["classes"]), about["kind"]
         whole, _ = about["input"]["pixels"] == "images", about["format"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, UserError) as error:
         raise UserError(
             f"{artefact.certificate_of(path)} is no certificate of this version of jaxvision ({error!r}): export again"
         ) from error
@@ -237,7 +238,11 @@ def run_weights(loaded: pretrained.Trained, scores: str) -> artefact.Run:
             return {"values": logits}
         return {"logits": logits, "probabilities": getattr(jax.nn, scores)(logits)}
 
-    return lambda images: {k: np.asarray(v) for k, v in program(loaded.params, loaded.extra, images).items()}
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        found = program(loaded.params, loaded.extra, _split(images, loaded.mesh))
+        return {k: np.asarray(v)[: len(images)] for k, v in found.items()}
+
+    return run
 
 
 def of_trained(trained: pretrained.Trained) -> Predictor:
@@ -245,9 +250,15 @@ def of_trained(trained: pretrained.Trained) -> Predictor:
     program = jax.jit(lambda params, extra, images: scores_of(trained.task.predict(params, extra, {"image": images})))
 
     def scores(images: np.ndarray) -> np.ndarray:
-        return np.asarray(program(trained.params, trained.extra, images))
+        return np.asarray(program(trained.params, trained.extra, _split(images, trained.mesh)))[: len(images)]
 
     return Predictor(trained.source, trained.contract, trained.classes, kind, scores)
+
+
+def _split(images: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Over the devices that hold the network, each of which would compute all otherwise; zeros fill up the last."""
+    more = np.zeros((-len(images) % mesh.size, *images.shape[1:]), np.uint8)
+    return jax.device_put(np.concatenate([images, more]), sharding.batch_sharding(mesh))
 
 
 def kind_of(trained: pretrained.Trained) -> str:
