@@ -297,14 +297,14 @@ def _video(path: str, every: float) -> Iterator[tuple[float, Any]]:
         raise UserError(f"{path}: cannot read the video after {end:.1f} s ({error}): copy it again") from error
     if first is None:
         raise UserError(f"{path}: the video has no frame: copy it again or remove it")
-    if end < states - 1:
-        raise UserError(f"{path}: the video ends after {end:.1f} s of {states:.1f}: copy it again")
+    if first + end < states - 1:
+        raise UserError(f"{path}: the video ends after {end:.1f} s of {states - first:.1f}: copy it again")
 
 
 def _length(stream: Any) -> float:
-    """Seconds of it, as its file states them; 0 where it does not."""
+    """When it ends, in seconds, as its file states it; 0 where it does not."""
     if stream.duration:
-        return float(stream.duration * stream.time_base)
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
     hours, minutes, seconds = (stream.metadata.get("DURATION") or "0:0:0").split(":")  # Matroska and WebM
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
