@@ -58,12 +58,12 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """name -> what a workdir holds: (workdir, leaves). """
+    """name -> what a workdir holds: (workdir, leaves)."""
     folder = tmp_path_factory.mktemp("runs")
 
     @functools.cache
     def make(name):
-        return seeing(folder / name, KINDS.get(name, "classification"), **({} if name == "whole" else SMALL))
+        return seeing(folder / name, KINDS.get(name, "classification"), **(dict(size=16) if name == "whole" else SMALL))
 
     return make
 
@@ -105,7 +105,9 @@ def test_a_workdir_says_what_its_network_makes_of_pillows_pixels(made, predictor
     left, top = round((small.width - 32) / 2), round((37 - 32) / 2)
     pixels = np.asarray(small.crop((left, top, left + 32, top + 32)), np.float32) / 255
     model = models.resnet18(classes=3, width=16, depths=(1, 1))
-    logits = model.apply(traverse_util.unflatten_dict(leaves, sep="/"), (pixels[None] - 0.25) / 0.5, train=False)["logits"]
+    logits = model.apply(traverse_util.unflatten_dict(leaves, sep="/"), (pixels[None] - 0.25) / 0.5, train=False)[
+        "logits"
+    ]
     (found,) = predictor("class_").predict(tmp_path / "a.png")
     np.testing.assert_allclose(found.scores, jax.nn.softmax(logits[0]), atol=ROUNDING)
 
@@ -375,7 +377,7 @@ def test_certificates_that_do_not_fit(exported, tmp_path, damage, words):
 def test_the_certificate_of_another_file(exported, tmp_path):
     shutil.copy(exported("class_", ".onnx", "crops"), tmp_path / "a.onnx")
     shutil.copy(f"{exported('class_', '.onnx', 'images')}.json", tmp_path / "a.onnx.json")
-    with pytest.raises(UserError, match="is not the file that a.onnx.json certifies"):
+    with pytest.raises(UserError, match=r"is not the file that a\.onnx\.json certifies"):
         jaxvision.load(tmp_path / "a.onnx")
 
 

@@ -61,7 +61,9 @@ def asked(workdir, capfd, monkeypatch):
         code = run("predict", "--from", start, "--batch-size", "4", *(str(a) for a in arguments))
         out, err = capfd.readouterr()
         *lines, last = out.split("\n")[:-1] or [""]
-        return SimpleNamespace(code=code, result=json.loads(last) if last[:1] == "{" else None, lines=lines, err=err, out=out)
+        return SimpleNamespace(
+            code=code, result=json.loads(last) if last[:1] == "{" else None, lines=lines, err=err, out=out
+        )
 
     return ask
 
@@ -241,7 +243,14 @@ def test_standard_input_of_no_use(asked, stdin, data, words):
     assert asked("-").result["failed"]
 
 
-HOSTILE = [b"two\nlines.png", b"\xff\xfe no UTF-8.png", b" spaces .png", "é \u2028.png".encode(), b'a","b.png', b"\x1b[31m.png"]
+HOSTILE = [
+    b"two\nlines.png",
+    b"\xff\xfe no UTF-8.png",
+    b" spaces .png",
+    "é \u2028.png".encode(),
+    b'a","b.png',
+    b"\x1b[31m.png",
+]
 
 
 @pytest.mark.parametrize("ending", ["", ".csv", ".jsonl"])
