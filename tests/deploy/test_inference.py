@@ -195,6 +195,22 @@ def test_threads_lose_and_reorder_nothing(monkeypatch):
             assert row.scores == [grey[k][0, 0]]
 
 
+def test_an_image_of_pillow_is_read_by_one_thread_at_a_time(monkeypatch):
+    """It reads its file when its pixels are asked for, and the same may be listed twice."""
+    plain, running = inference.decode, []
+
+    def alone(image, channels, where):
+        running.append(where)
+        time.sleep(0.002)
+        assert running == [where]
+        running.remove(where)
+        return plain(image, channels, where)
+
+    monkeypatch.setattr(inference, "decode", alone)
+    monkeypatch.setattr(inference, "_threads", lambda: 8)
+    assert len(counting().predict([Image.new("RGB", (32, 32))] * 20)) == 20
+
+
 def test_images_are_taken_as_they_are_needed_and_who_stops_early_does_not_wait():
     taken = []
 
@@ -239,7 +255,7 @@ def test_files_bytes_and_pillow_are_the_same(photos, predictor):
     for name, images in ways.items():
         got = np.stack([p.scores for p in model.predict(images, batch_size=13)])
         np.testing.assert_array_equal(got, want, err_msg=name)
-    assert opened[0].size == Image.open(photos[0]).size
+    assert [image.size for image in opened] == [Image.open(path).size for path in photos]  # they stay as they are
     lazy = Image.open(photos[0])
     same = np.stack([p.scores for p in model.predict([lazy] * 13, batch_size=13)])
     np.testing.assert_array_equal(same, want[:1].repeat(13, 0))
@@ -322,6 +338,8 @@ def test_a_prediction_of_classes():
     assert found.top(2) == [("b", pytest.approx(0.6)), ("a", pytest.approx(0.2))]  # of equals the first
     assert [name for name, _ in found.top(99)] == ["b", "a", "c"]
     assert repr(found) == "<class: b 0.6, a 0.2, c 0.2>"
+    equal = inference.Prediction("class", tuple(range(500)), np.full(500, 0.002, np.float32))
+    assert [name for name, _ in equal.top(500)] == list(range(500))
 
 
 def test_a_prediction_of_tags_and_of_values():

@@ -231,6 +231,7 @@ def test_standard_input_is_names(asked, stdin, folder, end):
         (b"", "standard input is empty"),
         (b" \n\n", "standard input is empty"),
         (b"absent.png\n", "no such image or folder: 'absent.png'"),
+        (b"absent.png\0absent too.png\0", "no such image or folder: 'absent.png'"),
         (b"-\n", "standard input names itself"),
     ],
 )
