@@ -17,6 +17,7 @@ from PIL import Image
 import jaxvision
 from jaxvision import predict
 from jaxvision.deploy import inference
+from jaxvision.errors import UserError
 from tests import mixed_images
 from tests.test_export import workdir_of
 from tests.test_published import run
@@ -302,7 +303,7 @@ def test_top_classes(asked, folder):
 def test_tables_of_classes(asked, folder, tmp_path):
     """Class names that hold commas, quotes and line ends come back; the bad file has no row."""
     want = asked("--top", "3", folder).result["predictions"]
-    answer = asked("--top", "3", "--out", tmp_path / "new" / "a.csv", folder)
+    answer = asked("--top", "9", "--out", tmp_path / "new" / "a.csv", folder)  # there are but 3
     assert answer.code == 2
     assert answer.result["out"] == str(tmp_path / "new" / "a.csv")
     assert "predictions" not in answer.result
@@ -455,18 +456,23 @@ def test_times_of_frames(tmp_path, ending):
         assert [grey for _, grey in found] == pytest.approx([8 * k for k in wanted], abs=4)  # as lossy as it is
 
 
-def test_times_count_from_the_first_frame(tmp_path):
-    """Of a stream that begins later, as those of cameras do, the second frame is not due at once."""
-    av = pytest.importorskip("av")
-    with av.open(str(tmp_path / "a.mkv"), "w") as file:
+@pytest.mark.parametrize(("ending", "options"), [(".mp4", dict(movflags="faststart")), (".mkv", {})])
+def test_times_count_from_the_first_frame(tmp_path, ending, options):
+    """Of a stream that begins later, as those of cameras do, the second frame is not due at once; and its length."""
+    av, path = pytest.importorskip("av"), tmp_path / f"a{ending}"
+    noise = np.random.default_rng(0).integers(0, 256, (50, 24, 32, 3), np.uint8)
+    with av.open(str(path), "w", options=options) as file:
         stream = file.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
-        for k, colour in enumerate(GREY):
-            picture = av.VideoFrame.from_ndarray(np.full((24, 32, 3), colour, np.uint8), format="rgb24")
-            picture.pts = k + 14
+        for k, pixels in enumerate(noise):
+            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            picture.pts = k + 24
             file.mux(stream.encode(picture))
         file.mux(stream.encode())
-    assert [at for at, _ in frames(tmp_path / "a.mkv", 1)] == pytest.approx([0, 1, 2], abs=2e-3)
+    assert [at for at, _ in frames(path, 1)] == pytest.approx([0, 1, 2, 3, 4], abs=2e-3)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(UserError, match=r"ends after [23]\.. s of 5\.0"):
+        frames(path, 1)
 
 
 def test_a_video_of_a_phone_held_upright(tmp_path):
