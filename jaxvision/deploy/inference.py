@@ -28,6 +28,7 @@ from jaxvision.tasks import LABELS
 # scores of the classes, probabilities of the tags or the values: what `Prediction` holds
 Scores = Callable[[np.ndarray], np.ndarray]
 Key = TypeVar("Key")
+LONGEST = 200  # times the shorter side
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -109,7 +110,8 @@ class Predictor:
         one = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image) or getattr(images, "ndim", 4) < 4
         listed: Sequence[Any] = [images] if one else list(images)
         found = []
-        for _, row in self.stream(((f"image {k}", image) for k, image in enumerate(listed)), batch_size, len(listed)):
+        named = ((str(x) if isinstance(x, str | os.PathLike) else f"image {k}", x) for k, x in enumerate(listed))
+        for _, row in self.stream(named, batch_size, len(listed)):
             if isinstance(row, Exception):
                 raise row
             found.append(row)
@@ -120,13 +122,13 @@ class Predictor:
     ) -> Iterator[tuple[Key, Prediction | UserError | OSError]]:
         """Of (key, image): (key, its Prediction, or why it could not be read), in order.
 
-        The next batch is decoded meanwhile, by as many threads as there are cores. str(key) is the image's name in
-        errors, but a file has its own. `count`: how many there are, where that is known.
+        The next batch is decoded meanwhile, by as many threads as there are cores, at most 16. str(key) is the image's
+        name in errors. `count`: how many there are, where that is known.
         """
 
         def ready(key: Key, image: Any) -> tuple[Key, np.ndarray | UserError | OSError]:
             try:
-                return key, self.prepare(self.pixels(image, str(key)))
+                return key, self.prepare(_compact(self.pixels(image, str(key)), str(key)))
             except (UserError, OSError) as error:
                 return key, error
 
@@ -158,7 +160,7 @@ class Predictor:
         """uint8 [H, W, C] of what `predict` takes. Raises UserError, which names `where`, or OSError."""
         channels = self.contract.channels
         if isinstance(image, str | os.PathLike):
-            return decode(_bytes_of(image), channels, os.fspath(image))
+            return decode(_bytes_of(image), channels, where)
         if isinstance(image, bytes | bytearray | memoryview):
             return decode(bytes(image), channels, where)
         if isinstance(image, Image.Image):
@@ -169,6 +171,14 @@ class Predictor:
 
 def _threads() -> int:
     return min(16, len(os.sched_getaffinity(0)))
+
+
+def _compact(pixels: np.ndarray, where: str) -> np.ndarray:
+    """Raises UserError for a line of pixels, which would take gigabytes where its shorter side is made longer."""
+    sides = sorted(pixels.shape[:2])
+    if sides[1] > LONGEST * sides[0]:
+        raise UserError(f"{where} has {pixels.shape[1]} x {pixels.shape[0]} pixels, a line: cut it into images")
+    return pixels
 
 
 def _bytes_of(path: str | os.PathLike[str]) -> bytes:

@@ -288,6 +288,7 @@ def test_arrays(predictor):
         (np.zeros((8, 8, 3), np.int64), r"image 1 is int64\[8, 8, 3\]: give uint8"),
         (np.zeros((0, 8, 3), np.uint8), r"uint8\[0, 8, 3\]"),
         (np.zeros(8, np.uint8), r"uint8\[8\]"),
+        (np.zeros((1, 300, 3), np.uint8), "image 1 has 300 x 1 pixels, a line"),
         (None, r"image 1 is object\[\]"),
         (7, r"image 1 is int64\[\]"),
         (b"", "image 1: cannot decode the image, it has 0 bytes"),
