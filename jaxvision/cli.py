@@ -137,10 +137,10 @@ def sayer(arguments: argparse.Namespace) -> Callable[[str], None]:
     return say
 
 
-def shower(arguments: argparse.Namespace) -> Callable[[Iterator[Any], int, str], Iterator[Any]]:
-    """(iterator, how many, what) -> the same iterator, with a progress bar where standard error is a terminal."""
+def shower(arguments: argparse.Namespace) -> Callable[[Iterator[Any], int | None, str], Iterator[Any]]:
+    """(iterator, how many if known, what) -> the same iterator, with a progress bar if standard error is a terminal."""
 
-    def show(items: Iterator[Any], total: int, what: str) -> Iterator[Any]:
+    def show(items: Iterator[Any], total: int | None, what: str) -> Iterator[Any]:
         if arguments.json or hosts.index() or not sys.stderr.isatty():
             return items
         from tqdm import tqdm

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
-import io
 import json
+import os
 import pathlib
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any, NamedTuple
 
 from jaxvision import cli, paths
 from jaxvision.data.sources import EXTENSIONS
+from jaxvision.data.sources.common import images
 from jaxvision.errors import UserError
 
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp")
 TABLES = (".jsonl", ".csv")
+
+
+class Place(NamedTuple):
+    """An image: the name of its file, "-" for standard input; of a frame also its time in seconds."""
+
+    name: str
+    time: float | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.time is None else f"{self.name} {self.time:.2f} s"
 
 
 def predict(argv: list[str]) -> dict[str, Any]:
@@ -25,78 +38,99 @@ def predict(argv: list[str]) -> dict[str, Any]:
         "jaxvision.predict",
         "Name what images show. IMAGE is a file, a folder (all images in it, at any depth), a pattern in quotes, a\n"
         'video (needs PyAV: pip install "jaxvision[video]"), or - for standard input: an encoded image, or names of\n'
-        "files, one a line. What cannot be read is reported and passed over; the exit code is 0 only if all was read.",
+        "files, one a line or as find -print0 gives them. What cannot be read is reported and passed over; the exit\n"
+        "code is 0 only if all was read.",
         [
             "python -m jaxvision.predict --from runs/a photo.jpg other.png",
             "python -m jaxvision.predict --from runs/a --checkpoint best --top 3 --out answers.csv /my/photos",
             "python -m jaxvision.predict --from exported/pets.onnx 'photos/**/*.jpg'",
             "python -m jaxvision.predict --from runs/a --every 2 clip.mp4      # a frame every 2 seconds",
-            "find . -name '*.jpg' | python -m jaxvision.predict --from runs/a --out answers.jsonl -",
+            "find . -name '*.jpg' -print0 | python -m jaxvision.predict --from runs/a --out answers.jsonl -",
         ],
     )
     parser.add_from(exported=True)
-    parser.add_argument("--top", type=int, default=1, metavar="K", help="classes shown for each image")
-    parser.add_argument(
-        "--threshold", type=float, default=0.5, metavar="P", help="multilabel: classes at or above it are shown (0.5)"
-    )
+    parser.add_argument("--top", type=int, metavar="K", help="classes: how many for each image (1)")
+    parser.add_argument("--threshold", type=float, metavar="P", help="tags: those at or above it (0.5)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time")
     parser.add_argument("--every", type=float, default=1.0, metavar="S", help="videos: seconds between frames (1)")
-    parser.add_argument("--out", metavar="FILE", help="all answers as FILE.jsonl, a JSON object a line, or as FILE.csv")
+    parser.add_argument(
+        "--out", metavar="FILE", help="the answers into FILE.jsonl, a JSON object a line, or FILE.csv, and not here"
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     arguments, _ = parser.parse(argv)
-    if arguments.top < 1 or arguments.batch_size < 1:
-        raise UserError("--top and --batch-size must be at least 1")
-    if not 0 <= arguments.threshold <= 1:
-        raise UserError(f"--threshold is {arguments.threshold}: it is a probability, in 0..1")
-    if not arguments.every >= 0:
-        raise UserError(f"--every is {arguments.every}: it is a number of seconds, 0 for every frame")
-    if arguments.out and not arguments.out.endswith(TABLES):
-        raise UserError(f"--out {arguments.out!r} must end in {' or '.join(TABLES)}")
-    say, show = cli.sayer(arguments), cli.shower(arguments)
-    items = list(find_images(arguments.images))
-    if any(isinstance(item, pathlib.Path) and is_video(item) for item in items):
+    _check(arguments)
+    items = [item for name in arguments.images for item in find_images(name)]
+    videos = any(is_video(image) for _, image in items)
+    if videos:
         _av()  # before anything slow
-
-    from jaxvision.deploy import inference
-
-    predictor = inference.load(arguments.source, arguments.checkpoint)
-    top = min(arguments.top, len(predictor.classes))
-    size = arguments.batch_size
-    if not any(isinstance(item, pathlib.Path) and is_video(item) for item in items):
-        size = min(size, len(items))
-    width = max(len(_name(item)) for item in items)
-    rows: list[dict[str, Any]] = []
-    failed: list[str] = []
-    read = 0
-    start = time.perf_counter()
-    frames = show(_frames(items, arguments.every, failed), len(items), "images")
-    for frame, found in predictor.stream(frames, size):
-        if isinstance(found, Exception):
-            failed.append(str(found))
-            say(f"not read: {found}")
-            continue
-        read += 1
-        row, text = _described(found, top, arguments.threshold)
-        place = {"image": _name(frame)} | ({"time": frame.time} if isinstance(frame, Frame) and frame.time >= 0 else {})
-        rows.append({**place, **row})
-        at = f"{_name(frame)} {frame.time:.2f} s" if "time" in place else _name(frame)
-        say(f"{at:<{width}}  {text}")
-    seconds = time.perf_counter() - start
-    say(f"{read:,} images in {seconds:.1f} s, {read / seconds:.1f} images/s")
-    result: dict[str, Any] = {"checkpoint": predictor.source, "images": read, "images_per_s": round(read / seconds, 1)}
+    with _whole(arguments.out) if arguments.out else contextlib.nullcontext() as file:
+        result = _run(arguments, items, videos, file)
     if arguments.out:
-        out = paths.path(arguments.out)
-        paths.write_whole(out, _table(rows, arguments.out, predictor.kind, predictor.classes, top))
-        say(f"answers: {out}")
-        result["out"] = str(out)
-    else:
-        result["predictions"] = rows
-    result["failed"] = failed
+        result["out"] = str(paths.path(arguments.out))
+        cli.sayer(arguments)(f"answers: {result['out']}")
+    failed = result["failed"]
     if failed:
-        refusal = UserError(f"{len(failed)} of {read + len(failed)} images could not be read: " + "; ".join(failed[:5]))
+        among = result["images"] + len(failed)
+        refusal = UserError(f"{len(failed)} of {among} images could not be read: " + "; ".join(failed[:5]))
         refusal.result = result
         raise refusal
     return result
+
+
+def _check(arguments: Any) -> None:
+    if (arguments.top is not None and arguments.top < 1) or arguments.batch_size < 1:
+        raise UserError("--top and --batch-size must be at least 1")
+    if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
+        raise UserError(f"--threshold is {arguments.threshold}: it is a probability, in 0..1")
+    if not 0 <= arguments.every < float("inf"):
+        raise UserError(f"--every is {arguments.every}: it is a number of seconds, 0 for every frame")
+    if arguments.out and not arguments.out.endswith(TABLES):
+        raise UserError(f"--out {arguments.out!r} must end in {' or '.join(TABLES)}")
+
+
+def _run(arguments: Any, items: list[Any], videos: bool, file: IO[str] | None) -> dict[str, Any]:
+    from jaxvision.deploy import inference
+
+    say, show = cli.sayer(arguments), cli.shower(arguments)
+    predictor = inference.load(arguments.source, arguments.checkpoint)
+    for flag, value, kind in (("--top", arguments.top, "class"), ("--threshold", arguments.threshold, "tags")):
+        if value is not None and predictor.kind != kind:
+            raise UserError(
+                f"{flag} is for labels of kind {kind}, {arguments.source} tells {predictor.kind}: remove it"
+            )
+    top = min(arguments.top or 1, len(predictor.classes))
+    threshold = 0.5 if arguments.threshold is None else arguments.threshold
+    count = None if videos else len(items)
+    width = max(len(_shown(name)) for name, _ in items) + 9 * videos
+    rows: list[dict[str, Any]] = []
+    add = rows.append if file is None else _table(file, arguments.out, predictor, top, videos)
+    failed: list[str] = []
+    read = 0
+    start = time.perf_counter()
+
+    def fail(error: Exception) -> None:
+        failed.append(str(error))
+        say(f"not read: {_shown(str(error))}")
+
+    answers = predictor.stream(_frames(items, arguments.every, fail), arguments.batch_size, count)
+    if file is not None or not sys.stdout.isatty():  # else the lines themselves show how far it is
+        answers = show(answers, count, "images")
+    for place, found in answers:
+        if isinstance(found, Exception):
+            fail(found)
+            continue
+        read += 1
+        row, text = _described(found, top, threshold)
+        add({"image": place.name, **({} if place.time is None else {"time": place.time}), **row})
+        if file is None:
+            say(f"{_shown(str(place)):<{width}}  {_shown(text)}")
+    seconds = time.perf_counter() - start
+    say(f"{read:,} images in {seconds:.1f} s, {read / seconds:.1f} images/s")
+    result: dict[str, Any] = {"checkpoint": predictor.source, "images": read, "images_per_s": round(read / seconds, 1)}
+    return result | ({"predictions": rows} if file is None else {}) | {"failed": failed}
+
+
+# --------------------------------------------------------------------------- answers
 
 
 def _described(found: Any, top: int, threshold: float) -> tuple[dict[str, Any], str]:
@@ -111,129 +145,168 @@ def _described(found: Any, top: int, threshold: float) -> tuple[dict[str, Any], 
     )
 
 
-def _table(rows: list[dict[str, Any]], name: str, kind: str, classes: tuple[str, ...], top: int) -> str:
-    """JSON lines; or a table with a column for each value, for each of the top classes, or one for all tags."""
+def _shown(text: str) -> str:
+    """In one line, and nothing that a terminal obeys or cannot show: names of files may hold any bytes."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _table(file: IO[str], name: str, predictor: Any, top: int, timed: bool) -> Callable[[dict[str, Any]], None]:
+    """What writes a row: JSON lines; or a column for each value, for each of the top classes, or one for all tags."""
     if name.endswith(".jsonl"):
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    places = ["image", *(["time"] if any("time" in row for row in rows) else [])]
-    if kind == "values":
-        columns = list(classes)
-    elif kind == "tags":
+        return lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
+    table = csv.writer(file, lineterminator="\n")
+    places, pair = ["image", *(["time"] if timed else [])], ("class", "probability")
+    if predictor.kind == "values":
+        columns = list(predictor.classes)
+    elif predictor.kind == "tags":
         columns = ["tags", "probabilities"]
     else:
-        columns = [
-            c
-            for k in range(1, top + 1)
-            for c in (("class", "probability") if top == 1 else (f"class_{k}", f"probability_{k}"))
-        ]
-    file = io.StringIO()
-    table = csv.writer(file, lineterminator="\n")
+        columns = list(pair) if top == 1 else [f"{c}_{k}" for k in range(1, top + 1) for c in pair]
     table.writerow(places + columns)
-    for row in rows:
-        if kind == "values":
+
+    def add(row: dict[str, Any]) -> None:
+        if predictor.kind == "values":
             cells = list(row["values"].values())
-        elif kind == "tags":
-            cells = [";".join(str(p[key]) for p in row["predictions"]) for key in ("class", "probability")]
+        elif predictor.kind == "tags":
+            cells = [",".join(str(p[key]) for p in row["predictions"]) for key in pair]
         else:
-            cells = [p[key] for p in row["predictions"] for key in ("class", "probability")]
+            cells = [p[key] for p in row["predictions"] for key in pair]
         table.writerow([row.get(place, "") for place in places] + cells)
-    return file.getvalue()
+
+    return add
+
+
+@contextlib.contextmanager
+def _whole(name: str) -> Iterator[IO[str]]:
+    """A text file that has its name only when the block has ended.
+
+    A file's name that is no UTF-8 is in a CSV file as its bytes, in JSON as the escape that json reads as Python does.
+    """
+    out, bucket = paths.path(name), paths.is_bucket(name)
+    if not bucket:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    beside = pathlib.Path(tempfile.gettempdir() if bucket else out.parent, f".{os.getpid()}.{out.name}")
+    errors = "surrogateescape" if name.endswith(".csv") else "backslashreplace"
+    try:
+        with beside.open("w", encoding="utf-8", errors=errors, newline="") as file:
+            yield file
+        if bucket:
+            paths.write_whole(out, beside.read_bytes())
+        else:
+            beside.replace(out)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 # --------------------------------------------------------------------------- images
 
 
-class Frame:
-    """An image that is no file of its own: of a video, at `time` in seconds; of standard input, time -1."""
-
-    def __init__(self, name: str, time: float, pixels: Any) -> None:
-        self.name, self.time, self.pixels = name, time, pixels
+def is_video(image: str | bytes) -> bool:
+    return isinstance(image, str) and image.lower().endswith(VIDEOS)
 
 
-def _name(item: Any) -> str:
-    return item.name if isinstance(item, Frame) else str(item)
+def find_images(name: str) -> Iterator[tuple[str, str | bytes]]:
+    """(name, the file or its content) of a file, of a folder recursively and in order, of a pattern, or of what
+    standard input gives for "-".
 
-
-def is_video(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in VIDEOS
-
-
-def find_images(names: list[str]) -> Iterator[pathlib.Path | Frame]:
-    """Files as named, folders recursively and in order, patterns, and what standard input gives for "-".
-
-    Raises UserError if one is absent or holds no image.
+    Raises UserError if it is absent or holds no image.
     """
-    for name in names:
-        if name == "-":
-            yield from _standard_input(sys.stdin.buffer.read())
-            continue
-        path = paths.on_disk(name, "images of")
-        if path.is_dir():
-            known = (*EXTENSIONS, *VIDEOS)
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file())
-            if not inside:
-                raise UserError(f"no image in folder {name!r} (looked for {', '.join(EXTENSIONS)}, and videos)")
-            yield from inside
-        elif path.is_file():
-            yield path
-        elif glob.has_magic(name):
-            matching = [p for p in sorted(glob.glob(str(path), recursive=True)) if pathlib.Path(p).is_file()]
-            if not matching:
-                raise UserError(f"nothing matches {name!r}")
-            yield from map(pathlib.Path, matching)
-        else:
-            raise UserError(f"no such image or folder: {name!r}")
+    if name == "-":
+        yield from _standard_input(sys.stdin.buffer.read())
+        return
+    path = str(paths.on_disk(name, "images of"))
+    if os.path.isdir(path):
+        inside = sorted(images(path, "", set(), (*EXTENSIONS, *VIDEOS)))
+        if not inside:
+            raise UserError(f"no image in folder {name!r} (looked for {', '.join(EXTENSIONS)}, and videos)")
+        yield from ((file, file) for file in (os.path.join(path, below) for below in inside))
+    elif os.path.isfile(path):
+        yield name, path
+    elif os.path.exists(path):  # a pipe, as <(curl ...) is one
+        yield name, pathlib.Path(path).read_bytes()
+    elif glob.has_magic(name):
+        matching = [file for file in sorted(glob.glob(path, recursive=True)) if os.path.isfile(file)]
+        if not matching:
+            raise UserError(f"no file matches {name!r}")
+        yield from ((file, file) for file in matching)
+    else:
+        raise UserError(f"no such image or folder: {name!r}")
 
 
-def _standard_input(data: bytes) -> Iterator[pathlib.Path | Frame]:
-    """One encoded image; or names, a line each, or with a 0 after each as `find -print0` gives them."""
-    try:
-        text = data.decode()
-        names = [n for n in (text.split("\0") if "\0" in text else text.splitlines()) if n.strip()]
-        listed = bool(names) and all(n.isprintable() for n in names)
-    except UnicodeDecodeError:
-        listed = False
+def _standard_input(data: bytes) -> Iterator[tuple[str, str | bytes]]:
+    """One encoded image; or names, a line each, or with a 0 after each as `find -print0` gives them.
+
+    They are names if the first of them exists, or all is text.
+    """
     if not data.strip():
         raise UserError("standard input is empty: give it an image, or names of files, one a line")
+    text = os.fsdecode(data)
+    names = [n for n in (text.split("\0") if "\0" in text else text.replace("\r\n", "\n").split("\n")) if n.strip()]
+    listed = bool(names) and (
+        os.path.exists(names[0]) or text.replace("\0", "").replace("\n", "").replace("\r", "").isprintable()
+    )
     if not listed:
-        yield Frame("-", -1.0, data)
+        yield "-", data
         return
     if "-" in names:
         raise UserError("standard input names itself (-): give it names of files, one a line")
-    yield from find_images(names)
+    for name in names:
+        yield from find_images(name)
 
 
-def _frames(items: Iterable[Any], every: float, failed: list[str]) -> Iterator[Any]:
-    """Files and frames as they are; of videos a frame every so many seconds. What ends early is noted in `failed`."""
-    for item in items:
-        if not (isinstance(item, pathlib.Path) and is_video(item)):
-            yield item
+def _frames(items: Iterable[Any], every: float, fail: Callable[[Exception], None]) -> Iterator[tuple[Place, Any]]:
+    """Files as they are; of videos a frame every so many seconds. `fail` is told of a video that ends early."""
+    for name, image in items:
+        if not is_video(image):
+            yield Place(name), image
             continue
         try:
-            yield from _video(item, every)
+            for at, pixels in _video(image, every):
+                yield Place(name, at), pixels
         except UserError as error:
-            failed.append(str(error))
-            print(f"not read: {error}", file=sys.stderr, flush=True)
+            fail(error)
 
 
-def _video(path: pathlib.Path, every: float) -> Iterator[Frame]:
-    """Raises UserError where it cannot be read, perhaps after some frames."""
+def _video(path: str, every: float) -> Iterator[tuple[float, Any]]:
+    """(seconds since the first frame, uint8 [H, W, 3], upright).
+
+    Raises UserError where it cannot be read, perhaps after some frames, or ends before the length that its file states.
+    """
+    import numpy as np
+
     av = _av()
-    count, due = 0, 0.0
+    first: float | None = None
+    due = end = 0.0
     try:
-        with av.open(str(path)) as opened:
+        with av.open(path) as opened:
             stream = opened.streams.video[0]
             stream.thread_type = "AUTO"
+            rate = float(stream.average_rate or 25)
             for number, picture in enumerate(opened.decode(stream)):
-                at = float(picture.time) if picture.time is not None else number / float(stream.average_rate or 25)
+                at = number / rate if picture.time is None else float(picture.time)
+                first = at if first is None else first
+                at -= first
+                lasts = getattr(picture, "duration", None)
+                end = at + (float(lasts * picture.time_base) if lasts and picture.time_base else 1 / rate)
                 if at + 1e-6 >= due:
-                    due = max(due + every, at) if every else at
-                    count += 1
-                    yield Frame(str(path), round(at, 3), picture.to_ndarray(format="rgb24"))
+                    due = (at + 1e-6) // every * every + every if every else 0.0
+                    turns = round(getattr(picture, "rotation", 0) / 90)  # of a phone held upright
+                    yield round(at, 3), np.ascontiguousarray(np.rot90(picture.to_ndarray(format="rgb24"), turns))
+            states = _length(stream)
     except (av.FFmpegError, IndexError, ValueError, OSError) as error:
-        raise UserError(f"{path}: cannot read the video after {count} frames ({error}): copy it again") from error
-    if not count:
-        raise UserError(f"{path}: the video has no frame")
+        raise UserError(f"{path}: cannot read the video after {end:.1f} s ({error}): copy it again") from error
+    if first is None:
+        raise UserError(f"{path}: the video has no frame: copy it again or remove it")
+    if first + end < states - 1:
+        raise UserError(f"{path}: the video ends after {end:.1f} s of {states - first:.1f}: copy it again")
+
+
+def _length(stream: Any) -> float:
+    """When it ends, in seconds, as its file states it; 0 where it does not."""
+    if stream.duration:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    hours, minutes, seconds = (stream.metadata.get("DURATION") or "0:0:0").split(":")  # Matroska and WebM
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
 
 def _av() -> Any:

@@ -1,6 +1,7 @@
 """train, then evaluate and predict, as the README tells."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -81,8 +82,9 @@ def test_predict_names_images_and_folders(command, workdir, tmp_path):
         labels.append(source.classes[source[i]["label"]])
     done = command("jaxvision.predict", "--from", path, "--top", "2", tmp_path, process=True)
     assert done.returncode == 0, done.stderr
-    *lines, last = done.stdout.splitlines()
+    *lines, rate, last = done.stdout.splitlines()
     assert len(lines) == 40
+    assert re.fullmatch(r"40 images in [\d.]+ s, [\d.]+ images/s", rate)
     predictions = json.loads(last)["predictions"]
     assert [p["image"] for p in predictions] == sorted(str(f) for f in tmp_path.glob("*.png"))
     assert all(len(p["predictions"]) == 2 for p in predictions)

@@ -117,7 +117,7 @@ def test_train_evaluate_and_predict(tables, trained, task, capsys):
 
     files = [str(folder / f"test{i}.png") for i in range(20)]
     assert run("predict", "--from", str(workdir), *files) == 0
-    *lines, last = capsys.readouterr().out.splitlines()
+    *lines, _, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)["predictions"]
     assert len(lines) == len(found) == 20
     colours = brightness(45, 45)[:20].tolist()

@@ -11,11 +11,12 @@ from jaxvision.data import jpeg
 from jaxvision.errors import Unreadable, UserError
 
 
-def decode(image: bytes | np.ndarray, channels: int, where: str) -> np.ndarray:
+def decode(image: bytes | np.ndarray | Image.Image, channels: int, where: str) -> np.ndarray:
     """The pixels of an image, upright.
 
     Args:
-      image: an encoded file (JPEG, PNG, WebP, BMP, GIF, TIFF), or pixels uint8 [H, W] or [H, W, 1 or 3].
+      image: an encoded file (JPEG, PNG, WebP, BMP, GIF, TIFF), pixels uint8 [H, W] or [H, W, 1 or 3],
+        or an image of Pillow, which stays as it is.
       channels: 3 for RGB, 1 for luma (ITU-R 601, as Pillow).
       where: the place of the sample, for the error message.
 
@@ -29,6 +30,8 @@ def decode(image: bytes | np.ndarray, channels: int, where: str) -> np.ndarray:
     """
     if isinstance(image, np.ndarray):
         return _adapt(image, channels, where)
+    if isinstance(image, Image.Image):
+        return _of_pillow(image, channels, where)
     if not image:
         raise Unreadable(f"{where}: cannot decode the image, it has 0 bytes: copy it again or remove it")
     try:
@@ -46,6 +49,16 @@ def decode(image: bytes | np.ndarray, channels: int, where: str) -> np.ndarray:
         # Pillow's decoders raise almost anything on damaged files (SyntaxError, struct.error ...).
         reason = str(error) or type(error).__name__
     raise Unreadable(f"{where}: cannot decode the image ({reason}): copy it again or remove it")
+
+
+def _of_pillow(image: Image.Image, channels: int, where: str) -> np.ndarray:
+    try:
+        copied = image.copy()  # reads it, if that was not done yet
+        copied.format = image.format
+        _turn_upright(copied)
+        return _pixels(copied, channels)
+    except Exception as error:  # as above
+        raise Unreadable(f"{where}: cannot decode the image ({str(error) or type(error).__name__})") from None
 
 
 class Encoded:

@@ -25,7 +25,7 @@ Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 def is_one(name: str) -> bool:
     """Whether a FROM names an exported file."""
-    return name.endswith(tuple(FORMATS.values())) and "=" not in name and pathlib.Path(name).expanduser().is_file()
+    return name.endswith(tuple(FORMATS.values())) and pathlib.Path(name).expanduser().is_file()
 
 
 def certificate_of(path: pathlib.Path) -> pathlib.Path:

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import io
+import itertools
+import os
 import pathlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from PIL import Image
 
-from jaxvision import pretrained
+from jaxvision import pretrained, sharding
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import decode
+from jaxvision.data.sources.common import read_file
 from jaxvision.deploy import artefact
 from jaxvision.errors import UserError
 from jaxvision.tasks import LABELS
 
 # scores of the classes, probabilities of the tags or the values: what `Prediction` holds
 Scores = Callable[[np.ndarray], np.ndarray]
+Key = TypeVar("Key")
+LONGEST = 200  # times the shorter side
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """What one image shows.
 
@@ -39,6 +45,10 @@ class Prediction:
     classes: tuple[str, ...]
     scores: np.ndarray
 
+    def __repr__(self) -> str:
+        shown = self.values if self.kind == "values" else dict(self.top(3))
+        return f"<{self.kind}: {', '.join(f'{name} {v:.4g}' for name, v in shown.items())}>"
+
     @property
     def label(self) -> str:
         """The most probable class."""
@@ -46,6 +56,8 @@ class Prediction:
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The k most probable classes or tags with their probabilities, the most probable first."""
+        if self.kind == "values":
+            raise UserError("these are values, of which none is the most probable: take .values")
         order = np.argsort(-self.scores, kind="stable")[:k]
         return [(self.classes[i], float(self.scores[i])) for i in order]
 
@@ -76,6 +88,7 @@ class Predictor:
         self.source, self.contract, self.classes, self.kind = source, contract, classes, kind
         self.certificate = certificate
         self.scores = scores
+        self._reading = threading.Lock()
         # what resizes by itself gets what is resized already: then all images have one size, and one program does
         self.prepare = transforms.square(contract) if whole else transforms.preprocess(contract)
 
@@ -90,41 +103,52 @@ class Predictor:
             [H, W, 1 or 3]; or an array uint8 [N, H, W, C].
           batch_size: how many go through the network at once; a smaller last batch is padded.
 
-        Raises UserError for the first image that cannot be read.
+        Raises UserError or OSError for the first image that cannot be read.
         """
-        one = isinstance(images, str | pathlib.Path | bytes | Image.Image) or getattr(images, "ndim", 4) < 4
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+        one = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image) or getattr(images, "ndim", 4) < 4
         listed: Sequence[Any] = [images] if one else list(images)
         found = []
-        for _, row in self.stream(listed, min(batch_size, len(listed))):
+        named = ((str(x) if isinstance(x, str | os.PathLike) else f"image {k}", x) for k, x in enumerate(listed))
+        for _, row in self.stream(named, batch_size, len(listed)):
             if isinstance(row, Exception):
                 raise row
             found.append(row)
         return found
 
     def stream(
-        self, images: Iterable[Any], batch_size: int, threads: int = 2
-    ) -> Iterator[tuple[Any, Prediction | UserError | OSError]]:
-        """(image, its Prediction, or why it could not be read), in order; the next batch is decoded meanwhile."""
+        self, images: Iterable[tuple[Key, Any]], batch_size: int, count: int | None = None
+    ) -> Iterator[tuple[Key, Prediction | UserError | OSError]]:
+        """Of (key, image): (key, its Prediction, or why it could not be read), in order.
 
-        def ready(image: Any) -> Any:
+        The next batch is decoded meanwhile, by as many threads as there are cores, at most 16. str(key) is the image's
+        name in errors. `count`: how many there are, where that is known.
+        """
+
+        def ready(key: Key, image: Any) -> tuple[Key, np.ndarray | UserError | OSError]:
             try:
-                return image, self.prepare(self.pixels(image))
+                return key, self.prepare(_compact(self.pixels(image, str(key)), str(key)))
             except (UserError, OSError) as error:
-                return image, error
+                return key, error
 
+        size = batch_size if count is None else max(1, min(batch_size, count))
         pending = iter(images)
-        with ThreadPoolExecutor(threads) as pool:
+        pool = ThreadPoolExecutor(_threads())
+        try:
 
             def begin() -> list[Any]:
-                return [pool.submit(ready, image) for _, image in zip(range(batch_size), pending)]
+                return [pool.submit(ready, *pair) for pair in itertools.islice(pending, size)]
 
             coming = begin()
             while coming:
                 current, coming = [job.result() for job in coming], begin()
                 good = [made for _, made in current if isinstance(made, np.ndarray)]
-                rows = iter(self.batch(good, batch_size) if good else ())
-                for image, made in current:
-                    yield image, next(rows) if isinstance(made, np.ndarray) else made
+                rows = iter(self.batch(good, size) if good else ())
+                for key, made in current:
+                    yield key, next(rows) if isinstance(made, np.ndarray) else made
+        finally:
+            pool.shutdown(cancel_futures=True)  # who stops early does not wait for a batch to be decoded
 
     def batch(self, good: Sequence[np.ndarray], size: int) -> list[Prediction]:
         """Of images that were prepared, at most `size`; padded to it, so that one program does for all."""
@@ -132,19 +156,52 @@ class Predictor:
         images[: len(good)] = good
         return [Prediction(self.kind, self.classes, row) for row in self.scores(images)[: len(good)]]
 
-    def pixels(self, image: Any) -> np.ndarray:
-        """uint8 [H, W, C] of what `predict` takes."""
-        if isinstance(image, str | pathlib.Path):
-            return decode(pathlib.Path(image).read_bytes(), self.contract.channels, str(image))
+    def pixels(self, image: Any, where: str) -> np.ndarray:
+        """uint8 [H, W, C] of what `predict` takes. Raises UserError, which names `where`, or OSError."""
+        channels = self.contract.channels
+        if isinstance(image, str | os.PathLike):
+            return decode(_bytes_of(image), channels, where)
+        if isinstance(image, bytes | bytearray | memoryview):
+            return decode(bytes(image), channels, where)
         if isinstance(image, Image.Image):
-            file = io.BytesIO()  # through a format without loss: one place knows what to do with each mode
-            image.save(file, "PNG" if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16") else "TIFF")
-            return decode(file.getvalue(), self.contract.channels, "a PIL image")
-        if hasattr(image, "pixels"):  # with a name of its own
-            return decode(image.pixels, self.contract.channels, image.name)
-        if isinstance(image, bytes):
-            return decode(image, self.contract.channels, "an image given as bytes")
-        return decode(np.asarray(image), self.contract.channels, "an image given as an array")
+            with self._reading:  # Pillow reads a file when its pixels are asked for, and the same may be listed twice
+                return decode(image, channels, where)
+        return decode(_pixels(np.asarray(image), where), channels, where)
+
+
+def _threads() -> int:
+    return min(16, len(os.sched_getaffinity(0)))
+
+
+def _compact(pixels: np.ndarray, where: str) -> np.ndarray:
+    """Raises UserError for a line of pixels, which would take gigabytes where its shorter side is made longer."""
+    sides = sorted(pixels.shape[:2])
+    if sides[1] > LONGEST * sides[0]:
+        raise UserError(f"{where} has {pixels.shape[1]} x {pixels.shape[0]} pixels, a line: cut it into images")
+    return pixels
+
+
+def _bytes_of(path: str | os.PathLike[str]) -> bytes:
+    """Raises OSError with the name."""
+    try:
+        return read_file(os.path.expanduser(path))
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
+
+
+def _pixels(array: np.ndarray, where: str) -> np.ndarray:
+    """Raises UserError if it is no image, with what to do for the usual ones."""
+    shape = array.shape
+    if array.dtype == np.uint8 and array.size and (array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3))):
+        return array
+    hint = ""
+    if np.issubdtype(array.dtype, np.floating):
+        hint = "; of numbers in 0..1: (255 * pixels).round().astype(numpy.uint8)"
+    elif array.ndim == 3 and shape[2] in (2, 4):
+        hint = f"; without the alpha channel: pixels[..., :{shape[2] - 1}]"
+    elif array.ndim == 3 and shape[0] in (1, 3):
+        hint = "; with the channels last: pixels.transpose(1, 2, 0)"
+    raise UserError(f"{where} is {array.dtype}{list(shape)}: give uint8 pixels [H, W], [H, W, 1] or [H, W, 3]{hint}")
 
 
 def load(path: str | pathlib.Path, checkpoint: str = "") -> Predictor:
@@ -163,13 +220,15 @@ def load(path: str | pathlib.Path, checkpoint: str = "") -> Predictor:
 
 def of_file(path: pathlib.Path, about: dict[str, Any]) -> Predictor:
     """Of an exported file and its certificate. Raises UserError."""
-    contract, classes = InputContract.from_dict(about["contract"]), tuple(about["classes"])
-    key = "values" if about["kind"] == "values" else "probabilities"
-    run = run_of(path, about)
-    return Predictor(
-        str(path), contract, classes, about["kind"], lambda images: run(images)[key],
-        whole=about["input"]["pixels"] == "images", certificate=about,
-    )  # fmt: skip
+    try:
+        contract, classes, kind = InputContract.from_dict(about["contract"]), tuple(about["classes"]), about["kind"]
+        whole, _ = about["input"]["pixels"] == "images", about["format"]
+    except (KeyError, TypeError, UserError) as error:
+        raise UserError(
+            f"{artefact.certificate_of(path)} is no certificate of this version of jaxvision ({error!r}): export again"
+        ) from error
+    run, key = run_of(path, about), "values" if kind == "values" else "probabilities"
+    return Predictor(str(path), contract, classes, kind, lambda x: run(x)[key], whole=whole, certificate=about)
 
 
 def run_of(path: pathlib.Path, about: dict[str, Any]) -> artefact.Run:
@@ -189,7 +248,11 @@ def run_weights(loaded: pretrained.Trained, scores: str) -> artefact.Run:
             return {"values": logits}
         return {"logits": logits, "probabilities": getattr(jax.nn, scores)(logits)}
 
-    return lambda images: {k: np.asarray(v) for k, v in program(loaded.params, loaded.extra, images).items()}
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        found = program(loaded.params, loaded.extra, _split(images, loaded.mesh))
+        return {k: np.asarray(v)[: len(images)] for k, v in found.items()}
+
+    return run
 
 
 def of_trained(trained: pretrained.Trained) -> Predictor:
@@ -197,9 +260,15 @@ def of_trained(trained: pretrained.Trained) -> Predictor:
     program = jax.jit(lambda params, extra, images: scores_of(trained.task.predict(params, extra, {"image": images})))
 
     def scores(images: np.ndarray) -> np.ndarray:
-        return np.asarray(program(trained.params, trained.extra, images))
+        return np.asarray(program(trained.params, trained.extra, _split(images, trained.mesh)))[: len(images)]
 
     return Predictor(trained.source, trained.contract, trained.classes, kind, scores)
+
+
+def _split(images: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Over the devices that hold the network, each of which would compute all otherwise; zeros fill up the last."""
+    more = np.zeros((-len(images) % mesh.size, *images.shape[1:]), np.uint8)
+    return jax.device_put(np.concatenate([images, more]), sharding.batch_sharding(mesh))
 
 
 def kind_of(trained: pretrained.Trained) -> str:

@@ -87,7 +87,7 @@ def subfolders(path: str) -> list[str]:
         return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
 
 
-def images(folder: str, below: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+def images(folder: str, below: str, seen: set[tuple[int, int]], endings: tuple[str, ...] = EXTENSIONS) -> Iterator[str]:
     """Paths of the images in folder/below, relative to folder. `seen` stops circles of symbolic links."""
     here = os.path.join(folder, below)
     try:
@@ -100,8 +100,8 @@ def images(folder: str, below: str, seen: set[tuple[int, int]]) -> Iterator[str]
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():
-                    yield from images(folder, os.path.join(below, entry.name), seen)
-                elif entry.name.lower().endswith(EXTENSIONS):
+                    yield from images(folder, os.path.join(below, entry.name), seen, endings)
+                elif entry.name.lower().endswith(endings):
                     yield os.path.join(below, entry.name)
     except OSError as error:
         raise UserError(f"cannot list {here}: {error.strerror}") from error
