@@ -205,7 +205,7 @@ def test_networks_that_the_library_has_not(tmp_path, capsys, name, options, more
     ("arguments", "wanted"),
     [
         (("--format", "onnx", "--out", "x"), "must be a path on this machine that ends in .onnx"),
-        (("--out", "x.pb"), "ends in none of .stablehlo, .onnx, .safetensors"),
+        (("--out", "x.pb"), "ends in none of .stablehlo, .onnx, .tflite, .safetensors"),
         (("--out", "x.onnx", "--names", "timm"), "--names goes with --format safetensors, this is onnx"),
         (("--out", "x.safetensors", "--pixels", "crops"), "--pixels goes with --format stablehlo or onnx"),
         (("--out", "x.stablehlo", "--int8", "digits:train"), "--int8 goes with --format onnx"),

@@ -12,17 +12,18 @@ import pytest
 
 from jaxvision.deploy import certificate
 from jaxvision.errors import UserError
-from tests.test_export import CLASSES, workdir_of
+from tests.deploy.test_inference import seeing
+from tests.test_export import CLASSES
 from tests.test_published import run
 
-SMALL = dict(name="resnet18", width=8, depths=(1, 1), stem="small", size=16)
+SMALL = dict(width=8, depths=(1, 1), stem="small", size=16)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A workdir of random weights, and what is exported of it: suffix of the name -> file."""
     folder = tmp_path_factory.mktemp("exported")
-    workdir, _ = workdir_of(folder / "run", wrap=dict(ema=dict(decay=0.9)), **SMALL)
+    workdir, _ = seeing(folder / "run", "classification", **SMALL)
     made = {"workdir": workdir}
     for name, more in {
         "a.onnx": (),
@@ -51,7 +52,7 @@ def test_the_certificate(files, name):
     whole = name.startswith("a.")
     if whole:
         assert found["from_files"]["images"] == 12
-        assert found["from_files"]["largest_difference"] < 1e-5  # one size, which no resizing touches twice
+        assert found["from_files"]["largest_difference"] < 1e-3  # a level in some pixels, see test_resize
         assert found["input"]["shape"] == ["batch", "height", "width", 3]
     else:
         assert found["from_files"] is None
@@ -170,7 +171,7 @@ def test_a_file_that_does_not_agree_is_not_written(files, tmp_path, capsys, monk
 def test_other_labels(tmp_path, task):
     """Tags and values, and classes whose network has other outputs than classes."""
     classes = CLASSES[:2] if task == "binary" else CLASSES
-    workdir, _ = workdir_of(tmp_path / "run", task=task, classes=classes, **SMALL)
+    workdir, _ = seeing(tmp_path / "run", task, classes=classes, **SMALL)
     for out in (tmp_path / "a.onnx", tmp_path / "a.stablehlo"):
         images = ("--data", str(_images(tmp_path, task)), "--images", "12")
         assert run("export", "--from", str(workdir), "--out", str(out), "--pixels", "crops", *images) == 0

@@ -15,8 +15,7 @@ from tests.models.published import SMALL
 from tests.test_export import workdir_of
 from tests.test_published import run
 
-pytest.importorskip("litert_converter", reason="needs the extra litert")
-interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="needs the extra litert")
+pytestmark = pytest.mark.litert
 
 
 def random_network(family):
@@ -66,6 +65,8 @@ def test_the_file_takes_one_image_by_name(tmp_path):
     function, contract = random_network("resnet")
     path = tmp_path / "network.tflite"
     programs.write_litert(path, function, network.one(contract))
+    from ai_edge_litert import interpreter
+
     program = interpreter.Interpreter(model_path=str(path))
     assert program.get_signature_list() == {
         "serving_default": {"inputs": ["images"], "outputs": ["logits", "probabilities"]}
