@@ -2,9 +2,9 @@
 
     python benchmarks/latency.py [resnet50] [--turns 15]
 
-Random weights. Ours takes uint8 crops and normalises them within; torchvision's (torch.onnx.export, opset 18) takes what
-is normalised. Turn by turn in one process, 1 image and 8; needs torch and torchvision (tests/parity says which). Prints
-a line of JSON: medians in milliseconds of both and of torch's eager mode, and the ratio, the median of those of each turn.
+Random weights. Ours takes uint8 crops and normalises them within; torchvision's (torch.onnx.export, opset 18) takes
+what is normalised. Turn by turn in one process, 1 image and 8; needs torch and torchvision (tests/parity says which).
+Prints a line of JSON: medians in milliseconds of both and of torch's eager mode, and ratios, medians of the turns'.
 """
 
 import argparse
