@@ -27,6 +27,7 @@ from jaxvision.tasks import LABELS
 
 # scores of the classes, probabilities of the tags or the values: what `Prediction` holds
 Scores = Callable[[np.ndarray], np.ndarray]
+Outputs = Callable[[dict[str, jax.Array]], dict[str, jax.Array]]
 Key = TypeVar("Key")
 LONGEST = 200  # times the shorter side
 
@@ -241,28 +242,31 @@ def run_of(path: pathlib.Path, about: dict[str, Any]) -> artefact.Run:
 def run_weights(loaded: pretrained.Trained, scores: str) -> artefact.Run:
     """Of weights that were read back as a classifier's: what their logits mean is "softmax", "sigmoid" or "values"."""
 
-    @jax.jit
-    def program(params: Any, extra: Any, images: jax.Array) -> dict[str, jax.Array]:
-        logits = loaded.task.predict(params, extra, {"image": images})["logits"]
+    def outputs(predicted: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        logits = predicted["logits"]
         if scores == "values":
             return {"values": logits}
         return {"logits": logits, "probabilities": getattr(jax.nn, scores)(logits)}
 
+    return run_trained(loaded, outputs)
+
+
+def run_trained(trained: pretrained.Trained, outputs: Outputs = lambda predicted: predicted) -> artefact.Run:
+    """uint8 crops to `outputs` of what the task predicts, over all devices; in the dtype that it was trained in."""
+    task = trained.task
+    program = jax.jit(lambda params, extra, images: outputs(task.predict(params, extra, {"image": images})))
+
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        found = program(loaded.params, loaded.extra, _split(images, loaded.mesh))
-        return {k: np.asarray(v)[: len(images)] for k, v in found.items()}
+        found = program(trained.params, trained.extra, _split(images, trained.mesh))
+        return {k: np.asarray(v, np.float32)[: len(images)] for k, v in found.items()}
 
     return run
 
 
 def of_trained(trained: pretrained.Trained) -> Predictor:
     kind = kind_of(trained)
-    program = jax.jit(lambda params, extra, images: scores_of(trained.task.predict(params, extra, {"image": images})))
-
-    def scores(images: np.ndarray) -> np.ndarray:
-        return np.asarray(program(trained.params, trained.extra, _split(images, trained.mesh)))[: len(images)]
-
-    return Predictor(trained.source, trained.contract, trained.classes, kind, scores)
+    run = run_trained(trained, lambda predicted: {"scores": scores_of(predicted)})
+    return Predictor(trained.source, trained.contract, trained.classes, kind, lambda images: run(images)["scores"])
 
 
 def _split(images: np.ndarray, mesh: Mesh) -> jax.Array:

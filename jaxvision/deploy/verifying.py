@@ -5,7 +5,6 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxvision import pretrained
@@ -22,13 +21,7 @@ PARTS = (("from_crops", "the same crops"), ("from_files", "whole files, resized 
 
 def reference(trained: pretrained.Trained) -> artefact.Run:
     """The trained network, as the evaluator asks it."""
-    program = jax.jit(lambda params, extra, images: trained.task.predict(params, extra, {"image": images}))
-
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        found = program(trained.params, trained.extra, images)
-        return {k: np.asarray(v, np.float32) for k, v in found.items() if k != "features"}
-
-    return run
+    return inference.run_trained(trained, lambda predicted: {k: v for k, v in predicted.items() if k != "features"})
 
 
 def measure(
