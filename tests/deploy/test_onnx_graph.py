@@ -171,3 +171,51 @@ def test_every_rule_is_of_a_primitive_that_there_is():
 
     names |= {add_any_p.name, stop_gradient_p.name if hasattr(stop_gradient_p, "name") else "stop_gradient"}
     assert set(RULES) - names <= {"optimization_barrier", "expand_dims", "stop_gradient", "stack"}
+
+
+def kinds(function, *shapes):
+    closed = flatten(function, *(jax.ShapeDtypeStruct(s, np.float32) for s in shapes))
+    names = [f"x{k}" for k in range(len(shapes))]
+    return [node.op_type for node in to_onnx(closed, names, ["y"]).graph.node]
+
+
+def normalised(x, scale=1 + ROW, bias=ROW, epsilon=1e-3, axis=-1, of=None):
+    mean = x.mean(axis, keepdims=True)
+    squares = jnp.square(x if of is None else of).mean(axis, keepdims=True)
+    variance = jnp.maximum(0.0, squares - jnp.square(mean))
+    return (x - mean) * (jax.lax.rsqrt(variance + epsilon) * scale) + bias
+
+
+def test_a_layer_norm_and_a_softmax_are_one_operator():
+    both_in_one = lambda a: jax.nn.softmax(normalised(a))  # noqa: E731
+    assert kinds(both_in_one, A.shape) == ["LayerNormalization", "Softmax", "Identity"]
+    got, want = both(both_in_one, 3 + A)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    gelu = kinds(lambda a: jax.nn.gelu(a, approximate=False), A.shape)
+    assert "Neg" not in gelu
+    assert gelu.count("Erf") == 1
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b: normalised(a, of=b),  # another's squares
+        lambda a, b: normalised(a, axis=1),  # another axis
+        lambda a, b: normalised(a, scale=np.float32(2), bias=np.float32(1)),
+        lambda a, b: normalised(a, bias=B),
+        lambda a, b: jax.nn.softmax(a, axis=1),
+        lambda a, b: (
+            jnp.exp(a - b.max(-1, keepdims=True)) / jnp.exp(a - b.max(-1, keepdims=True)).sum(-1, keepdims=True)
+        ),
+        lambda a, b: jnp.exp(a - a.max(-1, keepdims=True)) / jnp.exp(b).sum(-1, keepdims=True),
+        lambda a, b: (
+            jnp.exp(a - a.max(-1, keepdims=True)) / jnp.exp(a - a.max(-1, keepdims=True)).sum(1, keepdims=True)
+        ),
+    ],
+)
+def test_what_only_looks_like_one_is_computed_as_it_stands(function):
+    found = kinds(function, A.shape, A.shape)
+    assert "LayerNormalization" not in found
+    assert "Softmax" not in found
+    got, want = both(function, A, B)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
