@@ -39,9 +39,10 @@ def read_certificate(path: pathlib.Path) -> dict[str, Any]:
         about = json.loads(beside.read_text())
         expected, size = about["sha256"], about["bytes"]
     except FileNotFoundError:
+        others = f", or, if they are another's weights, name the network: timm:NAME={path}"
         raise UserError(
             f"{beside} is missing: it says what {path.name} takes and what its classes are; copy it from where "
-            f"{path.name} was exported, or export again"
+            f"{path.name} was exported, or export again{others if path.suffix == '.safetensors' else ''}"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{beside} is no certificate of jaxvision.export ({error}): copy it again") from None

@@ -14,6 +14,8 @@ from jaxvision.data.contract import InputContract
 from jaxvision.errors import UserError
 from jaxvision.ops.resize import evaluation_pixels
 
+LARGEST = 2_000_000_000  # protobuf and flatbuffers count bytes in 32 bits, with a sign
+
 INPUTS = {
     "images": "whole images of any size, as decoded: resized and cropped within",
     "crops": "images that are resized and cropped already",
@@ -24,13 +26,20 @@ def function(trained: pretrained.Trained, pixels: str) -> Callable[[jax.Array], 
     """uint8 [B, H, W, C] -> what the task predicts: "logits" and "probabilities", or "values", float32 [B, classes].
 
     In float32 whatever it was trained in, with averaged weights where the training kept some. `pixels`: of INPUTS; for
-    "crops" H and W are the contract's size. Raises UserError if a weight is not finite.
+    "crops" H and W are the contract's size. Raises UserError if a weight is not finite, or they are too
+    many for a file.
     """
     own = Config({**trained.config.to_dict(), "dtype": "float32"})
     task = build.task(own, len(trained.classes))
     params, extra = jax.tree.map(np.asarray, (jax.device_get(trained.params), jax.device_get(trained.extra)))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not np.isfinite(leaf).all():
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    if size > LARGEST:
+        raise UserError(
+            f"{trained.source} has {size / 1e9:.1f} GB of weights, and files of ONNX, StableHLO and LiteRT hold at "
+            "most 2 GB: export safetensors, or use the workdir itself as --from"
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path({"params": params, "extra": extra}):
+        if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise UserError(f"{trained.source}: {name} holds values that are not finite: choose another --checkpoint")
 

@@ -293,3 +293,41 @@ def test_int8_digits(command, tmp_path):
     found = about(out)
     assert found["accuracy"]["exported"]["top1"] >= found["accuracy"]["trained"]["top1"] - 0.005
     assert out.stat().st_size <= 0.3 * found["float32_bytes"]
+
+
+def test_weights_that_no_file_holds(files, tmp_path, capsys, monkeypatch):
+    from jaxvision.deploy import network
+
+    monkeypatch.setattr(network, "LARGEST", 1000)
+    assert run("export", "--from", str(files["workdir"]), "--out", str(tmp_path / "a.onnx")) == 2
+    assert "hold at most 2 GB: export safetensors" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_not_finite(tmp_path, capsys):
+    import jax
+    from etils import epath
+
+    from jaxvision import checkpoint
+
+    workdir, _ = seeing(tmp_path / "run", "classification", **SMALL)
+    saved = epath.Path(workdir) / "checkpoints" / "8"
+    state = checkpoint.read(saved, ("params", "extra"))
+    state["extra"] = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), state["extra"])
+    writer = checkpoint.Writer(saved.parent, keep=3)
+    writer.save(9, state, {k: v for k, v in checkpoint.about(saved).items() if k != "step"})
+    writer.close()
+    assert run("export", "--from", str(workdir), "--out", str(tmp_path / "a.onnx")) == 2
+    assert "extra/model/batch_stats" in (error := capsys.readouterr().err)
+    assert "not finite: choose another --checkpoint" in error
+
+
+def test_weights_of_others_are_told_from_exported_ones(tmp_path, capsys):
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    assert run("predict", "--from", str(tmp_path / "model.safetensors"), str(tmp_path)) == 2
+    assert "no image in folder" in capsys.readouterr().err
+    from PIL import Image
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    assert run("predict", "--from", str(tmp_path / "model.safetensors"), str(tmp_path)) == 2
+    assert f"name the network: timm:NAME={tmp_path}" in capsys.readouterr().err
