@@ -285,14 +285,14 @@ def test_a_network_without_its_task_says_the_same(trained, task):
 
 
 def test_export_writes_two_outputs_for_binary_and_refuses_thresholds(trained, tmp_path, capsys):
-    workdir, _ = workdir_of(tmp_path / "run", "resnet18", task="binary", classes=("a", "b"))
+    workdir, _ = workdir_of(tmp_path / "run", "resnet18", task="binary", classes=("class 0", "class 1"))
     out = tmp_path / "out" / "model.safetensors"
-    assert exported(workdir, out) == 0, capsys.readouterr().err
+    assert exported(workdir, out, "--data", "fake:16x32?classes=2") == 0, capsys.readouterr().err
     weight = published.read(out)["fc.weight"]
     assert weight.shape == (2, 512)
     assert not weight[0].any()
     assert weight[1].any()
-    assert json.loads((out.parent / "config.json").read_text())["label_names"] == ["a", "b"]
+    assert json.loads((out.parent / "config.json").read_text())["label_names"] == ["class 0", "class 1"]
     workdir, _ = workdir_of(tmp_path / "ranks", "resnet18", task="ordinal", classes=("a", "b", "c"))
     assert exported(workdir, tmp_path / "other" / "model.safetensors") == 2
     assert "of task ordinal, which has leaves beside the network's (params/thresholds)" in capsys.readouterr().err

@@ -30,7 +30,6 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
     found = pretrained.find(arguments.source, arguments.checkpoint)
     trained = pretrained.load_found(found, arguments.source)
     kind = inference.kind_of(trained)
-    source = _data(arguments.data, trained, say)
     about = _about(arguments, trained, found, kind, pixels, precision)
     say(f"from {trained.source}, step {trained.step}\npixels: {trained.contract}")
 
@@ -40,6 +39,7 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
         about |= {"library": state.library, "architecture": state.theirs}
         say(torch_names.table(state))
     beside = _beside(out, arguments.format, state and state.library)
+    source = _data(arguments.data, trained, say)
     images = _images(source, trained.contract, arguments.images or IMAGES, show)
     reference = certificate.batched(verifying.reference(trained), images.crops)
     with _temporary(out) as written:
