@@ -168,7 +168,8 @@ def to_onnx(closed: Any, inputs: Sequence[str], outputs: Sequence[str], name: st
             if rule is None:
                 raise Unknown(f"the primitive {eqn.primitive.name}")
             context = Context(graph, eqn, producers, read)
-            values[eqn.outvars[0]] = rule(context, *(read(v) for v in eqn.invars))
+            outputs_of = rule(context, *(read(v) for v in eqn.invars))
+            values |= zip(eqn.outvars, outputs_of if isinstance(outputs_of, list) else [outputs_of])
         except Unknown as error:
             raise UserError(
                 f"the network needs {error}, for which there is no ONNX here: use --format stablehlo, which has all"
@@ -439,9 +440,7 @@ def _squeeze(context: Context, x: Operand) -> Operand:
     axes = context.params["dimensions"]
     if isinstance(x, np.ndarray):
         return x.squeeze(tuple(axes))
-    x = context.graph.straight(x)
-    sides = tuple(n for k, n in enumerate(x.sides) if k not in axes)
-    return Value(context.graph.node("Squeeze", [x.name, context.graph.ints(*axes)]), sides, tuple(range(len(sides))))
+    return _without(context.graph, x, axes)
 
 
 def _transpose(context: Context, x: Operand) -> Operand:
@@ -558,10 +557,35 @@ def _gather(context: Context, x: Operand, index: Operand) -> Value:
     if [along.get(j) for j in range(len(apart))] != [left[k] for k in apart if k < len(left)]:
         raise Unknown("a gather that moves axes")
     cut = graph.straight(_cut(graph, x, starts, stops, steps))
-    if not gone:
-        return cut
-    sides = tuple(cut.sides[axis] for axis in left)
-    return Value(graph.node("Squeeze", [cut.name, graph.ints(*gone)]), sides, tuple(range(len(sides))))
+    return _without(graph, cut, gone) if gone else cut
+
+
+def _split(context: Context, x: Operand) -> list[Operand]:
+    return [*_parts(context, x, context.params["axis"], context.params["sizes"])]
+
+
+def _unstack(context: Context, x: Operand) -> list[Operand]:
+    """x[0], x[1], ... along an axis; a primitive of its own from jax 0.12 on."""
+    axis = context.params["axis"]
+    parts = _parts(context, x, axis, (1,) * context.given(0)[axis])
+    return [_without(context.graph, part, (axis,)) for part in parts]
+
+
+def _parts(context: Context, x: Operand, axis: int, sizes: Sequence[int]) -> list[Value]:
+    whole, start, parts = _whole(context, 0, x), 0, []
+    for size in map(int, sizes):  # numpy's, in a split
+        starts, stops = [0] * len(whole.sides), list(whole.sides)
+        starts[axis], stops[axis] = start, start + size
+        parts.append(_cut(context.graph, whole, starts, stops, [1] * len(starts)))
+        start += size
+    return parts
+
+
+def _without(graph: Graph, x: Operand, axes: Sequence[int]) -> Value:
+    """x without axes of 1."""
+    x = graph.straight(x)
+    sides = tuple(n for k, n in enumerate(x.sides) if k not in axes)
+    return Value(graph.node("Squeeze", [x.name, graph.ints(*axes)]), sides, tuple(range(len(sides))))
 
 
 def _pad(context: Context, x: Value, filling: Operand) -> Value:
@@ -664,7 +688,7 @@ def _pool(op: str) -> Callable[..., Value]:
     return rule
 
 
-RULES: dict[str, Callable[..., Operand]] = {
+RULES: dict[str, Callable[..., Operand | list[Operand]]] = {
     "add": _add,
     "add_any": _add,
     "sub": _elementwise("Sub"),
@@ -721,6 +745,8 @@ RULES: dict[str, Callable[..., Operand]] = {
     "stack": _stack,
     "slice": _slice,
     "gather": _gather,
+    "split": _split,
+    "unstack": _unstack,
     "pad": _pad,
     "dot_general": _product,
     "conv_general_dilated": _convolution,

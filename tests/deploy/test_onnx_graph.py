@@ -104,6 +104,8 @@ ROW = np.arange(5, dtype=np.float32)
         lambda a, b: jax.lax.rsqrt(a * a + 1) ** 3 + jnp.square(b) + jax.lax.integer_pow(a, 3),
         lambda a, b: jnp.mod(a, 0.7) + jax.lax.rem(a, jnp.float32(0.7)) + jnp.floor(b) + jnp.ceil(a) + jnp.sign(b),
         lambda a, b: (a.transpose(2, 0, 1) + 1).transpose(1, 2, 0) * b,
+        lambda a, b: sum(k * part for k, part in enumerate(jnp.unstack(a, axis=1))) + jnp.split(b, [1, 3], 2)[1].sum(),
+        lambda a, b: jnp.split(a, [1], 1)[0] + jnp.split(a, [1], 1)[1] * b[:, :3],
         lambda a, b: jnp.stack([a[:, 0], b[:, 1], 2 * a[:, 2]], axis=-1) + jnp.stack([a[0], b[0]], 1).sum(),
         lambda a, b: jax.nn.log_softmax(a) + jax.nn.log_sigmoid(b) + jnp.log1p(a * a) + jnp.cumsum(b, 1) + jnp.expm1(a),
         lambda a, b: jnp.expand_dims(a, 1).squeeze(1) + jax.lax.stop_gradient(b),
@@ -170,7 +172,7 @@ def test_every_rule_is_of_a_primitive_that_there_is():
     from jax._src.ad_util import add_any_p, stop_gradient_p
 
     names |= {add_any_p.name, stop_gradient_p.name if hasattr(stop_gradient_p, "name") else "stop_gradient"}
-    assert set(RULES) - names <= {"optimization_barrier", "expand_dims", "stop_gradient", "stack"}
+    assert set(RULES) - names <= {"optimization_barrier", "expand_dims", "stop_gradient", "split", "stack", "unstack"}
 
 
 def kinds(function, *shapes):
