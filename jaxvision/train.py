@@ -92,7 +92,8 @@ def report(workdir: str, say: Any) -> dict[str, Any]:
     say(
         f"  {workdir}: report.html, checkpoints, curves.png, metrics.jsonl, summary.json\n"
         f"evaluate: python -m jaxvision.evaluate --from {shlex.quote(workdir)}\n"
-        f"predict:  python -m jaxvision.predict --from {shlex.quote(workdir)} IMAGE_OR_FOLDER..."
+        f"predict:  python -m jaxvision.predict --from {shlex.quote(workdir)} IMAGE_OR_FOLDER...\n"
+        f"export:   python -m jaxvision.export --from {shlex.quote(workdir)} --out exported/model.onnx"
     )
     return {
         "workdir": workdir,

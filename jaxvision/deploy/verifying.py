@@ -130,7 +130,7 @@ def told(about: dict[str, Any]) -> str:
         found = about[part]
         if found:
             ties = f", {found['ties']} of them ties" if found["ties"] else ""
-            sizes = f" of {found['sizes']} sizes" if "sizes" in found else ""
+            sizes = f" of {found['sizes']} size{'s' * (found['sizes'] != 1)}" if "sizes" in found else ""
             lines.append(
                 f"  {name:<28} {found['agreement']:8.2%} of {found['images']}{sizes} told the same{ties}, largest "
                 f"difference {found['largest_difference']:.1e} of the scale"
