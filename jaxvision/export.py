@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from jaxvision import cli, paths
-from jaxvision.deploy.artefact import BOUND, FORMATS
+from jaxvision.deploy.artefact import BOUND, FORMATS, INPUTS
+from jaxvision.deploy.torch_names import LIBRARIES
 from jaxvision.errors import UserError, nearest
-
-LIBRARIES = ("timm", "torchvision")
-PIXELS = ("images", "crops")
 
 
 def export(argv: list[str]) -> dict[str, Any]:
@@ -86,8 +84,8 @@ def _check(arguments: Any) -> None:
         raise UserError(f"unknown --format {a.format!r}: {nearest(a.format, tuple(FORMATS))}")
     if a.names is not None and a.names not in LIBRARIES:
         raise UserError(f"unknown --names {a.names!r}: {nearest(a.names, LIBRARIES)}")
-    if a.pixels is not None and a.pixels not in PIXELS:
-        raise UserError(f"unknown --pixels {a.pixels!r}: {nearest(a.pixels, PIXELS)}")
+    if a.pixels is not None and a.pixels not in INPUTS:
+        raise UserError(f"unknown --pixels {a.pixels!r}: {nearest(a.pixels, tuple(INPUTS))}")
     for flag, value, formats in (
         ("--names", a.names, ("safetensors",)),
         ("--pixels", a.pixels, ("stablehlo", "onnx")),

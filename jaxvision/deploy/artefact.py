@@ -14,6 +14,11 @@ import numpy as np
 from jaxvision.errors import UserError
 
 FORMATS = {"stablehlo": ".stablehlo", "onnx": ".onnx", "litert": ".tflite", "safetensors": ".safetensors"}
+# What a file takes.
+INPUTS = {
+    "images": "whole images of any size, as decoded: resized and cropped within",
+    "crops": "images that are resized and cropped already",
+}
 # The share of images that a file must tell the same as the trained network, unless it is said otherwise.
 BOUND = {"float32": 0.99, "int8": 0.95}
 EXTRA = 'pip install "jaxvision[{}]"'  # of a format

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
+from etils import epath
 
 from jaxvision import build, evals, pretrained
 from jaxvision.data.contract import InputContract
@@ -17,6 +19,7 @@ from jaxvision.data.sources import Source, open_source
 from jaxvision.deploy import artefact, certificate, inference, network, programs, torch_names, verifying
 from jaxvision.errors import UserError
 from jaxvision.log import Say, plain
+from jaxvision.paths import write_whole
 
 IMAGES = 200
 
@@ -41,18 +44,20 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
     beside = _beside(out, arguments.format, state and state.library)
     source = _data(arguments.data, trained, say)
     images = _images(source, trained.contract, arguments.images or IMAGES, show)
-    reference = certificate.batched(verifying.reference(trained), images.crops)
+    probes = certificate.centre(trained.contract, certificate.probes(trained.contract, trained.contract.resize))
+    asked = certificate.batched(verifying.reference(trained), np.concatenate([images.crops, probes]))
+    reference = {name: rows[: len(images.crops)] for name, rows in asked.items()}
+    answers = asked["values" if kind == "values" else "logits"][len(images.crops) :]
     with _temporary(out) as written:
         if state is not None:
             torch_names.write(written, state)
-            run_file = _weights(written, about, trained)
         else:
             _write_program(arguments, written, trained, about, pixels, show)
-            run_file = artefact.runner(written, arguments.format)
+        run_file = inference.run_of(written, about)
         measured = verifying.measure(about, run_file, reference, images, show)
         bound = artefact.BOUND[precision] if arguments.agreement is None else arguments.agreement
         verifying.agree(out, measured, bound)
-        about |= {"bound": bound, **measured, "probes": _probes(trained, kind)}
+        about |= {"bound": bound, **measured, "probes": [[float(f"{v:.9g}") for v in row] for row in answers.tolist()]}
         about["latency_ms"] = None if state is not None else _latency(about, run_file)
         about |= {"file": out.name, "bytes": written.stat().st_size, "sha256": artefact.digest(written)}
         content = {artefact.certificate_of(out): json.dumps(plain(about), indent=1) + "\n"}
@@ -97,8 +102,7 @@ def _about(arguments: Any, trained: Any, found: Any, kind: str, pixels: str, pre
     batch = 1 if arguments.format == "litert" else "batch"
     rows = [batch, *side.get(pixels, [contract.size, contract.size]), contract.channels]
     names = ["values"] if kind == "values" else ["logits", "probabilities"]
-    options = trained.config.task.get(trained.config.task.name, {}) if kind == "class" else {}
-    sigmoid = kind == "tags" or trained.config.task.get("loss", options.get("loss")) == "sigmoid"
+    sigmoid = kind == "tags" or trained.config.task.get("loss") == "sigmoid"
     return {
         "format": arguments.format,
         "precision": precision,
@@ -108,7 +112,7 @@ def _about(arguments: Any, trained: Any, found: Any, kind: str, pixels: str, pre
         "classes": list(trained.classes),
         "named": trained.named,
         "scores": "values" if kind == "values" else "sigmoid" if sigmoid else "softmax",
-        "input": {"name": "images", "dtype": "uint8", "shape": rows, "pixels": pixels, "what": network.INPUTS[pixels]},
+        "input": {"name": "images", "dtype": "uint8", "shape": rows, "pixels": pixels, "what": artefact.INPUTS[pixels]},
         "outputs": {name: [batch, len(trained.classes)] for name in names},
         "contract": contract.to_dict(),
         "trained_in": trained.config.dtype,
@@ -169,9 +173,7 @@ def _place(written: pathlib.Path, out: pathlib.Path, beside: dict[pathlib.Path, 
     with written.open("rb") as file:
         os.fsync(file.fileno())
     for path, text in beside.items():
-        temporary = path.with_name(f".{os.getpid()}.{path.name}")
-        temporary.write_text(text)
-        temporary.replace(path)
+        write_whole(epath.Path(path), text)
     written.replace(out)
 
 
@@ -203,12 +205,6 @@ def _write_program(
         plain_file.unlink(missing_ok=True)
 
 
-def _weights(path: pathlib.Path, about: dict[str, Any], trained: Any) -> artefact.Run:
-    """What a file of weights computes, read back by the library's names."""
-    loaded = pretrained.load(f"{about['library']}:{about['architecture']}={path}")
-    return inference.run_weights(loaded, about["scores"])
-
-
 # --------------------------------------------------------------------------- for the certificate
 
 
@@ -222,14 +218,6 @@ def _images(source: Source | None, contract: InputContract, count: int, show: ce
 def _side(about: dict[str, Any]) -> int:
     """Of what an image is for the file when it is resized already."""
     return about["contract"]["resize" if about["input"]["pixels"] == "images" else "size"]
-
-
-def _probes(trained: pretrained.Trained, kind: str) -> list[list[float]]:
-    """What the trained network makes of `certificate.probes`."""
-    key = "values" if kind == "values" else "logits"
-    squares = certificate.probes(trained.contract, trained.contract.resize)
-    found = verifying.reference(trained)(certificate.centre(trained.contract, squares))[key]
-    return [[float(f"{v:.9g}") for v in row] for row in found.tolist()]
 
 
 def _latency(about: dict[str, Any], run_file: artefact.Run) -> dict[str, Any]:

@@ -16,18 +16,13 @@ from jaxvision.ops.resize import evaluation_pixels
 
 LARGEST = 2_000_000_000  # protobuf and flatbuffers count bytes in 32 bits, with a sign
 
-INPUTS = {
-    "images": "whole images of any size, as decoded: resized and cropped within",
-    "crops": "images that are resized and cropped already",
-}
-
 
 def function(trained: pretrained.Trained, pixels: str) -> Callable[[jax.Array], dict[str, jax.Array]]:
     """uint8 [B, H, W, C] -> what the task predicts: "logits" and "probabilities", or "values", float32 [B, classes].
 
-    In float32 whatever it was trained in, with averaged weights where the training kept some. `pixels`: of INPUTS; for
-    "crops" H and W are the contract's size. Raises UserError if a weight is not finite, or they are too
-    many for a file.
+    In float32 whatever it was trained in, with averaged weights where the training kept some. `pixels`: of
+    artefact.INPUTS; for "crops" H and W are the contract's size. Raises UserError if a weight is not finite, or they are
+    too many for a file.
     """
     own = Config({**trained.config.to_dict(), "dtype": "float32"})
     task = build.task(own, len(trained.classes))

@@ -47,6 +47,7 @@ class Value(NamedTuple):
 
 
 Operand = Value | np.ndarray
+ONE = np.array(1, np.float32)
 
 
 class Graph:
@@ -287,38 +288,36 @@ def _same(context: Context, x: Operand) -> Operand:
     return x
 
 
-def _square(context: Context, x: Value) -> Value:
-    return x._replace(name=context.graph.node("Mul", [x.name, x.name]))
+def _square(context: Context, x: Operand) -> Value:
+    return _elementwise("Mul")(context, x, x)
 
 
-def _rsqrt(context: Context, x: Value) -> Value:
-    root = context.graph.node("Sqrt", [x.name])
-    return x._replace(name=context.graph.node("Reciprocal", [root]))
+def _rsqrt(context: Context, x: Operand) -> Value:
+    root = _elementwise("Sqrt")(context, x)
+    return root._replace(name=context.graph.node("Reciprocal", [root.name]))
 
 
-def _integer_pow(context: Context, x: Value) -> Value:
-    y = context.graph.constant(np.asarray(context.params["y"], np.float32))
-    return x._replace(name=context.graph.node("Pow", [x.name, y]))
+def _integer_pow(context: Context, x: Operand) -> Value:
+    return _elementwise("Pow")(context, x, np.array(context.params["y"], np.float32))
 
 
-def _erfc(context: Context, x: Value) -> Value:
+def _erfc(context: Context, x: Operand) -> Value:
     """1 - erf(x); of -x c, which is what GELU asks for, 1 + erf(x c): runtimes know that form."""
-    graph, one = context.graph, context.graph.constant(np.float32(1))
+    graph, one = context.graph, context.graph.constant(ONE)
     search = Search(context.producers, context.read)
     minus, factor = search.pair(context.eqn.invars[0], "mul", "neg")
     inner, by = (context.read(minus.invars[0]), search.constant(factor)) if minus is not None else (None, None)
     if isinstance(inner, Value) and by is not None and by.size == 1 and minus.outvars[0].aval.shape == context.shape:
         scaled = graph.node("Mul", [inner.name, graph.constant(by.reshape(()))])
         return inner._replace(name=graph.node("Add", [graph.node("Erf", [scaled]), one]))
-    return x._replace(name=graph.node("Sub", [one, graph.node("Erf", [x.name])]))
+    return _elementwise("Sub")(context, ONE, _elementwise("Erf")(context, x))
 
 
-def _expm1(context: Context, x: Value) -> Value:
+def _expm1(context: Context, x: Operand) -> Value:
     """tanh(x / 2) (e^x + 1), which loses nothing near 0."""
-    graph = context.graph
-    half = graph.node("Tanh", [graph.node("Mul", [x.name, graph.constant(np.float32(0.5))])])
-    more = graph.node("Add", [graph.node("Exp", [x.name]), graph.constant(np.float32(1))])
-    return x._replace(name=graph.node("Mul", [half, more]))
+    half, power = _elementwise("Mul")(context, x, np.array(0.5, np.float32)), _elementwise("Exp")(context, x)
+    tanh, more = _elementwise("Tanh")(context, half), _elementwise("Add")(context, power, ONE)
+    return _elementwise("Mul")(context, tanh, more)
 
 
 def _cumsum(context: Context, x: Operand) -> Value:
@@ -327,9 +326,8 @@ def _cumsum(context: Context, x: Operand) -> Value:
     return value._replace(name=graph.node("CumSum", [value.name, axis], reverse=int(context.params["reverse"])))
 
 
-def _log1p(context: Context, x: Value) -> Value:
-    graph = context.graph
-    return x._replace(name=graph.node("Log", [graph.node("Add", [x.name, graph.constant(np.float32(1))])]))
+def _log1p(context: Context, x: Operand) -> Value:
+    return _elementwise("Log")(context, _elementwise("Add")(context, x, ONE))
 
 
 def _clamp(context: Context, low: Operand, x: Operand, high: Operand) -> Value:
@@ -350,11 +348,8 @@ def _not_equal(context: Context, a: Operand, b: Operand) -> Value:
 
 def _bitwise(op: str) -> Callable[..., Value]:
     def rule(context: Context, a: Operand, b: Operand) -> Value:
-        if context.eqn.outvars[0].aval.dtype == bool:
-            return _elementwise(op)(context, a, b)
-        numbers = Value("", context.shape, tuple(range(len(context.shape))))
-        parts = [context.graph.straight(v).name for v in (a, b)]
-        return numbers._replace(name=context.graph.node(f"Bitwise{op}", parts))
+        logical = context.eqn.outvars[0].aval.dtype == bool
+        return _elementwise(op if logical else f"Bitwise{op}")(context, a, b)
 
     return rule
 
@@ -427,12 +422,8 @@ def _spread(graph: Graph, x: Value, sides: Sequence[Any], axes: Sequence[int]) -
 
 
 def _reshape(context: Context, x: Operand) -> Operand:
-    if isinstance(x, np.ndarray):
-        return (
-            context.graph.whole(x, context.given(0))
-            if not _static(context.shape)
-            else np.broadcast_to(x, context.given(0)).reshape(context.shape)
-        )
+    if isinstance(x, np.ndarray) and _static(context.shape):
+        return np.broadcast_to(x, context.given(0)).reshape(context.shape)
     return context.graph.reshaped(context.graph.whole(x, context.given(0)), context.shape)
 
 
@@ -481,9 +472,8 @@ def _concatenate(context: Context, *parts: Operand) -> Value:
 
 def _stack(context: Context, *parts: Operand) -> Value:
     graph, axis = context.graph, context.params["axis"]
-    apart = [graph.ints(axis)] * len(parts)
     names = [graph.straight(_whole(context, k, v)).name for k, v in enumerate(parts)]
-    opened = [graph.node("Unsqueeze", [name, at]) for name, at in zip(names, apart)]
+    opened = [graph.node("Unsqueeze", [name, graph.ints(axis)]) for name in names]
     return Value(graph.node("Concat", opened, axis=axis), context.shape, tuple(range(len(context.shape))))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.extend import core
 
 _SHAPES = ("broadcast_in_dim", "reshape", "stop_gradient", "copy")
 
@@ -123,4 +124,4 @@ class Search:
 
 def _key(variable: Any) -> Any:
     """A literal is no key of a dict."""
-    return variable if variable.__class__.__name__ != "Literal" else None
+    return None if isinstance(variable, core.Literal) else variable

@@ -10,6 +10,7 @@ import struct
 import sys
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -420,7 +421,6 @@ def test_flags(asked, folder, flags, words):
 
 def video(path, colours, rate=10, **options):
     """A film of a colour for each frame."""
-    av = pytest.importorskip("av")
     with av.open(str(path), "w", options=options) as file:
         stream = file.add_stream("mpeg4", rate=rate)
         stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
@@ -459,7 +459,7 @@ def test_times_of_frames(tmp_path, ending):
 @pytest.mark.parametrize(("ending", "options"), [(".mp4", dict(movflags="faststart")), (".mkv", {})])
 def test_times_count_from_the_first_frame(tmp_path, ending, options):
     """Of a stream that begins later, as those of cameras do, the second frame is not due at once; and its length."""
-    av, path = pytest.importorskip("av"), tmp_path / f"a{ending}"
+    path = tmp_path / f"a{ending}"
     noise = np.random.default_rng(0).integers(0, 256, (50, 24, 32, 3), np.uint8)
     with av.open(str(path), "w", options=options) as file:
         stream = file.add_stream("mpeg4", rate=10)
@@ -534,7 +534,6 @@ def test_videos_that_cannot_be_read(asked, folder):
 
 
 def sound(path):
-    av = pytest.importorskip("av")
     with av.open(str(path), "w") as file:
         stream = file.add_stream("pcm_s16le", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
