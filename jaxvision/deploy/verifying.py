@@ -110,7 +110,7 @@ def verify(
         theirs = certificate.batched(reference(trained), images.crops)
         measured = measure(about, run_file, theirs, images, show)
         agree(path, measured, bound)
-        say(told({**about, **measured}))
+        say(told({**about, **measured, "latency_ms": None}))  # that is of where it was exported
         return {**result, "compared": "trained network", **plain(measured)}
     say(f"the trained network is not here ({reason}): its accuracy is the certificate's")
     exported = certificate.batched(run_file, images.squares if whole else images.crops)
