@@ -4,7 +4,7 @@
     checkpoints/STEP/about.json     step, metrics, input contract, class names, versions
     checkpoints/STEP/digests.json   SHA-256 of every file: written last, so a folder without it is half-written
 
-    checkpoints/scores.json         step -> score of the evaluations, which may come after the save
+    checkpoints/scores.json         what decides the best, and step -> score: evaluations may come after the save
 
 A checkpoint counts once digests.json is there, and is used only after every file matches: Orbax restores
 flipped bits without a word. Nothing is renamed into place, so the same holds on a bucket.
@@ -132,9 +132,17 @@ def _best(folder: epath.Path, there: list[int]) -> int:
 
 
 def _scores(folder: epath.Path) -> dict[int, float]:
+    """Step -> score. Scores without a metric, of older versions, count as they stand."""
     path = folder / "scores.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    return {int(k): v for k, v in known.items() if v is not None}
+    return {int(k): v for k, v in known.get("scores", known).items() if v is not None}
+
+
+def write_scores(folder: epath.Path, metric: str, scores: dict[int, float]) -> None:
+    """Which checkpoints are good: step -> score, higher is better, all by one metric."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"metric": metric, "scores": {str(step): score for step, score in sorted(scores.items())}}
+    paths.write_whole(folder / "scores.json", json.dumps(plain(content), indent=1))
 
 
 def compile_copy(state: PyTree) -> jax.stages.Compiled:
@@ -187,12 +195,6 @@ class Writer:
         )
         self._thread.start()
 
-    def score(self, step: int, value: float) -> None:
-        """How good the weights at `step` are, higher is better; the best checkpoint is kept."""
-        if self._writes:
-            known = {**_scores(self.folder), step: value}
-            paths.write_whole(self.folder / "scores.json", json.dumps(plain(known)))
-
     def _finish(self, path: epath.Path, copies: list[PyTree], about: str, first: Callable[[], None]) -> None:
         try:
             first()
@@ -219,6 +221,8 @@ class Writer:
                 _remove(path)
         self._drop = []
         there = [s for s in steps(self.folder) if (self.folder / str(s) / "digests.json").exists()]
+        if not there:
+            return
         # all that are older than a whole one: also those whose removal a kill cut short, which have no marker any more
         older = {s for s in steps(self.folder) if s < there[-1]}
         for step in older - {*there[-self.keep :], _best(self.folder, there)}:
@@ -234,8 +238,13 @@ class Writer:
             raise _unwritable(self.folder, error) from error
 
     def close(self) -> None:
-        self.wait()
-        self._orbax.close()
+        """Waits for the last save; removes what was kept for a score that was bettered after that save."""
+        try:
+            self.wait()
+            if self._writes and steps(self.folder):
+                self._tidy()
+        finally:
+            self._orbax.close()
 
 
 def _remove(path: epath.Path) -> None:

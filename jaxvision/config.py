@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "evals",
     "log",
     "checkpoint",
+    "stop",
     "mesh",
     "data.threads",
     "data.processes",
@@ -77,6 +78,14 @@ def eval_options(entry: Config) -> dict[str, Any]:
     """An entry of `evals` with its defaults: once an epoch, unless it counts steps."""
     defaults = {**EVAL, "every_epochs": 0.0} if entry.get("every_steps") else EVAL
     return {**defaults, **entry}
+
+
+def measured(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options of an evaluation say about its figures: all but when it comes and which data it reads.
+
+    Two evaluations of the same data are the same where this is equal.
+    """
+    return {k: v for k, v in sorted(options.items()) if k not in ("data", "every_epochs", "every_steps")}
 
 
 def default() -> Config:
@@ -147,6 +156,13 @@ def default() -> Config:
             every_minutes=0.0,  # looked at when the log is written
             keep=2,  # the last so many, and the best
             best="",  # "EVAL/METRIC" that decides the best; default: the first metric of the first eval
+        )
+    )
+    c.stop = Config(
+        dict(
+            patience=0,  # end after so many evaluations in a row without a better value; 0 is never
+            evaluation="",  # whose; default: that of checkpoint.best
+            metric="",  # which; default: that of checkpoint.best
         )
     )
     c.log = Config(dict(every_steps=20, tensorboard=True, wandb=""))  # wandb: a project's name
@@ -313,6 +329,11 @@ def check(config: Config) -> None:
         raise UserError("wrap.l2_sp draws the weights to those that config.init loads, and init is empty: set it")
     if c.checkpoint.best:
         _choice(c.checkpoint.best.partition("/")[0], tuple(c.evals), "the eval in checkpoint.best")
+    _need(c.stop.patience >= 0, "stop.patience", c.stop.patience, "at least 0 (0 is never)")
+    if c.stop.evaluation:
+        _choice(c.stop.evaluation, tuple(c.evals), "stop.evaluation")
+    if c.stop.patience and not c.evals:
+        raise UserError("stop.patience counts evaluations, and evals is empty: add one, or set stop.patience = 0")
     for axis in ("data", "fsdp"):
         size = c.mesh[axis]
         _need(size == -1 or size >= 1, f"mesh.{axis}", size, "at least 1, or -1 for all devices that are left")

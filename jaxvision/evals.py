@@ -7,7 +7,7 @@ import io
 import json
 import platform
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,11 +18,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import jaxvision
-from jaxvision import sharding
+from jaxvision import build, sharding
+from jaxvision import config as config_lib
+from jaxvision.config import Config
 from jaxvision.data.contract import InputContract
-from jaxvision.data.pipeline import Skips, eval_batches
+from jaxvision.data.pipeline import eval_batches
+from jaxvision.data.sources import Source
 from jaxvision.errors import UserError
-from jaxvision.log import plain, save_figure
+from jaxvision.log import plain, png
 from jaxvision.metrics.outcomes import OUTCOMES
 from jaxvision.paths import write_whole
 from jaxvision.task import Batch, Metric, PyTree, Task
@@ -34,13 +37,15 @@ Update = Callable[[PyTree, PyTree, Batch], tuple[PyTree, PyTree]]
 class Evaluation(NamedTuple):
     """metrics: name -> value; samples: how many were seen, each once; digest: SHA-256 over their sorted ids; drawings:
     of the metrics that draw, functions of (matplotlib axes, class names); outcomes: the rows of the metric OUTCOMES,
-    and of each the sample's id `index` and its `place` in the source, int64."""
+    and of each the sample's id `index` and its `place` in the source, int64; skipped: unreadable images, which are in
+    none of the figures, as (sample, reason) rows."""
 
     metrics: dict[str, float]
     samples: int
     digest: str
     drawings: tuple[Callable[..., None], ...] = ()
     outcomes: Mapping[str, np.ndarray] = MappingProxyType({})
+    skipped: Sequence[dict[str, Any]] = ()
 
 
 def make_update(task: Task, metrics: Mapping[str, Metric]) -> Update:
@@ -157,50 +162,103 @@ def source_batches(
         yield sharding.put_batch(batch, split, size)
 
 
-def write_certificate(
+def identity(options: Mapping[str, Any], source: Source) -> str:
+    """What an evaluation measures, in sixteen letters: its data, how many samples and which classes they have, its
+    metric. options: of `config.eval_options`."""
+    what = [options["data"], len(source), source.classes, config_lib.measured(options)]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
+def measure(
+    config: Config,
+    task: Task,
+    state: Any,
+    metrics: Mapping[str, Metric],
+    source: Source,
+    bank: Source | None,
+    contract: InputContract,
+    mesh: Mesh,
+    *,
+    batch_size: int = 0,
+    update: Update | None = None,
+    watch: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
+) -> Evaluation:
+    """Evaluates `state` on a source, read as the config says.
+
+    metrics: of `build.measures`; bank: the source that they compare with; batch_size: 0 for the config's; update: see
+    `run`; watch: stands between the batches and the devices, and may raise to end the evaluation.
+    """
+
+    def batches(of: Source, skips: Any) -> Iterator[Batch]:
+        size, reading = batch_size or config.batch_size, build.reading(config)
+        return watch(source_batches(of, contract, mesh, size, skips=skips, **reading))
+
+    skips = build.skips(config)
+    banks = {"bank": lambda: batches(bank, build.skips(config))} if bank is not None else {}
+    result = run(task, state, metrics, batches(source, skips), banks, update=update)
+    return result._replace(skipped=skips.rows() if skips else ())
+
+
+def write(
     workdir: epath.Path,
     name: str,
     evaluation: Evaluation,
     *,
-    data: str,
+    options: Mapping[str, Any],
     step: int,
     contract: InputContract,
     classes: tuple[str, ...],
-    skips: Skips | None = None,
-) -> epath.Path:
-    """eval/NAME.json: what was measured, on which samples, through which pixels, with what. Beside it, where they were
-    gathered, eval/NAME.npz: the outcomes of the samples, with `step` and `digest` of the certificate they belong to."""
+) -> tuple[epath.Path, str]:
+    """Writes eval/NAME.json, the certificate, and what belongs to it. (its path, a warning or "").
+
+    The certificate says what was measured, on which samples, through which pixels, with what. Before it come
+    eval/NAME.npz, the outcomes of the samples, and eval/NAME.png, what the metrics have to show; the certificate holds
+    the SHA-256 of both, so that files of two evaluations are never taken for one. A picture that cannot be drawn is a
+    warning. options: of `config.eval_options`, with the data that was measured.
+    """
     path = workdir / "eval" / f"{name}.json"
+    files, warning = {}, ""
     if evaluation.outcomes:
         file = io.BytesIO()
         np.savez_compressed(file, step=step, digest=evaluation.digest, **evaluation.outcomes)  # type: ignore[arg-type]
-        write_whole(path.with_suffix(".npz"), file.getvalue())
+        files[f"{name}.npz"] = file.getvalue()
+    try:
+        title = f"{name} ({options['data']}) at step {step}"
+        files |= {f"{name}.png": _picture(evaluation, classes, title)} if evaluation.drawings else {}
+    except Exception as error:
+        warning = f"warning: no picture of {name} was drawn ({type(error).__name__}: {error})"
+    for ending in ("npz", "png"):
+        file_name = f"{name}.{ending}"
+        if file_name in files:
+            write_whole(path.parent / file_name, files[file_name])
+        else:
+            (path.parent / file_name).unlink(missing_ok=True)
     content = {
         "metrics": evaluation.metrics,
         "count": evaluation.samples,
         "digest_of_sample_ids": evaluation.digest,
-        "data": data,
+        "data": options["data"],
+        "metric": config_lib.measured(options),
         "step": step,  # the weights are those of checkpoints/STEP, where it was saved
         "contract": contract.to_dict(),
         "classes": list(classes),
         "versions": versions(),
-        "skipped": skips.rows() if skips else [],  # unreadable, in none of the figures above
+        "skipped": list(evaluation.skipped),  # unreadable, in none of the figures above
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     write_whole(path, json.dumps(plain(content), indent=1))
-    return path
+    return path, warning
 
 
-def write_picture(workdir: epath.Path, name: str, evaluation: Evaluation, classes: tuple[str, ...], title: str) -> None:
-    """eval/NAME.png: what the metrics of the evaluation have to show; nothing if they have nothing."""
-    if not evaluation.drawings:
-        return
+def _picture(evaluation: Evaluation, classes: tuple[str, ...], title: str) -> bytes:
+    """What the metrics of the evaluation have to show, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4 * len(evaluation.drawings), 5.6), layout="constrained")
     figure.suptitle(title)
     for axes, draw in zip(figure.subplots(1, len(evaluation.drawings), squeeze=False)[0], evaluation.drawings):
         draw(axes, classes)
-    save_figure(figure, workdir / "eval" / f"{name}.png")
+    return png(figure)
 
 
 def versions() -> dict[str, str]:

@@ -29,7 +29,8 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     say = cli.sayer(arguments)
 
     from jaxvision import build, evals, paths, pretrained
-    from jaxvision.data.sources import Source, open_source
+    from jaxvision import config as config_lib
+    from jaxvision.data.sources import open_source
     from jaxvision.log import in_words, plain
 
     hosts.join(say, arguments.wait)
@@ -46,34 +47,25 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     say(f"checkpoint {trained.source}\npixels: {trained.contract}")
     results = {}
     for name, uri in jobs.items():
-        source, bank = open_source(uri), trained.config.evals[name].get("bank")
-        compared = open_source(bank) if bank else None
+        options = {**config_lib.eval_options(trained.config.evals[name]), "data": uri}
+        source, bank = open_source(uri), open_source(options["bank"]) if options["bank"] else None
         classes = trained.classes if trained.named else _in_order(uri, source.classes, trained, say)
-        build.check_eval(trained.config, name, source, compared, classes)
-        measures = build.measures(trained.config, name, source.classes)
-        skips = build.skips(trained.config)
-
-        def in_order(source: Source, skips: Any) -> Any:
-            size = arguments.batch_size or trained.config.batch_size
-            reading = build.reading(trained.config)
-            return evals.source_batches(source, trained.contract, trained.mesh, size, skips=skips, **reading)
-
-        banks = {"bank": lambda compared=compared: in_order(compared, build.skips(trained.config))}
-        result = evals.run(trained.task, trained, measures, in_order(source, skips), banks)
-        path = workdir and evals.write_certificate(
-            workdir,
-            name if uri == trained.config.evals[name].data or trained.workdir is None else f"{name}-other",
-            result,
-            data=uri,
-            step=trained.step,
-            contract=trained.contract,
-            classes=source.classes,
-            skips=skips,
-        )
+        build.check_eval(trained.config, name, source, bank, classes)
+        result = evals.measure(
+            trained.config, trained.task, trained, build.measures(trained.config, name, source.classes), source, bank,
+            trained.contract, trained.mesh, batch_size=arguments.batch_size or 0,
+        )  # fmt: skip
         values = in_words(result.metrics)
-        say(f"{name} ({uri}): {values}  ({result.samples} samples)" + (f"\ncertificate {path}" if path else ""))
-        if skips and skips.seen:
-            say(f"warning: {len(skips.seen)} unreadable images are left out, the certificate lists them")
+        say(f"{name} ({uri}): {values}  ({result.samples} samples)")
+        if workdir:
+            own = uri == trained.config.evals[name].data or trained.workdir is None
+            path, warning = evals.write(
+                workdir, name if own else f"{name}-other", result, options=options, step=trained.step,
+                contract=trained.contract, classes=source.classes,
+            )  # fmt: skip
+            say(f"certificate {path}" + (f"\n{warning}" if warning else ""))
+        if result.skipped:
+            say(f"warning: {len(result.skipped)} unreadable images are left out, the certificate lists them")
         results[name] = {**plain(result.metrics), "count": result.samples, "digest": result.digest}
     return {"checkpoint": trained.source, "step": trained.step, "evals": results}
 

@@ -10,7 +10,8 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from etils import epath
@@ -112,14 +113,22 @@ class Log:
 
     On a resumed run, records after the restored `step` are dropped: those steps will be done again.
     `writes` is False on all hosts but the first, which then only take part in nothing here.
+
+    of: evaluation -> what it measures now; before: the same of the session before, which records of an older version
+    do not say. A value counts as one of this run's only where both say the same.
     """
 
     def __init__(
-        self, workdir: epath.Path, config: Any, *, step: int, total: int, say: Say, writes: bool = True
-    ) -> None:
-        self.workdir, self.total, self.say, self.writes = workdir, total, say, writes
+        self, workdir: epath.Path, config: Any, *, step: int, total: int, say: Say, writes: bool = True,
+        of: Mapping[str, str] = MappingProxyType({}), before: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        self.workdir, self.total, self.say, self.writes, self.of = workdir, total, say, writes, of
         self.batch_size = config.batch_size
         self.records = [r for r in read_records(workdir) if r["step"] <= step]
+        for record in self.records:
+            name = record["kind"].removeprefix("eval:")
+            if name != record["kind"]:
+                record.setdefault("of", before.get(name, ""))
         self._best: dict[str, float] = {}
         self._last: dict[str, float] = {}
         self._began, self._first = time.perf_counter(), step
@@ -171,7 +180,7 @@ class Log:
             )
 
     def evaluation(self, step: int, name: str, values: dict[str, float]) -> None:
-        record = {"step": step, "kind": f"eval:{name}", **values}
+        record = {"step": step, "kind": f"eval:{name}", "of": self.of.get(name, ""), **values}
         self._write(record)
         self._note_best(record)
         self.tell(f"  {name} at step {step}: {in_words(values)}")
@@ -184,12 +193,13 @@ class Log:
             self._bar.clear()
         self.say(text)
 
-    def evaluated(self, step: int, name: str) -> dict[str, float] | None:
-        """What an earlier session recorded for this evaluation, if it did."""
-        for r in reversed(self.records):
-            if r["step"] == step and r["kind"] == f"eval:{name}":
-                return {k: v for k, v in r.items() if k not in ("step", "kind")}
-        return None
+    def evaluations(self, name: str) -> dict[int, dict[str, float]]:
+        """Step -> what this evaluation gave, in this session or before it, where it measured the same."""
+        return {
+            r["step"]: {k: v for k, v in r.items() if k not in ("step", "kind", "of")}
+            for r in self.records
+            if r["kind"] == f"eval:{name}" and r["of"] == self.of.get(name, "")
+        }
 
     def _write(self, record: dict[str, Any]) -> None:
         record = plain(record)
@@ -218,9 +228,10 @@ class Log:
                 paths.write_whole(self.workdir / "tensorboard" / file.name, file.read_bytes())
 
     def _note_best(self, record: dict[str, Any]) -> None:
-        if record["kind"].startswith("eval:"):
+        name = record["kind"].removeprefix("eval:")
+        if name != record["kind"] and record["of"] == self.of.get(name, ""):
             for key, value in record.items():
-                if key in ("step", "kind", "count") or "/" in key or value is None:
+                if key in ("step", "kind", "of", "count") or "/" in key or value is None:
                     continue
                 name, pick = f"{record['kind'][5:]}/{key}", min if key in LOWER else max
                 self._best[name] = pick(self._best.get(name, value), value)
@@ -283,7 +294,7 @@ def _start_wandb(workdir: epath.Path, config: Any) -> Any:
     )
 
 
-_NOT_DRAWN = ("step", "kind", "count", "grad_norm", "param_norm", "images_per_s", "time", "mfu", "goodput")
+_NOT_DRAWN = ("step", "kind", "of", "count", "grad_norm", "param_norm", "images_per_s", "time", "mfu", "goodput")
 
 
 def curves(records: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list, list]]]:
@@ -344,6 +355,17 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
 
 def save_figure(figure: Any, path: epath.Path) -> None:
     """A matplotlib figure as PNG, under its final name only when whole."""
+    paths.write_whole(path, png(figure))
+
+
+def png(figure: Any) -> bytes:
+    """A matplotlib figure as PNG. A dollar sign in it is a dollar sign: names of classes and files are no formulas."""
+    import matplotlib
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     file = io.BytesIO()
-    figure.savefig(file, dpi=110, format="png")
-    paths.write_whole(path, file.getvalue())
+    with matplotlib.rc_context({"text.parse_math": False}):  # some labels are made while it is drawn
+        figure.savefig(file, dpi=110, format="png")
+    return file.getvalue()

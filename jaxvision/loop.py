@@ -24,15 +24,14 @@ from jaxvision import accounting, build, checkpoint, evals, hlo, hosts, paths, p
 from jaxvision import config as config_lib
 from jaxvision.chips import KINDS
 from jaxvision.config import Config
-from jaxvision.data.sources import Source
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, lock, plain, read_records
 from jaxvision.paths import write_whole
-from jaxvision.prepare import Setup, open_workdir
+from jaxvision.prepare import Setup, check_data, open_workdir
 from jaxvision.report import page
 from jaxvision.step import TrainState
 from jaxvision.stop import Stop
-from jaxvision.task import LOWER, Batch
+from jaxvision.task import LOWER
 
 PROFILE_AFTER = 3  # steps of a session before the profiler starts: the first are slower
 IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host's work, few enough to notice NaN at once
@@ -99,7 +98,9 @@ class Run(Setup):
         if self.leader:
             held.enter_context(lock(workdir))
         hosts.require_shared(workdir)
-        found = open_workdir(workdir, config, say)
+        found, before_config = open_workdir(workdir, config, say)
+        if found.path is not None:
+            check_data(found.path, self.source, say)
         path = workdir / "summary.json"
         before = json.loads(path.read_text()) if path.exists() else {}  # of the session before
         self.sessions = accounting.earlier_sessions(before, read_records(workdir))
@@ -132,6 +133,7 @@ class Run(Setup):
                 "for it, the same in every run"
             )
         self.results: dict[str, dict[str, float]] = {}
+        self.stopped_early = False
         self.flight: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self.landed: list[dict[str, float]] = []
         self.pace = (0.0, self.step)  # seconds spent on training at the last log line, and its step
@@ -151,8 +153,20 @@ class Run(Setup):
                 self.first_batch = first.result()
         broken = [path for path, _ in found.broken]
         self.writer = checkpoint.Writer(workdir / "checkpoints", config.checkpoint.keep, broken)
-        self.log = Log(workdir, config, step=self.step, total=self.total, say=say, writes=self.leader)
+        of, of_before = self._identities(config), self._identities(before_config or config)
+        self.log = Log(
+            workdir, config, step=self.step, total=self.total, say=say, writes=self.leader, of=of, before=of_before
+        )
+        self._write_scores()
         clock.begin()
+
+    def _identities(self, config: Config) -> dict[str, str]:
+        """Evaluation -> what it measures, as `config` has it on the data that are there now."""
+        return {
+            name: evals.identity(config_lib.eval_options(config.evals[name]), source)
+            for name, source in self.eval_sources.items()
+            if name in config.evals
+        }
 
     def _initial(self, found: checkpoint.Found) -> TrainState:
         """From the checkpoint, from `config.init`, or fresh; a fresh one with the teacher's weights."""
@@ -204,7 +218,7 @@ class Run(Setup):
         """Steps until the end, or until someone asks to stop. What is due is done in plain view."""
         c = self.config
         self.evaluate()  # what an interruption cut off; nothing at step 0
-        while self.step < self.total:
+        while not self.ended:
             self.stop.check()
             self._trace()
             with self.clock("data"):
@@ -220,14 +234,15 @@ class Run(Setup):
             else:
                 self.land()
                 self._after_first_step()
-            if self.step % c.log.every_steps == 0 or self.step == self.total:
+            if self.step % c.log.every_steps == 0 or self.ended:
                 self.land()
                 self._log_train()
                 self._look_at_the_clock()
             self.log.progress(self.step)
-            self.evaluate()
             if self.due(c.checkpoint.every_steps, c.checkpoint.every_epochs):
-                self.save()
+                self.save()  # before the evaluation, whose failure must not cost the steps since the last one
+            self.evaluate()
+        self.save()
         self._trace(end=True)
 
     def _look_at_the_clock(self) -> None:
@@ -283,10 +298,14 @@ class Run(Setup):
             self.save()  # a bad file, or a dead worker, must not cost the steps since the last checkpoint
             raise
 
+    @property
+    def ended(self) -> bool:
+        return self.step == self.total or self.stopped_early
+
     def due(self, every_steps: int, every_epochs: float) -> bool:
         """Whether this step ends such a period; the last step ends all. Step 0 ends none."""
-        if self.step == 0 or self.step == self.total:
-            return self.step == self.total
+        if self.step == 0 or self.ended:
+            return self.ended
         if every_steps and self.step % every_steps == 0:
             return True
         period = every_epochs * self.epoch
@@ -346,45 +365,86 @@ class Run(Setup):
         return wall - sum(parts[k] for k in ("start", "restore", "compile", "evaluate"))
 
     def evaluate(self) -> None:
-        """Each evaluation that is due at this step and was not done by an earlier session."""
-        for name, entry in self.config.evals.items():
-            options = config_lib.eval_options(entry)
-            if not self.due(options["every_steps"], options["every_epochs"]):
-                continue
-            before = self.log.evaluated(self.step, name)
-            if before is not None:
-                self.results[name] = before
-                continue
-            self.land()
-            with self.clock("evaluate"):
-                skips = build.skips(self.config)
-                banks = {"bank": lambda name=name: self._in_order(self.banks[name], build.skips(self.config))}
-                result = evals.run(
-                    self.task, self.state, self.metrics[name], self._in_order(self.eval_sources[name], skips),
-                    banks, update=self.updates[name],
-                )  # fmt: skip
-            with self.clock("log"):
-                self.results[name] = result.metrics
-                self.log.evaluation(self.step, name, result.metrics)
-                if self.leader:
-                    evals.write_certificate(
-                        self.workdir, name, result, data=entry.data, step=self.step, contract=self.contract,
-                        classes=self.eval_sources[name].classes, skips=skips,
-                    )  # fmt: skip
-                    title = f"{name} ({entry.data}) at step {self.step}"
-                    evals.write_picture(self.workdir, name, result, self.eval_sources[name].classes, title)
-            if skips and skips.seen:
-                self.log.tell(f"warning: {name} leaves out {len(skips.seen)} unreadable images, see eval/{name}.json")
-            score = _score(self.config, name, result.metrics)
-            if score is not None:
-                self.writer.score(self.step, score)
+        """Does each evaluation that is due at this step and was not done by an earlier session.
 
-    def _in_order(self, source: Source, skips: Any) -> Iterator[Batch]:
-        """A source's evaluation batches, until someone asks to stop."""
-        batches = evals.source_batches(
-            source, self.contract, self.mesh, self.config.batch_size, skips=skips, **build.reading(self.config)
+        Where one fails, this step is saved: at the next start only the evaluation is done again. One host of several
+        cannot save alone, so there it is saved before.
+        """
+        due = [name for name, entry in self.config.evals.items() if self._due_by(entry)]
+        if not due:
+            return
+        done = {name: self.log.evaluations(name).get(self.step) for name in due}
+        self.results |= {name: values for name, values in done.items() if values is not None}
+        if hosts.several() and None in done.values():
+            self.save()
+        try:
+            for name in (name for name in due if done[name] is None):
+                self._evaluate(name)
+        except Diverged:
+            raise
+        except Exception:
+            self.save()
+            raise
+        if not self.ended and self._no_longer_better():
+            self.stopped_early = True
+            self.evaluate()
+
+    def _due_by(self, entry: Config) -> bool:
+        options = config_lib.eval_options(entry)
+        return self.due(options["every_steps"], options["every_epochs"])
+
+    def _evaluate(self, name: str) -> None:
+        self.land()
+        options, source = config_lib.eval_options(self.config.evals[name]), self.eval_sources[name]
+        with self.clock("evaluate"):
+            result = evals.measure(
+                self.config, self.task, self.state, self.metrics[name], source, self.banks.get(name), self.contract,
+                self.mesh, update=self.updates[name], watch=self.stop.watch,
+            )  # fmt: skip
+        with self.clock("log"):
+            if self.leader:
+                _, warning = evals.write(
+                    self.workdir, name, result, options=options, step=self.step, contract=self.contract,
+                    classes=source.classes,
+                )  # fmt: skip
+                if warning:
+                    self.log.tell(warning)
+            self.results[name] = result.metrics
+            self.log.evaluation(self.step, name, result.metrics)
+            self._write_scores()
+        if result.skipped:
+            self.log.tell(f"warning: {name} leaves out {len(result.skipped)} unreadable images, see eval/{name}.json")
+
+    def _write_scores(self) -> None:
+        """By what the config says now; the log knows the values of all steps, also of sessions before."""
+        name, key = best_by(self.config, self.log)
+        scores = self._scores(name, key)
+        if self.leader and scores:
+            checkpoint.write_scores(self.workdir / "checkpoints", f"{name}/{key}", scores)
+
+    def _scores(self, name: str, key: str) -> dict[int, float]:
+        """Step -> how good, higher is better."""
+        sign = -1 if key.partition("/")[0] in LOWER else 1
+        values = {step: metrics.get(key) for step, metrics in self.log.evaluations(name).items()}
+        return {step: sign * value for step, value in values.items() if value is not None}
+
+    def _no_longer_better(self) -> bool:
+        """Whether the last `stop.patience` evaluations brought no better value; said once."""
+        stop = self.config.stop
+        if not stop.patience:
+            return False
+        name, key = best_by(self.config, self.log, stop.evaluation, stop.metric)
+        scores = self._scores(name, key)
+        best = max(scores, key=lambda step: (scores[step], -step), default=0)
+        since = sum(step > best for step in scores)
+        if since < stop.patience:
+            return False
+        value = self.log.evaluations(name)[best][key]
+        self.log.tell(
+            f"stops early at step {self.step}: {name}/{key} was best at step {best} ({value:.4f}), and "
+            f"{since} evaluations since then gave nothing better"
         )
-        return self.stop.watch(batches)
+        return True
 
     def save(self) -> None:
         """This step's state, once."""
@@ -395,6 +455,7 @@ class Run(Setup):
             about = {
                 "contract": self.contract.to_dict(),
                 "classes": list(self.source.classes),
+                "samples": len(self.source),
                 "task": self.config.task.name,
                 "versions": evals.versions(),
             }
@@ -444,6 +505,7 @@ class Run(Setup):
             "status": status,
             "step": self.step,
             "steps": self.total,
+            "stopped_early": self.stopped_early,
             "resumed_at": self.first,
             "parameters": self.parameters,
             "wall_s": round(wall, 3),
@@ -501,13 +563,21 @@ def _count_programs() -> Iterator[dict[str, int]]:
         jax.monitoring.unregister_event_listener(count)
 
 
-def _score(config: Config, name: str, metrics: dict[str, float]) -> float | None:
-    """What decides the best checkpoint, higher is better; None if another evaluation decides."""
+def best_by(config: Config, log: Log, evaluation: str = "", metric: str = "") -> tuple[str, str]:
+    """(evaluation, metric) that decide what is best: those given, else `checkpoint.best`, else the first of each.
+
+    Which metric is first is known once there was an evaluation, "" before. Raises UserError where there is no such one.
+    """
+    if not config.evals:
+        return "", ""
     wanted, _, key = config.checkpoint.best.partition("/")
-    if name != (wanted or next(iter(config.evals))):
-        return None
-    key = key or next((k for k in metrics if k != "loss"), "loss")
-    if key not in metrics:
-        known = [f"{name}/{k}" for k in metrics]
-        raise UserError(f"checkpoint.best is {config.checkpoint.best!r}: {nearest(config.checkpoint.best, known)}")
-    return -metrics[key] if key.partition("/")[0] in LOWER else metrics[key]
+    name = evaluation or wanted or next(iter(config.evals))
+    key = metric or (key if name == (wanted or name) else "")
+    done = list(log.evaluations(name).values())
+    if done:
+        key = key or next((k for k in done[-1] if k != "loss"), "loss")
+        if key not in done[-1]:
+            known = [f"{name}/{k}" for k in done[-1]]
+            said = "stop.metric" if metric else "checkpoint.best"
+            raise UserError(f"{said} is {metric or config.checkpoint.best!r}: {nearest(f'{name}/{key}', known)}")
+    return name, key

@@ -132,9 +132,12 @@ def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, 
         raise UserError(f"{error}\nTo try this config without data, add {' '.join(flags)}") from error
 
 
-def open_workdir(workdir: epath.Path, config: Config, say: Say) -> checkpoint.Found:
-    """Holds a resolved config against the one that is there; finds the checkpoint to go on from. Raises UserError."""
-    path = workdir / "config.json"
+def open_workdir(workdir: epath.Path, config: Config, say: Say) -> tuple[checkpoint.Found, Config | None]:
+    """Holds a resolved config against the one that is there; finds the checkpoint to go on from.
+
+    Returns that checkpoint and the config of the session before, None if there was none. Raises UserError.
+    """
+    path, before = workdir / "config.json", None
     if path.exists() and checkpoint.steps(workdir / "checkpoints"):
         before = config_lib.from_json(path.read_text())
         changed = config_lib.differences(before, config)
@@ -150,7 +153,22 @@ def open_workdir(workdir: epath.Path, config: Config, say: Say) -> checkpoint.Fo
         say(f"warning: checkpoint {broken} is not used, {reason}")
     if found.broken and found.path is None:
         say("warning: no whole checkpoint is left: starting from the beginning")
-    return found
+    return found, before
+
+
+def check_data(path: epath.Path, source: Source, say: Say) -> None:
+    """Holds the training data against those that a checkpoint learnt from.
+
+    Raises UserError where the classes are others or in another order; another number of samples is told.
+    """
+    about = checkpoint.about(path)
+    build.check_classes(source.uri, source.classes, tuple(about["classes"]), f"checkpoint {path}, which would go on")
+    samples = about.get("samples", len(source))
+    if samples != len(source):
+        say(
+            f"warning: {source.uri} has {len(source):,} samples, and {samples:,} when {path} was saved: their order, "
+            "and the steps of an epoch, are others from here on"
+        )
 
 
 def _check_divisible(config: Config, devices: int) -> None:

@@ -114,9 +114,11 @@ def test_a_broken_one_is_written_anew(folder):
 def test_keeps_the_best_and_the_last(tmp_path):
     folder = epath.Path(tmp_path) / "c"
     writer = checkpoint.Writer(folder, keep=2)
+    scores = {}
     for step, score in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.7), (5, None), (6, 0.1)):
         if score is not None:
-            writer.score(step, score)
+            scores[step] = score
+            checkpoint.write_scores(folder, "test/top1", scores)
         writer.save(step, tree(step), {})
     writer.close()
     assert checkpoint.steps(folder) == [2, 5, 6]
@@ -125,6 +127,21 @@ def test_keeps_the_best_and_the_last(tmp_path):
     assert checkpoint.choose(folder, "5") == folder / "5"
     with pytest.raises(UserError, match=r"no checkpoint '4'.*best, last, 2, 5, 6"):
         checkpoint.choose(folder, "4")
+
+
+def test_a_score_that_comes_after_the_last_save_decides_what_is_kept(tmp_path):
+    folder = epath.Path(tmp_path) / "c"
+    writer = checkpoint.Writer(folder, keep=1)
+    for step, score in ((1, 0.5), (2, 0.1), (3, 0.9)):
+        writer.save(step, tree(step), {})
+        checkpoint.write_scores(folder, "test/top1", {1: 0.5, step: score})
+    writer.close()
+    assert checkpoint.steps(folder) == [3]
+
+
+def test_scores_of_an_older_version_still_count(folder):
+    (folder / "scores.json").write_text('{"10": 0.25, "20": 0.75, "30": null}')
+    assert checkpoint.choose(folder, "best") == folder / "20"
 
 
 def test_what_a_kill_left_of_a_removal_goes_with_the_next_save(folder):

@@ -1,15 +1,18 @@
 """Every sample counts exactly once."""
 
 import functools
+import hashlib
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxvision import config as config_lib
 from jaxvision import evals, metrics, models, sharding, tasks
 from jaxvision.data.contract import InputContract
 from jaxvision.data.sources import open_source
@@ -113,15 +116,37 @@ def test_bank_rows_come_first():
 
 
 def test_certificate(tmp_path):
-    from etils import epath
-
     result = evals.Evaluation({"top1": 0.5}, 3, "ab")
-    path = evals.write_certificate(
-        epath.Path(tmp_path), "test", result, data="digits:test", step=7,
-        contract=CONTRACT, classes=("a", "b"),
-    )  # fmt: skip
+    options = {**config_lib.EVAL, "data": "digits:test"}
+    path, warning = evals.write(
+        epath.Path(tmp_path), "test", result, options=options, step=7, contract=CONTRACT, classes=("a", "b")
+    )
+    assert warning == ""
     content = json.loads(path.read_text())
     assert content["count"] == 3
     assert content["digest_of_sample_ids"] == "ab"
     assert InputContract.from_dict(content["contract"]) == CONTRACT
     assert content["versions"]["jax"] == jax.__version__
+
+
+def test_files_of_one_evaluation_belong_together(tmp_path):
+    """Of what an evaluation did not make nothing is left behind; a picture that fails is a warning."""
+    folder, options = epath.Path(tmp_path), {**config_lib.EVAL, "data": "digits:test"}
+
+    def write(*drawings, step):
+        result = evals.Evaluation({"top1": 0.5}, 3, "ab", drawings, {"label": np.arange(3)})
+        _, warning = evals.write(
+            folder, "test", result, options=options, step=step, contract=CONTRACT, classes=("$5_$", "b")
+        )
+        return warning, {p.name for p in (tmp_path / "eval").iterdir()}
+
+    def draw(axes, classes):
+        axes.set_xticks([0, 1], classes)
+
+    assert write(draw, step=8) == ("", {"test.json", "test.npz", "test.png"})
+    files = json.loads((tmp_path / "eval" / "test.json").read_text())["files"]
+    for name, digest in files.items():
+        assert hashlib.sha256((tmp_path / "eval" / name).read_bytes()).hexdigest() == digest
+    warning, there = write(lambda axes, classes: 1 / 0, step=6)
+    assert "no picture of test was drawn (ZeroDivisionError" in warning
+    assert there == {"test.json", "test.npz"}

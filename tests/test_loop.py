@@ -504,6 +504,115 @@ def test_a_bad_file_costs_no_steps(tmp_path, monkeypatch):
     assert checkpoint.steps(epath.Path(tmp_path) / "w" / "checkpoints") == [reached["step"]]
 
 
+def pets(root, **counts):
+    """A folder a class, so many 8 x 8 pictures in each, all of one grey."""
+    from PIL import Image
+
+    for grey, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (8, 8), (40 + 80 * grey, i, i)).save(root / name / f"{i}.png")
+    return f"folder:{root}"
+
+
+PETS = dict(steps=4, batch_size=8, checkpoint__every_steps=0)
+
+
+def test_classes_that_are_not_those_of_the_checkpoint_are_refused(tmp_path):
+    uri = pets(tmp_path / "pets", cat=12, dog=12)
+    evals = dict(val=dict(data=uri, every_epochs=0.0, every_steps=4))
+    fit(tmp_path / "w", **PETS, data__train=uri, evals=evals)
+    (tmp_path / "pets" / "dog").rename(tmp_path / "pets" / "ant")
+    with pytest.raises(UserError, match=r"not those of checkpoint .*/4, .*only there: \['ant'\].*\['dog'\]"):
+        fit(tmp_path / "w", **{**PETS, "steps": 8}, data__train=uri, evals=evals)
+    (tmp_path / "pets" / "ant").rename(tmp_path / "pets" / "dog")
+    (tmp_path / "pets" / "dog" / "3.png").unlink()
+    _, said = fit(tmp_path / "w", **{**PETS, "steps": 8}, data__train=uri, evals=evals)
+    assert "has 23 samples, and 24 when" in said
+
+
+def test_an_evaluation_is_known_by_what_it_measures(four_steps, tmp_path):
+    """A finished run with another metric, or other data, measures again; with the same ones it does not."""
+    workdir = shutil.copytree(four_steps[0], tmp_path / "w")
+    fit(workdir, **FOUR)
+    assert len(records(workdir, "eval:test")) == 1
+    fit(workdir, **FOUR, evals__test__data="digits:train")
+    certificate = json.loads((workdir / "eval" / "test.json").read_text())
+    assert (certificate["count"], certificate["data"]) == (1437, "digits:train")
+    assert summary(workdir)["evals"]["test"] == certificate["metrics"]
+    assert summary(workdir)["best"]["test/top1"] == certificate["metrics"]["top1"]
+    fit(workdir, **FOUR, evals__test__metric="per_class")
+    assert set(summary(workdir)["best"]) >= {"test/balanced_accuracy"}
+    assert "test/top5" not in summary(workdir)["best"]
+    fit(workdir, **FOUR)
+    assert summary(workdir)["evals"]["test"] == summary(four_steps[0])["evals"]["test"]
+    assert len(records(workdir, "eval:test")) == 3
+
+
+def test_records_of_an_older_version_are_those_of_its_config(four_steps, tmp_path):
+    workdir = shutil.copytree(four_steps[0], tmp_path / "w")
+    path = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    old = [{k: v for k, v in record.items() if k != "of"} for record in lines]
+    path.write_text("".join(json.dumps(record) + "\n" for record in old))
+    fit(workdir, **FOUR)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == lines
+
+
+def test_the_best_is_by_one_metric(tmp_path):
+    """After another choice of `checkpoint.best` all scores are those of the new one."""
+    changes = dict(steps=4, checkpoint__keep=9, checkpoint__every_steps=2, evals__test__every_steps=2)
+    changes |= dict(optim__schedule="constant", checkpoint__best="test/top1")
+    fit(tmp_path / "w", **changes)
+    fit(tmp_path / "w", **{**changes, "steps": 8, "checkpoint__best": "test/loss"})
+    losses = {r["step"]: r["loss"] for r in records(tmp_path / "w", "eval:test")}
+    folder = epath.Path(tmp_path) / "w" / "checkpoints"
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores == {"metric": "test/loss", "scores": {str(step): -loss for step, loss in losses.items()}}
+    assert int(checkpoint.choose(folder, "best").name) == min(losses, key=losses.get)
+
+
+def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch):
+    """Its files, its metric or its picture."""
+    uri, val = pets(tmp_path / "pets", cat=12, dog=12), pets(tmp_path / "val", cat=3, dog=3)
+    changes = {**PETS, "data__train": uri, "evals": dict(val=dict(data=val, every_epochs=0.0, every_steps=4))}
+    want, _ = fit(tmp_path / "a", **{**changes, "steps": 8})
+    good = (tmp_path / "val" / "dog" / "1.png").read_bytes()
+    (tmp_path / "val" / "dog" / "1.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"dog/1\.png"):
+        fit(tmp_path / "w", **{**changes, "steps": 8})
+    assert checkpoint.steps(epath.Path(tmp_path) / "w" / "checkpoints") == [4]
+    (tmp_path / "val" / "dog" / "1.png").write_bytes(good)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.evals, "run", lambda *a, **k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fit(tmp_path / "w", **{**changes, "steps": 8})
+    state, said = fit(tmp_path / "w", **{**changes, "steps": 8})
+    assert "resuming at step 4" in said
+    assert [r["step"] for r in records(tmp_path / "w", "eval:val")] == [4, 8]
+    assert_bit_equal(jax.device_get(state), jax.device_get(want))
+
+
+def test_stops_early_and_stays_stopped(tmp_path):
+    """The likeliest five of five classes are always right, so no evaluation is better than the first."""
+    data = "fake:64x8?classes=5"
+    changes = dict(steps=12, data__train=data, evals=dict(test=dict(data=data, every_epochs=0.0, every_steps=2)))
+    changes |= dict(stop__metric="top5", stop__patience=2)
+    state, said = fit(tmp_path / "w", **changes)
+    assert "stops early at step 6: test/top5 was best at step 2 (1.0000), and 2 evaluations since then" in said
+    assert int(state.step) == 6
+    assert (summary(tmp_path / "w")["status"], summary(tmp_path / "w")["stopped_early"]) == ("done", True)
+    again, _ = fit(tmp_path / "w", **changes)
+    assert_bit_equal(jax.device_get(state), jax.device_get(again))
+    assert [r["step"] for r in records(tmp_path / "w", "eval:test")] == [2, 4, 6]
+    further, _ = fit(tmp_path / "w", **{**changes, "stop__patience": 4})
+    assert int(further.step) == 10
+    with pytest.raises(UserError, match=r"stop\.evaluation"):
+        fit(tmp_path / "b", **changes, stop__evaluation="tset")
+    with pytest.raises(UserError, match=r"stop\.metric is 'top7'"):
+        fit(tmp_path / "w", **{**changes, "stop__metric": "top7"})
+
+
 def test_evaluation_data_with_other_classes_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"classes of fake:64x8\?classes=10 are not those of the training"):
         fit(tmp_path, evals=dict(test=dict(data="fake:64x8?classes=10")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -60,8 +61,7 @@ def build(workdir: epath.Path, sources: Mapping[str, Any] | None = None) -> Html
     sections = [_head(run), _warnings(run), _results(run), _curves(run)]
     for name, certificate in run.evals.items():
         outcomes = _outcomes(workdir, name)
-        drawn = workdir / "eval" / f"{name}.png"
-        picture = drawn.read_bytes() if drawn.exists() else b""
+        picture = _picture(workdir, name, certificate)
         sections.append(evaluation.section(name, certificate, outcomes, picture, sources or {}))
     sections += [_time(run), _certificates(run), _config(run)]
     head = Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width">')
@@ -104,6 +104,14 @@ def _outcomes(workdir: epath.Path, name: str) -> dict[str, np.ndarray] | str:
             return dict(file)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         return f"{path} cannot be read ({error})"
+
+
+def _picture(workdir: epath.Path, name: str, certificate: dict[str, Any]) -> bytes:
+    """eval/NAME.png, if it was written with the certificate; those of older versions do not say."""
+    path = workdir / "eval" / f"{name}.png"
+    content = path.read_bytes() if path.exists() else b""
+    known = certificate.get("files", {path.name: hashlib.sha256(content).hexdigest()})
+    return content if known.get(path.name) == hashlib.sha256(content).hexdigest() else b""
 
 
 # --------------------------------------------------------------------------- what became of the run
