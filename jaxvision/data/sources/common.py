@@ -5,15 +5,34 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image, ImageFile
 
 from jaxvision.errors import Unreadable, UserError, nearest
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+def _extensions() -> tuple[str, ...]:
+    """The endings of the files that the installed Pillow decodes, the usual ones first."""
+    usual = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+    known = {".mpo": "JPEG", **Image.registered_extensions()}  # .mpo: a JPEG file with more behind it
+    # EPS is a program, which Ghostscript would run; MPEG and the stubs are recognised but not decoded
+    stubs = {name for name, (factory, _) in Image.OPEN.items() if _is_stub(factory)}
+    read = {end for end, name in known.items() if name in Image.OPEN.keys() - stubs - {"EPS", "MPEG"}}
+    return (*(end for end in usual if end in read), *sorted(read - set(usual)))
+
+
+def _is_stub(factory: Any) -> bool:
+    return isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+
+
+EXTENSIONS = _extensions()
+ENDINGS = " ".join(end[1:] for end in EXTENSIONS[:8]) + " and what else Pillow reads"  # for messages
 
 
 # "class": one class a sample; "tags": any number of classes, as 0 and 1; "values": numbers, to be regressed; "none": no
@@ -40,6 +59,22 @@ class Source(Protocol):
 
     def where(self, i: int) -> str:
         """The place of sample i, for people: a path where there is one."""
+
+    # Two attributes that not every source has:
+    #   left_out: dict[str, int], how many files beside the samples were left out, by ending or reason;
+    #   groups: int32 [N], samples of one number belong together, such as the images of one patient.
+
+
+def class_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names in their order: by number if all of them are integers, else as text.
+
+    The one rule for all sources that find names without an order: folders, tars, tables. Where an order is stored
+    (classes.txt, classes=FILE, records, TFDS, the header of a table), that one counts.
+    """
+    names = set(names)
+    if all(re.fullmatch(r"[+-]?[0-9]{1,1000}", name) for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
 
 
 def parse_query(uri: str, rest: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:
@@ -84,11 +119,36 @@ def read_image(path: str, more: str = "") -> bytes:
 
 def subfolders(path: str) -> list[str]:
     with os.scandir(path) as entries:
-        return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+        return sorted(e.name for e in entries if not e.name.startswith(".") and is_folder(e))
 
 
-def images(folder: str, below: str, seen: set[tuple[int, int]], endings: tuple[str, ...] = EXTENSIONS) -> Iterator[str]:
-    """Paths of the images in folder/below, relative to folder. `seen` stops circles of symbolic links."""
+def ending(name: str) -> str:
+    """The ending of a file's name in lower case, as `Source.left_out` counts it."""
+    return os.path.splitext(name)[1].lower() or "no ending"
+
+
+def counted(left_out: dict[str, int]) -> str:
+    """`Source.left_out` in words, the most frequent first: "12 .txt, 3 .heic"."""
+    return ", ".join(f"{count:,} {what}" for what, count in sorted(left_out.items(), key=lambda pair: -pair[1]))
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; no link that leads to itself is."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def images(
+    folder: str,
+    below: str,
+    seen: set[tuple[int, int]],
+    endings: tuple[str, ...] = EXTENSIONS,
+    left_out: Counter[str] | None = None,
+) -> Iterator[str]:
+    """Paths of the images in folder/below, relative to folder. `seen` stops circles of symbolic links, and `left_out`
+    counts the other files by their endings. Hidden names are in neither."""
     here = os.path.join(folder, below)
     try:
         status = os.stat(here)
@@ -99,10 +159,12 @@ def images(folder: str, below: str, seen: set[tuple[int, int]], endings: tuple[s
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
-                    yield from images(folder, os.path.join(below, entry.name), seen, endings)
+                if is_folder(entry):
+                    yield from images(folder, os.path.join(below, entry.name), seen, endings, left_out)
                 elif entry.name.lower().endswith(endings):
                     yield os.path.join(below, entry.name)
+                elif left_out is not None:
+                    left_out[ending(entry.name)] += 1
     except OSError as error:
         raise UserError(f"cannot list {here}: {error.strerror}") from error
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import array
 import csv
 import os
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import parse_query, read_classes, read_image, sibling
+from jaxvision.data.sources.common import class_order, parse_query, read_classes, read_image, sibling
 from jaxvision.data.sources.folder import check_case
 from jaxvision.errors import UserError, nearest
 
@@ -80,7 +79,7 @@ class Csv:
             raise UserError(f"{path} has no tag in any row: write the tags after the path")
         if wanted is None:
             check_case(numbers, path, "a file, classes=FILE")
-        self.classes = wanted or _ordered(numbers)
+        self.classes = wanted or class_order(numbers)
         places = {name: k for k, name in enumerate(self.classes)}
         self._labels = np.array([places[name] for name in numbers], np.int32)[np.array(labels, np.int32)]
 
@@ -176,10 +175,3 @@ def _number(place: str, column: str, cell: str) -> float:
     if not abs(number) <= float(np.finfo(np.float32).max):  # so that NaN does not pass either
         raise UserError(f"{place}: {column} is {cell!r}, wanted a finite number: correct it or remove the line")
     return number
-
-
-def _ordered(names: dict[str, int]) -> tuple[str, ...]:
-    """Class names, sorted; by their number if all are integers."""
-    if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))

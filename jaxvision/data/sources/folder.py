@@ -9,15 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import EXTENSIONS, Names, images, read_classes, read_image, sibling, subfolders
+from jaxvision.data.sources.common import (
+    ENDINGS,
+    Names,
+    class_order,
+    images,
+    read_classes,
+    read_image,
+    sibling,
+    subfolders,
+)
 from jaxvision.errors import UserError, nearest
 
 
 class Folder:
     """Images in one folder a class: ROOT/CLASS/.../IMAGE. Hidden names (a leading dot) are left out.
 
-    Classes are the folders' names, sorted, or the lines of ROOT/classes.txt, which must name them all. Names that
-    differ only in case are taken for a mistake, unless classes.txt has them.
+    Classes are the folders' names in the order of `class_order`, or the lines of ROOT/classes.txt, which must name them
+    all. Names that differ only in case are taken for a mistake, unless classes.txt has them.
     Samples are ordered by class, then by path. The listing takes the bytes of the names and 12 more a file.
     """
 
@@ -33,10 +42,7 @@ class Folder:
             folder = os.path.join(self.root, name)
             found = sorted(os.fsencode(n) for n in images(folder, "", set()))
             if not found:
-                raise UserError(
-                    f"class folder {folder} holds no image ({' '.join(e[1:] for e in EXTENSIONS)}): "
-                    "add images or remove the folder"
-                )
+                raise UserError(f"class folder {folder} holds no image ({ENDINGS}): add images or remove the folder")
             names += found
             counts.append(len(found))
         self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
@@ -80,7 +86,7 @@ def _classes(root: str) -> tuple[str, ...]:
     listing = os.path.join(root, "classes.txt")
     if not os.path.exists(listing):
         check_case(found, root, listing)
-        return tuple(found)
+        return class_order(found)
     wanted = read_classes(listing)
     for name in wanted:
         if name not in found:

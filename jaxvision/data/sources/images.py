@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import EXTENSIONS, Names, images, read_image, sibling
+from jaxvision.data.sources.common import ENDINGS, Names, images, read_image, sibling
 from jaxvision.errors import UserError
 
 
@@ -27,7 +27,7 @@ class Images:
             raise UserError(f"cannot open the image folder {self.root}: no such folder{sibling(self.root)}")
         found = sorted(os.fsencode(name) for name in images(self.root, "", set()))
         if not found:
-            raise UserError(f"{self.root} holds no image ({' '.join(e[1:] for e in EXTENSIONS)}), at any depth")
+            raise UserError(f"{self.root} holds no image ({ENDINGS}), at any depth")
         self._names = Names(found)
         self.labels = np.zeros(len(found), np.int32)
 

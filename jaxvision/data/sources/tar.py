@@ -17,12 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import EXTENSIONS, parse_query, read_classes, read_lines, sibling
+from jaxvision.data.sources.common import (
+    ENDINGS,
+    EXTENSIONS,
+    class_order,
+    parse_query,
+    read_classes,
+    read_lines,
+    sibling,
+)
 from jaxvision.data.sources.folder import check_case
 from jaxvision.errors import Unreadable, UserError, nearest
 
 SUFFIX = ".index.npz"
-VERSION = 1  # of the index file
+VERSION = 2  # of the index file; which endings are images is part of it
 OPEN_FILES = 128  # at once, of a source of many tars
 MOST_CLASSES = 1_000_000  # that a number in a .cls file may ask for
 
@@ -50,8 +58,8 @@ class Tar:
                       numbers need meta=FILE, which has lines of a number and a class (validation images of ILSVRC2012)
       folders         the folder that an image is in
 
-    Classes are sorted, or the lines of classes=FILE. Samples are ordered by class, then by path; with labels=FILE by
-    path; those of webdataset as they come. Hidden names (a leading dot) are left out.
+    Classes are in the order of `class_order`, or the lines of classes=FILE. Samples are ordered by class, then by path;
+    with labels=FILE by path; those of webdataset as they come. Hidden names (a leading dot) are left out.
 
     Where the images are is read from all headers once and kept in PATH.index.npz, if that can be written. The listing
     takes the bytes of the names and 32 more a sample.
@@ -224,7 +232,7 @@ def _classes(
             raise UserError(f"{place} has class number {max(places)}, but {have}: correct the .cls file or the list")
         return wanted or tuple(map(str, range(max(places) + 1))), np.array(places, np.int32)
     if wanted is None:
-        wanted = tuple(sorted(found))
+        wanted = class_order(found)
         check_case(wanted, place, "a file, classes=FILE")
     order = {name: k for k, name in enumerate(wanted)}
     for name in found:
@@ -417,7 +425,7 @@ def _scan(path: str, file: int, stamp: tuple[int, int]) -> _Index:
                 if not _hidden(below):
                     add(name + b"/" + below, kind, start, length, base[:-4])
             if len(names) == before:
-                raise UserError(f"{path}, member {_text(name)} holds no image ({_ENDS}): add images or remove it")
+                raise UserError(f"{path}, member {_text(name)} holds no image ({ENDINGS}): add images or remove it")
             inner += len(names) - before
         elif base.lower().endswith(b".cls"):
             key, end = _key(name)
@@ -428,7 +436,7 @@ def _scan(path: str, file: int, stamp: tuple[int, int]) -> _Index:
     if inner and (inner < len(names) or classes):
         raise UserError(f"{path} holds tars with images and also images or .cls files: pack only one of both")
     if not names and not classes:
-        raise UserError(f"{path} holds no image ({_ENDS}): is it the right tar?")
+        raise UserError(f"{path} holds no image ({ENDINGS}): is it the right tar?")
 
     if classes:
         layout = "cls"
@@ -465,9 +473,6 @@ def _scan(path: str, file: int, stamp: tuple[int, int]) -> _Index:
         np.array(group, np.int32)[order],
         [_text(name) for name in groups],
     )
-
-
-_ENDS = " ".join(e[1:] for e in EXTENSIONS)
 
 
 def _hidden(name: bytes) -> bool:
