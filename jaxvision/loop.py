@@ -396,6 +396,7 @@ class Run(Setup):
                 "contract": self.contract.to_dict(),
                 "classes": list(self.source.classes),
                 "task": self.config.task.name,
+                "config": self.config.to_dict(),
                 "versions": evals.versions(),
             }
             before = self.clock.read()[1]["checkpoint"]
