@@ -74,7 +74,9 @@ def test_an_edited_contract_is_refused(workdir, read, old):
         read(str(workdir))
     said = str(caught.value)
     assert "data.mean: (0.485, 0.456, 0.406) -> (0.1, 0.2, 0.3)" in said
-    assert str(workdir / "config.json") in said and str(workdir / "checkpoints" / "1") in said and "\n" not in said
+    assert str(workdir / "config.json") in said
+    assert str(workdir / "checkpoints" / "1") in said
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize(
