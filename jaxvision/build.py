@@ -261,11 +261,15 @@ def abstract_init(task_: Task, config: Config) -> tuple[PyTree, PyTree]:
 def check_classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...], of: str = "the training data") -> None:
     """Raises UserError unless the classes of a source are `mine`, in their order, which are those `of` something."""
     if tuple(theirs) != tuple(mine):
-        detail = f"only there: {sorted(set(theirs) - set(mine))[:5]}; "
-        detail += f"only in {of}: {sorted(set(mine) - set(theirs))[:5]}"
-        if set(theirs) == set(mine):
-            detail = "the same names in another order"
-        raise UserError(f"the classes of {uri} are not those of {of}: {detail}")
+        raise UserError(f"the classes of {uri} are not those of {of}: {classes_differ(theirs, mine, 'there', of)}")
+
+
+def classes_differ(theirs: tuple[str, ...], mine: tuple[str, ...], there: str, here: str) -> str:
+    """How two lists of class names differ, for a message; `there` and `here` say whose each is."""
+    if set(theirs) == set(mine):
+        return "the same names in another order"
+    absent = [(there, sorted(set(theirs) - set(mine))[:5]), (here, sorted(set(mine) - set(theirs))[:5])]
+    return "; ".join(f"only {'' if whose == 'there' else 'in '}{whose}: {names}" for whose, names in absent)
 
 
 def check_eval(config: Config, name: str, data: Source, bank: Source | None, training: tuple[str, ...]) -> None:

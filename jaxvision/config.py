@@ -41,6 +41,7 @@ MAY_CHANGE = (
     "data.skip_at_most",
 )
 EVAL = dict(metric="topk", data="", bank="", every_epochs=1.0, every_steps=0)
+ABSENT = "(absent)"  # in place of the value that a config lacks
 SCHEDULES = ("constant", "cosine", "linear", "step")
 
 
@@ -447,16 +448,16 @@ def from_json(text: str) -> Config:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Keys, as "key: old -> new", that make two configs two runs: all but those in MAY_CHANGE."""
+    """`changes`, as "key: old -> new"."""
+    return [f"{key}: {a!r} -> {b!r}" for key, (a, b) in changes(old, new).items()]
+
+
+def changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Key to (old, new) of all that makes two configs two runs: what differs and is not in MAY_CHANGE."""
     a, b = flat(_tuples(old.to_dict())), flat(_tuples(new.to_dict()))
-    names = sorted(a.keys() | b.keys())
     allowed = tuple(k + "." for k in MAY_CHANGE)
-    absent = "(absent)"
-    return [
-        f"{k}: {a.get(k, absent)!r} -> {b.get(k, absent)!r}"
-        for k in names
-        if a.get(k, absent) != b.get(k, absent) and not (k + ".").startswith(allowed)
-    ]
+    pairs = {k: (a.get(k, ABSENT), b.get(k, ABSENT)) for k in sorted(a.keys() | b.keys())}
+    return {k: (x, y) for k, (x, y) in pairs.items() if x != y and not (k + ".").startswith(allowed)}
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

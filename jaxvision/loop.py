@@ -457,6 +457,7 @@ class Run(Setup):
                 "classes": list(self.source.classes),
                 "samples": len(self.source),
                 "task": self.config.task.name,
+                "config": self.config.to_dict(),
                 "versions": evals.versions(),
             }
             before = self.clock.read()[1]["checkpoint"]

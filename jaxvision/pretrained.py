@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any, NamedTuple
 
 import jax
@@ -69,6 +70,50 @@ def find(source: str, which: str = "") -> Source | Published:
         )
     chosen = checkpoint.choose(path / "checkpoints", which or "last")
     return Source(chosen, path, checkpoint.about(chosen))
+
+
+def config_of(source: Source) -> Config:
+    """The config.json of the checkpoint's workdir. Raises UserError where there is none, or it is of another run."""
+    if source.workdir is None:
+        raise UserError(
+            f"{source.checkpoint} lies in no workdir with a config.json, which says what network this is: name the "
+            "workdir that it was saved in"
+        )
+    path = source.workdir / "config.json"
+    config = config_lib.from_json(path.read_text())
+    lines = checkpoint_mismatch(source.about, config)
+    if lines:
+        more = f"; and {len(lines) - 4} more" if len(lines) > 4 else ""
+        raise UserError(
+            f"{path} is not the config that {source.checkpoint} was trained with (checkpoint -> config.json): "
+            f"{'; '.join(lines[:4])}{more}. Put back the config.json that the training wrote, or name a checkpoint of "
+            "this run: one of the two was edited, or copied from another run"
+        )
+    return config
+
+
+def checkpoint_mismatch(about: dict[str, Any], config: Config, classes: tuple[str, ...] | None = None) -> list[str]:
+    """Lines "key: in the checkpoint -> here" where a checkpoint and a run disagree; none where they agree.
+
+    Args:
+      about: of the checkpoint, see `checkpoint.about`. One that was saved before checkpoints held their config says
+        only its contract, task and classes.
+      config: of the run, resolved. What may change in a run (`config.MAY_CHANGE`) may differ, and so may `data.train`,
+        since data are moved.
+      classes: of the run's data, in their order, where they are known.
+    """
+    pairs = {}
+    if "config" in about:
+        pairs = config_lib.changes(config_lib.from_json(json.dumps(about["config"])), config)
+        pairs.pop("data.train", None)
+    theirs, mine = InputContract.from_dict(about["contract"]).to_dict(), build.contract(config).to_dict()
+    pairs |= {f"data.{field}": (theirs[field], mine[field]) for field in mine if theirs[field] != mine[field]}
+    if about.get("task", config.task.name) != config.task.name:
+        pairs["task.name"] = (about["task"], config.task.name)
+    lines = [f"{key}: {a!r} -> {b!r}" for key, (a, b) in sorted(pairs.items())]
+    if classes is not None and tuple(about["classes"]) != classes:
+        lines.append(f"classes: {build.classes_differ(tuple(about['classes']), classes, 'the checkpoint', 'the data')}")
+    return lines
 
 
 def load_plan(source: Source | Published, task_: Task, config: Config, classes: tuple[str, ...]) -> weights.Plan:
@@ -231,9 +276,7 @@ def load_found(found: Source | Published, source: str) -> Trained:
     """The same of what `find` found for `source`. Raises UserError."""
     if isinstance(found, Published):
         return _load_published(found)
-    if found.workdir is None:
-        raise UserError(f"{source!r} lies in no workdir with a config.json, which says what network this is")
-    config = config_lib.from_json((found.workdir / "config.json").read_text())
+    config = config_of(found)
     classes = tuple(found.about["classes"])
     built = build.task(config, len(classes))
     mesh = sharding.make_mesh()

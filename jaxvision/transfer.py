@@ -161,19 +161,17 @@ def _vtab(say: Callable[[str], None]) -> list[Target]:
 def _config(found: Any, arguments: Any, overrides: Mapping[str, str], target: Target) -> Any:
     """The recipe of both trainings: network, pixels and augmentation as those of the checkpoint."""
     from jaxvision import config as config_lib
+    from jaxvision import pretrained
     from jaxvision.config import Config
 
     config = config_lib.default()
     config.data.transforms = (("random_resized_crop", {}), ("flip", {}))
-    workdir = getattr(found, "workdir", None)
-    if workdir is not None:
-        theirs = config_lib.from_json((workdir / "config.json").read_text())
+    if isinstance(found, pretrained.Source):
+        theirs = pretrained.config_of(found)
         config.model, config.dtype = theirs.model, theirs.dtype
         config.data.transforms = _one_view(theirs.data.transforms)
-    elif hasattr(found, "model"):
-        config.model = Config(dict(name=found.model, **found.options))
     else:
-        raise UserError(f"{arguments.source!r} lies in no workdir with a config.json, which says what network this is")
+        config.model = Config(dict(name=found.model, **found.options))
     contract = found.contract.to_dict()
     config.data.update({k: v for k, v in contract.items() if k in config.data})
     config.data.train = target.train

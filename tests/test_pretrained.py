@@ -1,0 +1,130 @@
+"""FROM: what a checkpoint says of itself is held against the workdir that it lies in."""
+
+import json
+import shutil
+
+import pytest
+from etils import epath
+
+from jaxvision import build, checkpoint, loop, pretrained, transfer
+from jaxvision import config as config_lib
+from jaxvision.config import Config
+from jaxvision.deploy import inference
+from jaxvision.errors import UserError
+from tests.tiny import make_tiny_config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        config = make_tiny_config()
+        config.steps, config.seed, config.evals = 1, seed, {}
+        loop.fit(config, folder / str(seed), say=lambda text: None)
+    return folder
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+    shutil.copytree(trained / "0", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def edit(workdir, key, value):
+    path = workdir / "config.json"
+    config = json.loads(path.read_text())
+    *parents, last = key.split(".")
+    node = config
+    for name in parents:
+        node = node[name]
+    node[last] = value
+    path.write_text(json.dumps(config))
+
+
+def forget(workdir, *keys):
+    """As an earlier version wrote it: without these keys of about.json."""
+    path = workdir / "checkpoints" / "1"
+    about = json.loads((path / "about.json").read_text())
+    (path / "about.json").write_text(json.dumps({k: v for k, v in about.items() if k not in keys}))
+    digests = json.loads((path / "digests.json").read_text())
+    digests["about.json"] = checkpoint._digest(epath.Path(path / "about.json"))
+    (path / "digests.json").write_text(json.dumps(digests))
+
+
+READERS = {
+    "evaluate, export": pretrained.load,
+    "predict": inference.load,
+    "transfer": lambda name: transfer._config(
+        pretrained.find(name),
+        type("Arguments", (), {"source": name, "batch_size": 8, "steps": 1})(),
+        {},
+        transfer.Target("digits", "digits:train", "digits:test"),
+    ),
+}
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["", "saved without its config"])
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_an_edited_contract_is_refused(workdir, read, old):
+    if old:
+        forget(workdir, "config")
+    read(str(workdir))
+    edit(workdir, "data.mean", [0.1, 0.2, 0.3])
+    with pytest.raises(UserError) as caught:
+        read(str(workdir))
+    said = str(caught.value)
+    assert "data.mean: (0.485, 0.456, 0.406) -> (0.1, 0.2, 0.3)" in said
+    assert str(workdir / "config.json") in said
+    assert str(workdir / "checkpoints" / "1") in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("data.filter", "bicubic", "data.filter: 'bilinear' -> 'bicubic'"),
+        ("data.resize", 9, "data.resize: 8 -> 9"),
+        ("task.name", "binary", "task.name: 'classification' -> 'binary'"),
+        ("task.label_smoothing", 0.1, "task.label_smoothing: '(absent)' -> 0.1"),
+        ("model.stem", "imagenet", "model.stem: 'small' -> 'imagenet'"),
+        ("wrap.ema", {"decay": 0.9}, "wrap.ema.decay: '(absent)' -> 0.9"),
+        ("optim.lr", 0.3, "optim.lr: 0.05 -> 0.3"),
+    ],
+)
+def test_every_key_that_makes_another_run_is_refused(workdir, key, value, line):
+    edit(workdir, key, value)
+    with pytest.raises(UserError, match="is not the config that") as caught:
+        pretrained.load(str(workdir))
+    assert line in str(caught.value)
+
+
+def test_a_checkpoint_of_another_run_is_refused(trained, workdir):
+    shutil.rmtree(workdir / "checkpoints")
+    shutil.copytree(trained / "1" / "checkpoints", workdir / "checkpoints")
+    with pytest.raises(UserError, match="seed: 1 -> 0"):
+        pretrained.load(str(workdir))
+
+
+def test_what_may_change_and_what_is_newer_is_no_other_run(workdir):
+    edit(workdir, "evals", {"test": {"metric": "topk", "data": "digits:test"}})
+    edit(workdir, "data.threads", 3)
+    edit(workdir, "data.train", "digits:train?moved")
+    config = json.loads((workdir / "config.json").read_text())
+    del config["accumulate"], config["optim"]["layer_decay"]  # as a version wrote it that did not know them
+    (workdir / "config.json").write_text(json.dumps(config))
+    assert pretrained.load(str(workdir)).step == 1
+
+
+def test_the_classes_of_the_data_are_held_against_the_checkpoint(workdir):
+    config = config_lib.from_json((workdir / "config.json").read_text())
+    about = checkpoint.about(epath.Path(workdir / "checkpoints" / "1"))
+    names = tuple(about["classes"])
+    assert pretrained.checkpoint_mismatch(about, config, names) == []
+    assert pretrained.checkpoint_mismatch(about, config, names[::-1]) == ["classes: the same names in another order"]
+    assert pretrained.checkpoint_mismatch(about, config, ("ant", *names[1:])) == [
+        "classes: only in the checkpoint: ['0']; only in the data: ['ant']"
+    ]
+    assert (
+        build.contract(Config(about["config"])).to_dict()
+        == pretrained.InputContract.from_dict(about["contract"]).to_dict()
+    )
