@@ -18,6 +18,14 @@ class Unreadable(UserError):
     """One sample cannot be read or decoded; `data.on_error="skip"` goes on without it."""
 
 
+class Damaged(UserError):
+    """A file of ours that is no longer what was written: empty, cut, changed, or of something else."""
+
+
+class Gone(UserError):
+    """What this process writes to was deleted or moved by someone else meanwhile."""
+
+
 class Diverged(UserError):
     """Training left the finite numbers. Exit code 3."""
 

@@ -227,6 +227,10 @@ class Log:
             for file in self._events.iterdir():
                 paths.write_whole(self.workdir / "tensorboard" / file.name, file.read_bytes())
 
+    def there(self) -> bool:
+        """Whether the workdir is where it was; True on hosts that do not write."""
+        return not self.writes or self._file.there()
+
     def _note_best(self, record: dict[str, Any]) -> None:
         name = record["kind"].removeprefix("eval:")
         if name != record["kind"] and record["of"] == self.of.get(name, ""):
@@ -268,8 +272,9 @@ class Log:
         if self._wandb is not None:
             self._wandb.finish()
         if self.writes:
+            there = self.there()
             self._file.close()
-            if self.records:
+            if self.records and there:
                 plot_curves(self.records, self.workdir / "curves.png")
 
 

@@ -6,17 +6,20 @@ beside its place and then renamed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import json
 import os
 import pathlib
 import shutil
 import threading
 import time
+from typing import Any
 
 from etils import epath
 
-from jaxvision.errors import UserError
+from jaxvision.errors import Damaged, Gone, UserError
 
 PATIENCE = 30.0  # seconds that lines may wait before an object is written anew for them
 
@@ -46,7 +49,7 @@ def on_disk(name: str, what: str) -> pathlib.Path:
 
 
 def write_whole(path: epath.Path, content: str | bytes) -> None:
-    """Under its final name only when whole. Raises UserError if a bucket does not take it, a disk an OSError."""
+    """Under its final name only when whole. Raises UserError, which names the file, where it cannot be written."""
     data = content.encode() if isinstance(content, str) else content
     if is_bucket(path):
         try:
@@ -56,10 +59,79 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
                 f"cannot write {path} ({error}): does the bucket exist, and may this account write there?"
             ) from error
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.parent / f".{path.name}.tmp"
-    beside.write_bytes(data)
-    beside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: epath.Path, error: OSError) -> UserError:
+    """The UserError for a file that a disk does not take: an OSError of a write does not name its file."""
+    return UserError(f"cannot write {path}: {error.strerror or error}")
+
+
+def require_writable(folder: epath.Path, flag: str = "--out") -> None:
+    """Makes the folder, and raises UserError, which says what else `flag` may name, if no file can be written there.
+
+    To be asked before hours of work whose result goes there.
+    """
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        write_whole(probe, "")
+        probe.unlink()
+    except (UserError, OSError) as error:
+        cause = error.__cause__ or error
+        reason = getattr(cause, "strerror", None) or cause
+        raise UserError(f"{folder} cannot be written ({reason}): name another folder with {flag}") from error
+
+
+def read_json(path: epath.Path, shape: Any = dict) -> Any:
+    """The content of a JSON file of ours.
+
+    shape: what it must be. A type, or a tuple of types; [S], a list of S; {"key": S}, a dict with these keys, others
+    may be there; {...: S}, a dict in which all values are S. Raises FileNotFoundError, and Damaged where it is no
+    JSON or of another shape.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON
+        raise Damaged(f"{path} is damaged ({getattr(error, 'strerror', None) or error})") from error
+    reason = _misfit(content, shape, "")
+    if reason:
+        raise Damaged(f"{path} is damaged ({reason})")
+    return content
+
+
+def _misfit(content: Any, shape: Any, where: str) -> str:
+    """Where and how the content has another shape; "" if it has this one."""
+    if isinstance(shape, list | dict):
+        if not isinstance(content, type(shape)):
+            return f"{where or 'its content'} is {_brief(content)} instead of a {type(shape).__name__}"
+        if isinstance(shape, list):
+            inner = [(item, shape[0], f"{where}[{k}]") for k, item in enumerate(content)]
+        else:
+            every = dict.fromkeys(content, shape[...]) if ... in shape else shape
+            missing = [key for key in every if key not in content]
+            if missing:
+                return f"it has no {where}{'.' * bool(where)}{missing[0]}"
+            inner = [(content[key], kind, f"{where}{'.' * bool(where)}{key}") for key, kind in every.items()]
+        return next(filter(None, (_misfit(*one) for one in inner)), "")
+    kinds = shape if isinstance(shape, tuple) else (shape,)
+    fits = isinstance(content, kinds) and (not isinstance(content, bool) or bool in kinds)
+    names = " or ".join(kind.__name__ for kind in kinds)
+    return "" if fits else f"{where or 'its content'} is {_brief(content)} instead of {names}"
+
+
+def _brief(content: Any) -> str:
+    text = repr(content)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 class Lines:
@@ -78,9 +150,14 @@ class Lines:
         self._lock = threading.Lock()
 
     def write(self, line: str) -> None:
+        """Raises UserError where it cannot be written, Gone where the file is no longer there."""
         if self._file is not None:
-            self._file.write(line + "\n")
-            self._file.flush()
+            self._require_there()
+            try:
+                self._file.write(line + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise unwritable(self.path, error) from error
             return
         self._content += line + "\n"
         if time.monotonic() > self._when + PATIENCE:
@@ -88,16 +165,37 @@ class Lines:
 
     def flush(self) -> None:
         """All lines so far are in the file. Another thread may write more meanwhile."""
+        if self._file is not None:
+            self._require_there()
         with self._lock:
             content = self._content
             if content != self._written:
                 write_whole(self.path, content)
                 self._written, self._when = content, time.monotonic()
 
+    def there(self) -> bool:
+        """Whether the file still has its name: one that was deleted or moved takes lines without a word."""
+        if self._file is None:
+            return True
+        ours = os.fstat(self._file.fileno())
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
+
+    def _require_there(self) -> None:
+        if not self.there():
+            raise Gone(
+                f"{self.path} was deleted, moved or replaced while this process wrote it, so nothing more is saved "
+                f"there: leave {self.path.parent} where it is until the end, or name another folder"
+            )
+
     def close(self) -> None:
-        self.flush()
         if self._file is not None:
             self._file.close()
+        else:
+            self.flush()
 
 
 def cache() -> pathlib.Path:
