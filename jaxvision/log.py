@@ -303,17 +303,39 @@ _NOT_DRAWN = ("step", "kind", "of", "count", "grad_norm", "param_norm", "images_
 
 
 def curves(records: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list, list]]]:
-    """Quantity -> "train" or the evaluation's name -> (steps, values): the loss first, the learning rate last."""
+    """Quantity -> kind of record, as in metrics.jsonl -> (steps, values): the loss first, the learning rate last.
+
+    In each quantity training comes first. Kinds stay as they are recorded, "train" and "eval:NAME", so that an
+    evaluation of whatever name is not training; `named` says what people read.
+    """
     found: dict[str, dict[str, tuple[list, list]]] = {}
-    for record in records:
-        kind = record["kind"].replace("eval:", "")
+    for record in sorted(records, key=lambda r: r["kind"] != "train"):
         for key, value in record.items():
             if key in _NOT_DRAWN or key.startswith(ALARM) or "/" in key or value is None:
                 continue
-            xs, ys = found.setdefault(key, {}).setdefault(kind, ([], []))
+            xs, ys = found.setdefault(key, {}).setdefault(record["kind"], ([], []))
             xs.append(record["step"])
             ys.append(value)
     return {key: found[key] for key in sorted(found, key=lambda k: (k != "loss", k == "lr", k))}
+
+
+def colours(records: list[dict[str, Any]]) -> dict[str, int]:
+    """Kind of record -> number of its colour: training has 0 in every run, evaluations follow as they first come."""
+    return {kind: k for k, kind in enumerate(dict.fromkeys(["train", *(r["kind"] for r in records)]))}
+
+
+def limits(values: list[float]) -> tuple[float, float]:
+    """Lowest and highest value, (low, high) with low < high; around a constant from 0 on, so that its size is seen."""
+    low, high = min(values), max(values)
+    if high - low > 1e-6 * max(abs(low), abs(high)):
+        return low, high
+    return min(0.0, 2 * low), max(0.0, 2 * high) or float(not low)
+
+
+def named(kind: str) -> str:
+    """What people read for a kind of record: an evaluation's own name, unless that is "train", as training is called."""
+    name = kind.removeprefix("eval:")
+    return kind if name == "train" else name
 
 
 def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
@@ -327,7 +349,7 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
     panels = curves(records)
     if not panels:
         return
-    kinds = list(dict.fromkeys(r["kind"].replace("eval:", "") for r in records))
+    colour = colours(records)
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
     width, height = 4.2 * columns, 3.4 * rows  # inches
@@ -343,12 +365,14 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
         axes.set_visible(False)
     for axes, key in zip(places, panels):
         for kind, (xs, ys) in panels[key].items():
-            axes.plot(
-                xs, ys, label=kind, color=f"C{kinds.index(kind)}", linewidth=1.4, marker="." if len(xs) < 40 else None
-            )
+            marker = "." if len(xs) < 40 else None
+            label = named(kind).replace("$", r"\$")  # matplotlib reads $...$ as a formula, and fails at many
+            axes.plot(xs, ys, label=label, color=f"C{colour[kind] % 10}", linewidth=1.4, marker=marker)
         axes.set(title=key, xlabel="step")
         values = [y for _, ys in panels[key].values() for y in ys]
-        if key == "loss" and min(values) > 0:
+        if limits(values) != (min(values), max(values)):
+            axes.set_ylim(*limits(values))
+        elif key == "loss" and min(values) > 0:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")  # 0.1, not a power of ten, which is wider
             axes.yaxis.set_minor_formatter("{x:g}" if max(values) < 10 * min(values) else NullFormatter())

@@ -43,17 +43,19 @@ def rank_of_label(logits: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def per_class(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
-    """`balanced_accuracy`, the mean of the classes' accuracies, `top1`, and `accuracy/NAME` of each class.
+    """`balanced_accuracy`, the mean of the classes' accuracies, `top1`, `loss`, and `accuracy/NAME` of each class.
 
-    The accuracy of a class is top-1 over its own samples, ties as in `topk`. Classes without a sample are left out;
+    The accuracy of a class is top-1 over its own samples, ties and `loss` as in `topk`. Classes without a sample are left out;
     `absent_classes` is their number.
     """
     names = names or tuple(map(str, range(classes)))
 
     def update(predictions: dict[str, Any], batch: Batch) -> dict[str, Any]:
-        right = rank_of_label(predictions["logits"].astype(jnp.float32), batch["label"]) == 0
-        mine = jax.nn.one_hot(batch["label"], classes, dtype=jnp.int32) * batch["mask"][:, None]
-        return {"right": jnp.sum(mine * right[:, None], 0), "count": jnp.sum(mine, 0)}
+        logits, label, mask = predictions["logits"].astype(jnp.float32), batch["label"], batch["mask"]
+        right = rank_of_label(logits, label) == 0
+        mine = jax.nn.one_hot(label, classes, dtype=jnp.int32) * mask[:, None]
+        loss = jnp.sum(jnp.where(mask, softmax_cross_entropy(logits, label), 0.0))
+        return {"right": jnp.sum(mine * right[:, None], 0), "count": jnp.sum(mine, 0), "loss": loss}
 
     def finish(sums: dict[str, np.ndarray]) -> dict[str, float]:
         right, count = np.asarray(sums["right"], float), np.asarray(sums["count"], float)
@@ -63,6 +65,7 @@ def per_class(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
             "balanced_accuracy": float(accuracy[there].mean()) if there.any() else float("nan"),
             "top1": float(right.sum() / max(count.sum(), 1)),
             "absent_classes": float((~there).sum()),
+            "loss": float(sums["loss"]) / max(count.sum(), 1),
             **{f"accuracy/{name}": float(a) for name, a, here in zip(names, accuracy, there) if here},
         }
 

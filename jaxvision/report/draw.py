@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxvision.log import limits, named
+
 WIDTH, HEIGHT = 360, 230  # of a chart, in units of its viewBox
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 42  # room for text of 13 units
+COLOURS = 6  # of lines; more lines than that are dashed
 LINE_POINTS, CLOUD_POINTS = 400, 1000  # a line, or a cloud, of more is thinned out evenly
 
 
@@ -122,16 +125,16 @@ class Axes:
         for value in log_ticks(low, high) if self.log else ticks(low, high):
             _, y = self.at(self.x[0], value)
             self.parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-            self.parts.append(f'<text x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{short(value)}</text>')
+            self.parts.append(f'<text x="{LEFT - 5}" y="{y + 4.5:.1f}" text-anchor="end">{short(value)}</text>')
         for value in ticks(*self.x):
             x, _ = self.at(value, low)
             self.parts.append(
-                f'<text x="{x:.1f}" y="{self.height - BOTTOM + 14}" text-anchor="middle">{short(value)}</text>'
+                f'<text x="{x:.1f}" y="{self.height - BOTTOM + 17}" text-anchor="middle">{short(value)}</text>'
             )
         middle = (LEFT + WIDTH - RIGHT) / 2
         self.parts.append(f'<text x="{middle}" y="{self.height - 4}" text-anchor="middle">{text(x_name)}</text>')
         if y_name:
-            at = f'transform="translate(10 {self.height / 2 - 10})rotate(-90)"'
+            at = f'transform="translate(12 {self.height / 2 - 10})rotate(-90)"'
             self.parts.append(f'<text {at} text-anchor="middle">{text(y_name)}</text>')
 
     def svg(self, name: str) -> Html:
@@ -151,21 +154,27 @@ def lines(
     *,
     log: bool = False,
 ) -> Html:
-    """A chart of values over steps, name -> (steps, values). `log`: on a logarithmic axis if all are above 0."""
+    """A chart of values over steps, kind of record -> (steps, values), as `log.curves` has them.
+
+    `log`: on a logarithmic axis if all are above 0.
+    """
     values = [v for _, ys in series.values() for v in ys]
     steps = [v for xs, _ in series.values() for v in xs]
-    low, high = min(values), max(values)
+    low, high = limits(values)
+    constant = (low, high) != (min(values), max(values))
     log = log and low > 0
-    margin = 0 if log else 0.04 * (high - low)
+    margin = 0 if log or constant else 0.04 * (high - low)
     axes = Axes((min(0, *steps), max(steps)), (low - margin, high + margin), log=log)
     axes.grid("step")
     names = []
-    for name, (xs, ys) in series.items():
+    for kind, (xs, ys) in series.items():
+        name, rank = named(kind), colours[kind]
         kept = np.unique(np.linspace(0, len(xs) - 1, min(len(xs), LINE_POINTS)).round().astype(int))
         points = [axes.at(xs[k], ys[k]) for k in kept]
-        colour = f"var(--c{colours[name] % 6})"
+        colour = f"var(--c{rank % COLOURS})"
+        dashes = ";stroke-dasharray:6 3" if rank >= COLOURS else ""
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        axes.parts.append(f'<polyline points="{joined}" style="stroke:{colour}"/>')
+        axes.parts.append(f'<polyline points="{joined}" style="stroke:{colour}{dashes}"/>')
         if len(points) < 40:
             axes.parts += [
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" style="fill:{colour}"><title>{text(name)}, step {xs[k]}: '

@@ -14,7 +14,7 @@ from etils import epath
 
 from jaxvision import config as config_lib
 from jaxvision.errors import UserError
-from jaxvision.log import curves, read_records
+from jaxvision.log import colours, curves, read_records
 from jaxvision.paths import write_whole
 from jaxvision.report import evaluation
 from jaxvision.report.draw import Html, bar, join, lines, number, share, table, tag
@@ -181,8 +181,7 @@ def _curves(run: Run) -> Html:
     panels = curves(run.records)
     if not panels:
         return join([tag("h2", "Curves"), tag("p", "No line of the log was written.", cls="note")])
-    colours = {kind: k for k, kind in enumerate(dict.fromkeys(k for panel in panels.values() for k in panel))}
-    drawn = [lines(key, panel, colours, log=key == "loss") for key, panel in panels.items()]
+    drawn = [lines(key, panel, colours(run.records), log=key == "loss") for key, panel in panels.items()]
     return join([tag("h2", "Curves"), tag("div", join(drawn), cls="grid")])
 
 

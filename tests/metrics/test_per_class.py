@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
@@ -22,6 +23,9 @@ def test_equals_scikit_learn(seed):
     )
     assert got["top1"] == pytest.approx(sk.accuracy_score(labels, found), abs=1e-6)
     assert got["absent_classes"] == 4 - len(there)
+    assert got["loss"] == pytest.approx(
+        sk.log_loss(labels, scipy.special.softmax(logits, -1), labels=range(4)), rel=1e-5
+    )
     want = {f"accuracy/{names[k]}": np.mean(found[labels == k] == k) for k in there}
     assert {k: v for k, v in got.items() if "/" in k} == pytest.approx(want, abs=1e-6)
 
