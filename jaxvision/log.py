@@ -306,14 +306,15 @@ def curves(records: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list, lis
     """Quantity -> kind of record, as in metrics.jsonl -> (steps, values): the loss first, the learning rate last.
 
     In each quantity training comes first. Kinds stay as they are recorded, "train" and "eval:NAME", so that an
-    evaluation of whatever name is not training; `named` says what people read.
+    evaluation of whatever name is not training; `named` says what people read. Of an evaluation that measured something
+    else before, the older values are a curve of their own.
     """
     found: dict[str, dict[str, tuple[list, list]]] = {}
-    for record in sorted(records, key=lambda r: r["kind"] != "train"):
+    for kind, record in sorted(zip(_kinds(records), records), key=lambda pair: pair[0] != "train"):
         for key, value in record.items():
             if key in _NOT_DRAWN or key.startswith(ALARM) or "/" in key or value is None:
                 continue
-            xs, ys = found.setdefault(key, {}).setdefault(record["kind"], ([], []))
+            xs, ys = found.setdefault(key, {}).setdefault(kind, ([], []))
             xs.append(record["step"])
             ys.append(value)
     return {key: found[key] for key in sorted(found, key=lambda k: (k != "loss", k == "lr", k))}
@@ -321,7 +322,13 @@ def curves(records: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list, lis
 
 def colours(records: list[dict[str, Any]]) -> dict[str, int]:
     """Kind of record -> number of its colour: training has 0 in every run, evaluations follow as they first come."""
-    return {kind: k for k, kind in enumerate(dict.fromkeys(["train", *(r["kind"] for r in records)]))}
+    return {kind: k for k, kind in enumerate(dict.fromkeys(["train", *_kinds(records)]))}
+
+
+def _kinds(records: list[dict[str, Any]]) -> list[str]:
+    """What each record is of; values of an evaluation that has measured something else since then are marked."""
+    latest = {r["kind"]: r.get("of") for r in records}
+    return [r["kind"] + (", as before" if r.get("of") != latest[r["kind"]] else "") for r in records]
 
 
 def limits(values: list[float]) -> tuple[float, float]:
@@ -366,8 +373,7 @@ def plot_curves(records: list[dict[str, Any]], path: epath.Path) -> None:
     for axes, key in zip(places, panels):
         for kind, (xs, ys) in panels[key].items():
             marker = "." if len(xs) < 40 else None
-            label = named(kind).replace("$", r"\$")  # matplotlib reads $...$ as a formula, and fails at many
-            axes.plot(xs, ys, label=label, color=f"C{colour[kind] % 10}", linewidth=1.4, marker=marker)
+            axes.plot(xs, ys, label=named(kind), color=f"C{colour[kind] % 10}", linewidth=1.4, marker=marker)
         axes.set(title=key, xlabel="step")
         values = [y for _, ys in panels[key].values() for y in ys]
         if limits(values) != (min(values), max(values)):

@@ -27,7 +27,7 @@ from jaxvision.config import Config
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, lock, plain, read_records
 from jaxvision.paths import write_whole
-from jaxvision.prepare import Setup, check_data, open_workdir
+from jaxvision.prepare import Setup, check_checkpoint, open_workdir
 from jaxvision.report import page
 from jaxvision.step import TrainState
 from jaxvision.stop import Stop
@@ -100,7 +100,7 @@ class Run(Setup):
         hosts.require_shared(workdir)
         found, before_config = open_workdir(workdir, config, say)
         if found.path is not None:
-            check_data(found.path, self.source, say)
+            check_checkpoint(found.path, config, self.source, say)
         path = workdir / "summary.json"
         before = json.loads(path.read_text()) if path.exists() else {}  # of the session before
         self.sessions = accounting.earlier_sessions(before, read_records(workdir))

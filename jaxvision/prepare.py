@@ -156,13 +156,20 @@ def open_workdir(workdir: epath.Path, config: Config, say: Say) -> tuple[checkpo
     return found, before
 
 
-def check_data(path: epath.Path, source: Source, say: Say) -> None:
-    """Holds the training data against those that a checkpoint learnt from.
+def check_checkpoint(path: epath.Path, config: Config, source: Source, say: Say) -> None:
+    """Holds a checkpoint that would go on against the config and the training data.
 
-    Raises UserError where the classes are others or in another order; another number of samples is told.
+    Raises UserError where pixels, task, config or classes are others; another number of samples is told.
     """
     about = checkpoint.about(path)
-    build.check_classes(source.uri, source.classes, tuple(about["classes"]), f"checkpoint {path}, which would go on")
+    lines = pretrained.checkpoint_mismatch(about, config, source.classes)
+    if lines:
+        raise UserError(
+            f"checkpoint {path} would go on with something else (checkpoint -> now):\n  "
+            + "\n  ".join(lines)
+            + "\nName "
+            "another --workdir, or go on with what it was trained with"
+        )
     samples = about.get("samples", len(source))
     if samples != len(source):
         say(
