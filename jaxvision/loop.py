@@ -295,7 +295,8 @@ class Run(Setup):
             first, self.first_batch = self.first_batch, None
             return first or next(self.batches)
         except (UserError, RuntimeError):
-            self.save()  # a bad file, or a dead worker, must not cost the steps since the last checkpoint
+            if not hosts.several():  # the others are in steps that wait for this one, and cannot save
+                self.save()  # a bad file, or a dead worker, must not cost the steps since the last checkpoint
             raise
 
     @property

@@ -314,21 +314,42 @@ def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, number, count):
     assert not any(map(alive, pids))
 
 
-def test_an_error_on_one_ends_all_and_is_told_by_all(tmp_path):
-    """A file that only one process reads, in the first steps."""
+def photos(folder, count, bad):
+    """Two classes of 8 x 8 pictures, of which one is none."""
     rng = np.random.default_rng(0)
-    for k in range(64):
-        (tmp_path / "photos" / f"class{k % 2}").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(tmp_path / f"photos/class{k % 2}/{k}.png")
-    (tmp_path / "photos" / "class1" / "33.png").write_bytes(b"no image")
+    for k in range(count):
+        (folder / f"class{k % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / f"class{k % 2}/{k}.png")
+    (folder / f"class{bad % 2}" / f"{bad}.png").write_bytes(b"no image")
+
+
+def test_an_error_on_one_ends_all_and_is_told_by_all(tmp_path):
+    """A file that only one process reads, after some steps: the other waits for it in a step, and cannot save."""
+    photos(tmp_path / "photos", 1500, bad=735)
     lines = f"config.data.train = 'folder:{tmp_path}/photos'\nconfig.evals = dict()\nconfig.steps = 1000\n"
+    lines += "config.log.every_steps = 1\n"
     process = start(2, "jaxvision.train", "--config", config(tmp_path, lines), "--workdir", tmp_path / "w")
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 2, out
     (failed,) = {k for k in (0, 1) if f"process {k}: error: " in out}
-    assert "33.png" in out
+    assert "735.png" in out
+    assert "step " in out
     assert f"process {1 - failed}: ends since process {failed} failed: " in out
     assert "Traceback" not in out
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_fails_on_one_costs_no_step(tmp_path):
+    photos(tmp_path / "photos", 200, bad=33)
+    photos(tmp_path / "good", 200, bad=33)
+    (tmp_path / "good" / "class1" / "33.png").unlink()
+    lines = f"config.data.train = 'folder:{tmp_path}/good'\nconfig.evals.test.data = 'folder:{tmp_path}/photos'\n"
+    lines += "config.steps = 100\nconfig.checkpoint.every_steps = 0\n"
+    process = start(2, "jaxvision.train", "--config", config(tmp_path, lines), "--workdir", tmp_path / "w")
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 2, out
+    assert "33.png" in out
+    assert [p.name for p in (tmp_path / "w" / "checkpoints").iterdir() if p.name.isdigit()] == ["6"]
 
 
 def test_the_time_of_each_is_told_and_who_holds_the_others_up(tmp_path):
