@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import glob
+import io
 import json
 import os
 import pathlib
@@ -168,12 +169,19 @@ def _table(file: IO[str], name: str, predictor: Any, top: int, timed: bool) -> C
         if predictor.kind == "values":
             cells = list(row["values"].values())
         elif predictor.kind == "tags":
-            cells = [",".join(str(p[key]) for p in row["predictions"]) for key in pair]
+            cells = [_joined([p[key] for p in row["predictions"]]) for key in pair]
         else:
             cells = [p[key] for p in row["predictions"] for key in pair]
         table.writerow([row.get(place, "") for place in places] + cells)
 
     return add
+
+
+def _joined(cells: list[Any]) -> str:
+    """Cells as one, separated by commas and quoted where that is needed: csv: reads them as it reads a row."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
 
 
 @contextlib.contextmanager

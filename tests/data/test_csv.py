@@ -1,12 +1,18 @@
 """csv: the three kinds of labels, and what it says of a wrong table."""
 
+import io
+import math
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
+from jaxvision import predict
 from jaxvision.data import open_source
 from jaxvision.errors import Unreadable, UserError
 
@@ -62,6 +68,115 @@ def test_tags_are_any_number_a_row(tmp_path):
         assert (source[i]["label"] == want[i]).all()
 
 
+ONE_HOT = "image,MEL,NV,BCC\na,1.0,0.0,0.0\nb,0.0,0.0,1.0\nc,0,1,0\n"
+
+
+def read(folder, text, query=""):
+    source = open_source(table(folder, text, query))
+    return source.kind, source.classes, source.labels.tolist()
+
+
+def test_one_hot_columns_are_classes_in_the_order_of_the_header(tmp_path):
+    names = ("MEL", "NV", "BCC")
+    assert read(tmp_path, ONE_HOT) == read(tmp_path, ONE_HOT, "?kind=class") == ("class", names, [0, 2, 1])
+    assert read(tmp_path, ONE_HOT, "?kind=tags") == ("tags", names, [[1, 0, 0], [0, 0, 1], [0, 1, 0]])
+    assert open_source(table(tmp_path, ONE_HOT)).labels.dtype == np.int32
+    (tmp_path / "list").write_text("NV\nBCC\nSCC\nMEL\n")
+    assert read(tmp_path, ONE_HOT, f"?classes={tmp_path}/list") == ("class", ("NV", "BCC", "SCC", "MEL"), [3, 1, 0])
+
+
+def test_columns_of_0_and_1_are_tags_and_empty_cells_unknown(tmp_path):
+    kind, names, labels = read(tmp_path, ONE_HOT + "d,1,1,0\ne,,NaN,0\nf,0,0,0\ng,True,False,na\n")
+    assert (kind, names) == ("tags", ("MEL", "NV", "BCC"))
+    want = [[1, 0, 0], [0, 0, 1], [0, 1, 0], [1, 1, 0], [math.nan, math.nan, 0], [0, 0, 0], [1, 0, math.nan]]
+    np.testing.assert_array_equal(labels, want)
+    source = open_source(table(tmp_path, "image,cat,dog\na,,1\n", "?kind=tags"))
+    (tmp_path / "a").write_bytes(b"x")
+    np.testing.assert_array_equal(source[0]["label"], np.array([np.nan, 1], np.float32))
+    assert source.labels.dtype == source[0]["label"].dtype == np.float32
+    assert read(tmp_path, "image,cat\na,1\nb,0\n", "?kind=tags") == ("tags", ("cat",), [[1], [0]])
+    (tmp_path / "list").write_text("NV\nBCC\nMEL\n")
+    rows = read(tmp_path, ONE_HOT, f"?kind=tags&classes={tmp_path}/list")
+    assert rows == ("tags", ("NV", "BCC", "MEL"), [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("cell", "sep"), [("cat dog", "space"), ("cat;dog", ";"), ('"cat,dog"', "comma"), ("cat|dog", "|")]
+)
+def test_tags_in_one_cell(tmp_path, cell, sep):
+    text = f"image,tags\na.png,{cell}\nb.png,cat\nc.png,dog\n"
+    assert read(tmp_path, text, f"?sep={sep}") == ("tags", ("cat", "dog"), [[1, 1], [1, 0], [0, 1]])
+    assert read(tmp_path, text + "d.png,\n", f"?sep={sep}&kind=tags")[2][3] == [0, 0]
+    with pytest.raises(UserError, match=r"line 2 has 'cat.dog'.* sep=\w+ \(the tags 'cat' and 'dog'\) or sep=none"):
+        read(tmp_path, text, "?kind=tags")
+    with pytest.raises(UserError, match=r"line 2 has 'cat.dog'.* kind=tags&sep=\w+ .* or kind=class"):
+        read(tmp_path, text)
+    three = tuple(sorted((cell.strip('"'), "cat", "dog")))
+    assert read(tmp_path, text, "?sep=none")[:2] == ("tags", three)
+    assert read(tmp_path, text, "?kind=class")[:2] == ("class", three)
+
+
+def test_names_of_several_words_are_one_name(tmp_path):
+    bears = "image,c\na,polar bear\nb,grizzly bear\nc,cat\n"
+    assert read(tmp_path, bears)[1] == read(tmp_path, bears, "?kind=tags")[1] == ("cat", "grizzly bear", "polar bear")
+    fish = 'image,c\na,"tench, Tinca tinca"\nb,"goldfish, Carassius auratus"\n'
+    assert read(tmp_path, fish)[1] == ("goldfish, Carassius auratus", "tench, Tinca tinca")
+
+
+def test_columns_are_chosen_by_name(tmp_path):
+    text = "id;patient;dx;age\na;p1;x;3\nb;p1;y;4\nc;p2;x;4\n"
+    uri = table(tmp_path, text, "?delimiter=;&image=id&label=dx&group=patient&suffix=.jpg")
+    source = open_source(uri)
+    assert (source.kind, source.classes, source.labels.tolist()) == ("class", ("x", "y"), [0, 1, 0])
+    assert source.groups.tolist() == [0, 0, 1]
+    assert source.where(2) == str(tmp_path / "c.jpg")
+    values = read(tmp_path, text, "?delimiter=semicolon&image=id&label=age&kind=values")
+    assert values == ("values", ("age",), [[3], [4], [4]])
+    tabs = text.replace(";", "\t").replace("id", "image")
+    assert read(tmp_path, tabs, "?delimiter=tab&label=dx,patient&kind=tags")[1] == ("p1", "p2", "x", "y")
+    assert not hasattr(open_source(table(tmp_path, "path,c\na,1\n")), "groups")
+
+
+names = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=6).map(str.strip).filter(bool)
+
+
+@given(st.lists(names, min_size=2, max_size=5, unique_by=str.casefold), st.data())
+@settings(max_examples=60, deadline=None, phases=(Phase.explicit, Phase.generate))
+def test_csv_reads_what_predict_writes(tmp_path_factory, classes, data):
+    folder = tmp_path_factory.mktemp("predicted")
+    (folder / "classes.txt").write_text("\n".join(classes), encoding="utf-8", newline="")
+    if tuple((folder / "classes.txt").read_text(encoding="utf-8").splitlines()) != tuple(classes):
+        return  # a name with a line separator of Unicode's, which no list of lines can hold
+    probability = st.floats(0, 1).map(lambda p: round(p, 6))
+
+    def write(kind, rows, top=1):
+        file = io.StringIO()
+        add = predict._table(file, "t.csv", SimpleNamespace(kind=kind, classes=classes), top, False)
+        for i, row in enumerate(rows):
+            add({"image": f"{i}.png", **row})
+        return file.getvalue()
+
+    def described(chosen):
+        return {"predictions": [{"class": c, "probability": data.draw(probability)} for c in chosen]}
+
+    query = f"?classes={folder}/classes.txt"
+    tags = data.draw(st.lists(st.lists(st.sampled_from(classes), unique=True), min_size=1, max_size=4))
+    if any(tags):
+        want = [[float(c in row) for c in classes] for row in tags]
+        text = write("tags", map(described, tags))
+        assert read(folder, text, query) == read(folder, text, query + "&kind=tags") == ("tags", tuple(classes), want)
+    top = data.draw(st.integers(1, len(classes)))
+    ranked = data.draw(st.lists(st.permutations(classes), min_size=1, max_size=4))
+    text = write("class", (described(row[:top]) for row in ranked), top)
+    assert read(folder, text, query) == ("class", tuple(classes), [classes.index(row[0]) for row in ranked])
+    row = st.lists(st.floats(-9, 9), min_size=len(classes), max_size=len(classes))
+    numbers = data.draw(st.lists(row, min_size=1, max_size=4))
+    text = write("values", ({"values": dict(zip(classes, row))} for row in numbers))
+    kind, found, labels = read(folder, text, "?kind=values")
+    assert (kind, found) == ("values", tuple(classes))
+    np.testing.assert_array_equal(labels, np.array(numbers, np.float32))
+
+
 def test_values_take_their_names_from_the_header(tmp_path):
     (tmp_path / "a").write_bytes(b"")
     source = open_source(table(tmp_path, "path,x,y\na,1.5,-2e3\nb, 0 ,7\n", "?kind=values"))
@@ -109,7 +224,7 @@ def test_pickles_and_is_read_by_threads(tmp_path, text, query):
 def test_the_table_is_flat(tmp_path):
     rows = "".join(f"folder/{i:08d}.jpg,class {i % 1000}\n" for i in range(20_000))
     source = open_source(table(tmp_path, "path,c\n" + rows))
-    assert (len(pickle.dumps(source)) - len(source._names)) / len(source) < 16
+    assert (len(pickle.dumps(source)) - len(source._names._joined)) / len(source) < 16
     assert source.where(19_999) == os.path.join(tmp_path, "folder/00019999.jpg")
     assert source.classes[source.labels[19_999]] == "class 999"
 
@@ -140,6 +255,23 @@ def test_the_table_is_flat(tmp_path):
         ("path\na\n", "?kind=tags", "no tag in any row"),
         ('path,c\na,1\n"b"c,1\n', "", "line 3: .*correct the quotes"),
         (b"path,c\na,\xff\n", "", "save it as UTF-8"),
+        ("path,x\na,0.5\nb,1.25\n", "", r"line 2 has '0\.5', and all labels.*kind=values \(num.*or kind=class \(names"),
+        ("path,x\na,1.0\nb,0.0\n", "", r"line 2 has '1\.0', and all.*kind=class.*or kind=tags \(whether it has"),
+        ("path,x,y\na,0.5,1\nb,2,1\n", "?kind=tags", r"line 2 has '0\.5'.*kind=values instead of kind=tags.*sep=none"),
+        ("path,x,y\na,1,0\nb,-1,0\n", "?kind=tags", r"line 3 has '-1', and all labels are numbers, but not only 0, 1"),
+        ("path,x,y\na,1,0\nb,1,1\n", "?kind=class", "line 3: 2 ones in the columns of 0 and 1"),
+        ("path,x,y\na,1,0\nb,1,\n", "?kind=class", "line 3: 1 unknown in the columns of 0 and 1"),
+        ("path,x,x\na,1,0\n", "", "'x' as column 3"),
+        ("path,x\na,b\n", "?kind=class&sep=;", "sep is between tags, and kind is class"),
+        ("path,x\na,b\n", "?sep=ab", "sep must be one character or one of comma, .*, got 'ab'"),
+        ("path;x\na;b\n", "", "add delimiter=semicolon"),
+        ("name,x\na,b\n", "", r"or add image=COLUMN"),
+        ("name,x\na,b\n", "?image=nam", "no column 'nam': did you mean 'name'"),
+        ("path,x\na,b\n", "?label=y", "no column 'y': known: path, x"),
+        ("path,x\na,b\n", "?label=path", "the column 'path' cannot be a label, too"),
+        ("path,p,x\na,,b\n", "?group=p", "line 2: the group is empty"),
+        ("path,x\na\0b,c\n", "", "line 2: the path 'a.x00b' holds a zero byte"),
+        ("image,time,class,probability\na,0,x,1\n", "", "frames of videos"),
         ("path,c\na,1\n", "?kind=tag", "did you mean 'tags'"),
         ("path,c\na,1\n", "?rot=/x", "did you mean 'root'"),
         ("path,x\na,1\n", "?kind=values&classes=x", "remove classes="),

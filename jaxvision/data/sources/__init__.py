@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from jaxvision import paths
-from jaxvision.data.sources.common import EXTENSIONS, Source
+from jaxvision.data.sources.common import EXTENSIONS, PART, Source, parse_query
 from jaxvision.data.sources.csv import Csv
 from jaxvision.data.sources.digits import Digits
 from jaxvision.data.sources.fake import Fake
@@ -53,9 +53,10 @@ def open_source(uri: str) -> Source:
     `digits:train|test|all` · `folder:/path` · `images:/path` (no labels) ·
     `tfds:NAME[/CONFIG][:VERSION]/SPLIT[?data_dir=/path]` ·
     `tar:/path.tar[?labels=FILE][&meta=FILE][&classes=FILE]` ·
-    `csv:/path.csv[?kind=class|tags|values][&root=/path][&classes=FILE]` · `records:/path` ·
+    `csv:/path.csv[?kind=class|tags|values][&root=/path][&classes=FILE]`, more keys: see Csv · `records:/path` ·
     `fake:COUNTxSIZE[?classes=10]`; of any, a part: `?split=0:90%[&seed=1]` (but of tfds, which has its own),
-    `?per_class=5[&seed=1]`, `?part=0:80%[&seed=1]` of each class, or all three, see Subset.
+    `?per_class=5[&seed=1]`, `?part=0:80%[&seed=1]` of each class, or all three, each with `group=PATTERN` (for csv
+    `group=COLUMN`) so that no group is torn apart, see Subset.
 
     Raises:
       UserError: unknown scheme, malformed URI, or data that is not there; says what to do.
@@ -65,29 +66,28 @@ def open_source(uri: str) -> Source:
         if os.path.isdir(os.path.expanduser(uri)):
             raise UserError(f"data source {uri!r} has no scheme: did you mean 'folder:{uri}'?")
         raise UserError(f"unknown data source {uri!r}, wanted SCHEME:...: {nearest(scheme, list(SCHEMES))}")
-    # TFDS has its own split: cifar10/train[:10%]
-    path, part = _part(
-        uri, rest, ("per_class", "part", "seed") if scheme == "tfds" else ("split", "per_class", "part", "seed")
-    )
+    if "\0" in uri:
+        raise UserError(f"{uri!r} holds a zero byte, which no path has: remove it")
+    # TFDS has its own split, cifar10/train[:10%], and no paths; a csv file has a column of groups
+    own = [key for key in PART if (scheme, key) not in {("tfds", "split"), ("tfds", "group"), ("csv", "group")}]
+    path, items = _items(rest)
+    tail = "&".join(item for item in items if item.partition("=")[0] in own)
+    part = parse_query(uri, f"?{tail}", tuple(own))[1]
+    path = _joined(path, [item for item in items if item.partition("=")[0] not in own])
     if part.keys() == {"seed"}:
         raise UserError(f"{uri!r}: seed goes with split, per_class or part, like split=0:90%&seed=1")
+    if scheme in ("digits", "folder", "images", "records") and not os.path.exists(os.path.expanduser(path)):
+        parse_query(uri, path, ())  # a name may hold a question mark; if there is none of that name, it began a query
     if scheme not in ("records", "tfds"):  # what they read may be in a bucket
         paths.on_disk(path, f"{scheme} of")
     source = SCHEMES[scheme](path)
     return Subset(source, **part) if part else source
 
 
-def _part(uri: str, rest: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:
-    """("path?other=keys", {"split": ..., "seed": ...}) of what follows the scheme: what Subset takes, and the rest."""
+def _items(rest: str) -> tuple[str, list[str]]:
+    """("path", ["key=value", ...]) of path?key=value&..."""
     path, _, tail = rest.partition("?")
-    items = tail.split("&") if tail else []
-    own = [item for item in items if item.partition("=")[0] in known]
-    others = [item for item in items if item not in own]
-    part = {key: value for key, _, value in (item.partition("=") for item in own)}
-    for key, value in part.items():
-        if not value:
-            raise UserError(f"{uri!r}: {key} has no value, wanted {key}=...")
-    return _joined(path, others), part
+    return path, tail.split("&") if tail else []
 
 
 def hold_out(uri: str) -> tuple[str, str]:
@@ -101,8 +101,7 @@ def hold_out(uri: str) -> tuple[str, str]:
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in SCHEMES:
         return uri, uri  # open_source says what is wrong with it
-    path, _, tail = rest.partition("?")
-    items = tail.split("&") if tail else []
+    path, items = _items(rest)
     if any(item.startswith("part=") for item in items) or (scheme == "tfds" and ("[" in path or "+" in path)):
         raise UserError(
             f"{uri!r} is a part of a source already, nothing of it is held out: name the data to measure on"

@@ -77,16 +77,24 @@ def class_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+PART = ("split", "per_class", "part", "group", "seed")  # the keys that choose a part of any source, see Subset
+
+
 def parse_query(uri: str, rest: str, known: tuple[str, ...]) -> tuple[str, dict[str, str]]:
-    """("path", {"key": "value"}) of path?key=value&key=value, taken literally (no %-escapes)."""
+    """("path", {"key": "value"}) of path?key=value&key=value, taken literally (no %-escapes).
+
+    Raises UserError for a key that is not `known`, that comes twice or that has no value.
+    """
     path, _, tail = rest.partition("?")
-    query = {}
+    query: dict[str, str] = {}
     for item in tail.split("&") if tail else []:
         key, equals, value = item.partition("=")
         if key not in known:
-            raise UserError(f"unknown key {key!r} in {uri!r}: {nearest(key, known)}")
+            raise UserError(f"unknown key {key!r} in {uri!r}: {nearest(key, (*known, *PART))}")
         if not equals or not value:
             raise UserError(f"{uri!r}: {key} has no value, wanted {key}=...")
+        if key in query:
+            raise UserError(f"{uri!r}: {key} comes twice, as {query[key]} and as {value}: remove one of them")
         query[key] = value
     return path, query
 

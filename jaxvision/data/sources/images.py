@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import ENDINGS, Names, images, read_image, sibling
+from jaxvision.data.sources.common import ENDINGS, Names, counted, images, read_image, sibling
 from jaxvision.errors import UserError
 
 
@@ -25,10 +26,13 @@ class Images:
         self.root = os.path.expanduser(path)
         if not os.path.isdir(self.root):
             raise UserError(f"cannot open the image folder {self.root}: no such folder{sibling(self.root)}")
-        found = sorted(os.fsencode(name) for name in images(self.root, "", set()))
+        left_out: Counter[str] = Counter()
+        found = sorted(os.fsencode(name) for name in images(self.root, "", set(), left_out=left_out))
         if not found:
-            raise UserError(f"{self.root} holds no image ({ENDINGS}), at any depth")
+            there = f", only {counted(left_out)}" if left_out else ""
+            raise UserError(f"{self.root} holds no image ({ENDINGS}), at any depth{there}")
         self._names = Names(found)
+        self.left_out = dict(left_out)  # the other files by their endings
         self.labels = np.zeros(len(found), np.int32)
 
     def __len__(self) -> int:

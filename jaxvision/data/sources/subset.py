@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -19,22 +20,40 @@ class Subset:
     Shuffled first, since most sources are ordered by class. With one seed, 0:90% and 90%:100% share no sample and
     leave none out, and a smaller `per_class` is a part of a larger one; so it is with `part`, which goes by class, so
     that a small held-out part has all classes, too. `index` stays that of the whole source.
+
+    Where the source has `groups` (see `Source`), or `group` is a pattern that finds one in each path, `split` and
+    `part` count groups instead of samples, so that all samples of a group are in one part. Among groups, one counts for
+    the class that most of its samples have.
     """
 
-    def __init__(self, whole: Source, split: str = "", per_class: str = "", part: str = "", seed: str = "0") -> None:
-        asked = {"split": split, "per_class": per_class, "part": part, "seed": seed}
+    def __init__(
+        self, whole: Source, split: str = "", per_class: str = "", part: str = "", group: str = "", seed: str = "0"
+    ) -> None:
+        asked = {"split": split, "per_class": per_class, "part": part, "group": group, "seed": seed}
         query = "&".join(f"{key}={value}" for key, value in asked.items() if value)
         self.uri = f"{whole.uri}{'&' if '?' in whole.uri else '?'}{query}"
         if not seed.isdecimal():
             raise UserError(f"{self.uri!r}: seed must be a whole number, got {seed!r}")
-        start, stop = _bounds(self.uri, split, len(whole)) if split else (0, len(whole))
-        chosen = permutation(int(seed), 0, len(whole))[start:stop]
-        if not len(chosen):
-            raise UserError(f"{self.uri!r} leaves none of the {len(whole)} samples: widen split={split}")
+        if not len(whole):
+            raise UserError(f"{self.uri!r} is a part of nothing: {whole.uri} holds no sample")
+        self.kind, self.classes, self.left_out = whole.kind, whole.classes, getattr(whole, "left_out", {})
+        groups = _groups(self.uri, whole, group) if group else getattr(whole, "groups", None)
+        units = len(whole) if groups is None else int(groups.max()) + 1  # groups are numbered from 0 without gaps
+        chosen = permutation(int(seed), 0, len(whole))
+        if split:
+            counted = "samples" if groups is None else "groups"
+            start, stop = _bounds(self.uri, "split", split, units, counted)
+            if start == stop:
+                raise UserError(f"{self.uri!r} leaves none of the {units} {counted}: widen split={split}")
+            if groups is None:
+                chosen = chosen[start:stop]
+            else:
+                chosen = chosen[np.isin(groups[chosen], permutation(int(seed), 0, units)[start:stop])]
         chosen = _of_each_class(self.uri, whole, chosen, per_class) if per_class else chosen
         self._whole = whole
-        self._chosen = np.sort(_share_of_each(self.uri, whole, chosen, part) if part else chosen)
-        self.kind, self.classes = whole.kind, whole.classes
+        self._chosen = np.sort(_share_of_each(self.uri, whole, chosen, part, groups) if part else chosen)
+        if groups is not None:
+            self.groups = np.unique(groups[self._chosen], return_inverse=True)[1].astype(np.int32)
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -69,27 +88,70 @@ def _of_each_class(uri: str, whole: Source, chosen: np.ndarray, per_class: str) 
     return chosen[by_class[firsts[:, None] + np.arange(wanted)].ravel()]
 
 
-def _share_of_each(uri: str, whole: Source, chosen: np.ndarray, part: str) -> np.ndarray:
-    """Of the samples `chosen`, the share `part` of each class, in their order; of all where labels are no classes."""
-    groups = [chosen]
-    if whole.kind == "class":
-        labels = whole.labels[chosen]
-        groups = [chosen[labels == c] for c in np.unique(labels)]
+def _share_of_each(
+    uri: str, whole: Source, chosen: np.ndarray, part: str, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """Of the samples `chosen`, the share `part` of each class, in their order; of all where labels are no classes.
+
+    With `groups` it is the share of the groups of each class, and all samples of those.
+    """
+    labels = whole.labels[chosen] if whole.kind == "class" else np.zeros(len(chosen), np.int32)
+    units, counted = chosen, "samples"  # what is shared out, and the class of each
+    if groups is not None:
+        units, labels = _classes_of_groups(groups[chosen], labels)
+        counted = "groups"
     kept = []
-    for group in groups:
-        start, stop = _bounds(uri, part, len(group))
+    for c in np.unique(labels):
+        of_class = units[labels == c]
+        start, stop = _bounds(uri, "part", part, len(of_class), counted)
         if start == stop:
-            name = whole.classes[whole.labels[group[0]]] if whole.kind == "class" else whole.uri
-            raise UserError(f"{uri!r} leaves none of the {len(group)} samples of {name!r}: widen part={part}")
-        kept.append(group[start:stop])
-    return np.concatenate(kept)
+            name = whole.classes[c] if whole.kind == "class" else whole.uri
+            raise UserError(f"{uri!r} leaves none of the {len(of_class)} {counted} of {name!r}: widen part={part}")
+        kept.append(of_class[start:stop])
+    together = np.concatenate(kept)
+    return together if groups is None else chosen[np.isin(groups[chosen], together)]
 
 
-def _bounds(uri: str, split: str, length: int) -> tuple[int, int]:
-    """(start, stop) of START:STOP, each a number of samples, a percentage (of the length, rounded down) or empty."""
-    match = re.fullmatch(r"(\d*)(%?):(\d*)(%?)", split)
+def _classes_of_groups(groups: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(groups in the order in which they come, the class that most samples of each have, the lowest of several)."""
+    pairs, counts = np.unique(np.stack([groups, labels], 1), axis=0, return_counts=True)
+    best = np.lexsort((pairs[:, 1], -counts, pairs[:, 0]))  # by group, then the most frequent class
+    found, first = np.unique(pairs[best, 0], return_index=True)
+    order = np.argsort(np.unique(groups, return_index=True)[1])
+    return found[order], pairs[best, 1][first][order]
+
+
+def _groups(uri: str, whole: Source, pattern: str) -> np.ndarray:
+    """int32 [N]: samples with the same text where the pattern matches their path have the same number.
+
+    The text is that of the pattern's brackets, or all that it matches if it has none. Paths begin below the source's
+    root, if it has one.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{uri!r}: group is no regular expression ({error}): correct it") from error
+    root = os.path.join(getattr(whole, "root", ""), "")
+    numbers: dict[tuple[str, ...], int] = {}
+    found = np.empty(len(whole), np.int32)
+    for i in range(len(whole)):
+        path = whole.where(i).removeprefix(root)
+        match = compiled.search(path)
+        text = (match.groups("") or (match[0],)) if match else ("",)
+        if not any(text):
+            raise UserError(f"{uri!r}: group={pattern} finds nothing in {path!r}: correct the pattern")
+        found[i] = numbers.setdefault(text, len(numbers))
+    return found
+
+
+def _bounds(uri: str, key: str, share: str, length: int, counted: str) -> tuple[int, int]:
+    """(start, stop) of START:STOP, each a number of samples, a percentage (of the length, rounded down) or empty.
+
+    `key`: of the URI, whose value is `share`; `counted`: what there are `length` of.
+    """
+    match = re.fullmatch(r"(\d*)(%?):(\d*)(%?)", share)
     if not match or (match[2] and not match[1]) or (match[4] and not match[3]):
-        raise UserError(f"{uri!r}: split must be like 0:90%, 90%:100% or 0:1000, got {split!r}")
+        raise UserError(f"{uri!r}: {key} must be like 0:90%, 90%:100% or 0:1000, got {share!r}")
     numbers = []
     for digits, percent, default in ((match[1], match[2], 0), (match[3], match[4], length)):
         number = int(digits) if digits else default
@@ -97,5 +159,5 @@ def _bounds(uri: str, split: str, length: int) -> tuple[int, int]:
             raise UserError(f"{uri!r}: {number}% is more than all")
         numbers.append(number * length // 100 if percent else number)
     if numbers[1] > length or numbers[0] > numbers[1]:
-        raise UserError(f"{uri!r}: split={split} does not lie in the {length} samples")
+        raise UserError(f"{uri!r}: {key}={share} does not lie in the {length} {counted}")
     return numbers[0], numbers[1]
