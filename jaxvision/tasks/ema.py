@@ -5,10 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxvision.ranges import Rate
 from jaxvision.task import Batch, PyTree, Task
 
 
-def ema(task: Task, *, decay: float = 0.9999, warmup: bool = True) -> Task:
+def ema(task: Task, *, decay: Rate = 0.9999, warmup: bool = True) -> Task:
     """Keeps average = d * average + (1 - d) * new, once an optimiser step, and predicts with it.
 
     Averaged are the parameters and extra["model"] (batch statistics), both under extra["ema"] in float32.
