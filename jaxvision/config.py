@@ -14,6 +14,7 @@ import ast
 import inspect
 import json
 import pathlib
+import re
 import runpy
 import traceback
 from collections.abc import Callable, Mapping
@@ -56,6 +57,7 @@ MAY_CHANGE = (
     "data.on_error",
     "data.skip_at_most",
 )
+WANDB_HAS_NO = r"[/\\#?%:]"  # in the names of projects and runs
 EVAL = dict(metric="topk", data="", bank="", every_epochs=1.0, every_steps=0)
 ABSENT = "(absent)"  # in place of the value that a config lacks
 
@@ -325,6 +327,7 @@ CHECKS: tuple[tuple[str, Range], ...] = (
     ("checkpoint.keep", at_least(1)),
     ("stop.patience", at_least(0, " (0 is never)")),
     ("log.every_steps", at_least(1)),
+    ("log.wandb", Range(lambda v: not re.search(WANDB_HAS_NO, v), r"a project's name, without / \ # ? % :")),
     ("mesh.data", _AXIS),
     ("mesh.fsdp", _AXIS),
     ("mesh.rules", pairs(lambda d: isinstance(d, int) and d >= -1, 'pairs like ("fc/kernel", 0), or -1 to split none')),

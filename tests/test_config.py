@@ -138,6 +138,7 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.data.update(transforms=(("affine", {"degrees": float("inf")}),)), "degrees is inf"),
         (lambda c: c.data.update(transforms=(("affine", {"degrees": 1e30}),)), '"affine": degrees is 1e.30: .*360'),
         (lambda c: c.data.update(transforms=(("multi_view", {}), ("flip", {}))), "must be the last"),
+        (lambda c: c.log.update(wandb="team/project"), "log.wandb is 'team/project': .* without /"),
         (lambda c: c.evals.update({"a/b": c.evals.test}), "evals.a/b: .* letters, digits"),
         (lambda c: c.evals.update({"../../x": c.evals.test}), "evals.../../x: .* letters, digits"),
         (lambda c: c.evals.update({"/tmp/x": c.evals.test}), "evals./tmp/x: .* letters, digits"),
@@ -152,7 +153,7 @@ def test_impossible_values(change, words):
 
 
 # Keys that may hold any value of their type: the text is looked at where it is opened, a flag is a flag.
-FREE = {"init", "checkpoint.best", "stop.evaluation", "stop.metric", "log.wandb"} | {
+FREE = {"init", "checkpoint.best", "stop.evaluation", "stop.metric"} | {
     f"{part}.name" for part in ("model", "task", "optim")
 }
 
