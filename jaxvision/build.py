@@ -38,12 +38,21 @@ def check(config: Config) -> None:
     for name, entry in config.evals.items():
         _check_metric(config, name, entry)
         _check_bank(config, name, entry)
-    learns = jaxvision.tasks.LABELS.get(config.task.name, "class")
-    if "adversarial" in config.wrap and learns != "class":
-        raise UserError(
-            f"wrap.adversarial attacks the cross-entropy of classes, and task {config.task.name} learns {learns}: "
-            "remove it"
-        )
+    _check_wrappers(config)
+
+
+def _check_wrappers(config: Config) -> None:
+    task_ = config.task.name
+    kind = jaxvision.tasks.LABELS.get(task_)
+    for name in config.wrap:
+        kinds, does = jaxvision.tasks.NEEDS.get(name, ((kind,), ""))
+        if kind not in kinds:
+            learns = f"learns {kind}" if kind else "learns without labels"
+            raise UserError(f"wrap.{name} {does}, and task {task_} {learns}: remove it")
+        if name == "ema" and task_ in jaxvision.tasks.AVERAGING:
+            raise UserError(
+                f"wrap.ema averages the weights, and task {task_} predicts with averaged weights of its own: remove it"
+            )
 
 
 def _check_bank(config: Config, name: str, entry: Config) -> None:

@@ -14,12 +14,29 @@ import ast
 import inspect
 import json
 import pathlib
+import re
 import runpy
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxvision.errors import UserError, nearest
+from jaxvision.ranges import (
+    POSITIVE,
+    RATE,
+    SHARE,
+    Range,
+    at_least,
+    between,
+    check_arguments,
+    each,
+    finite,
+    is_name,
+    is_number,
+    is_pattern,
+    one_of,
+    pairs,
+)
 
 # Parts that take keys beyond their defaults: names the user chooses, or arguments of what `name` names.
 OPEN = ("model", "task", "wrap", "evals", "optim")
@@ -40,9 +57,9 @@ MAY_CHANGE = (
     "data.on_error",
     "data.skip_at_most",
 )
+WANDB_HAS_NO = r"[/\\#?%:]"  # in the names of projects and runs
 EVAL = dict(metric="topk", data="", bank="", every_epochs=1.0, every_steps=0)
 ABSENT = "(absent)"  # in place of the value that a config lacks
-SCHEDULES = ("constant", "cosine", "linear", "step")
 
 
 class Config(dict[str, Any]):
@@ -252,75 +269,111 @@ def _fits(value: Any, like: Any) -> bool:
     return isinstance(value, type(like))
 
 
+def _is_transform(entry: Any) -> bool:
+    return isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str) and isinstance(entry[1], dict)
+
+
+_PATTERNS = each(is_pattern, 'patterns: regular expressions, such as "^layer4"')
+_OF_PATTERNS = each(lambda pair: is_pattern(pair[0]), "a pattern first, and that is no regular expression")
+_AXIS = Range(lambda v: v == -1 or 1 <= v <= 2**20, "at least 1, or -1 for all devices that are left")
+# key, what its value must be; * is the name of an evaluation. That every value has the type of its default, and that
+# every number is finite, is checked of all keys. What arguments of models and the like must be, their factories say.
+CHECKS: tuple[tuple[str, Range], ...] = (
+    ("seed", Range(lambda v: 0 <= v < 2**32, "in 0..2**32 - 1")),
+    ("batch_size", between(1, 2**20)),
+    ("epochs", between(0, 1e9)),
+    ("steps", between(0, 2**31 - 1)),
+    ("accumulate", at_least(1)),
+    ("dtype", one_of("auto", "float32", "bfloat16")),
+    ("init_policy.fresh", _PATTERNS),
+    ("init_policy.ignore", _PATTERNS),
+    ("init_policy.contract", each(lambda v: isinstance(v, str), 'names, such as "mean"')),
+    ("data.train", Range(bool, "a source URI, such as digits:train or folder:/pets/train")),
+    ("data.size", between(1, 2**14)),
+    ("data.resize", between(0, 2**15)),
+    ("data.filter", one_of("bilinear", "bicubic")),
+    ("data.channels", Range(lambda v: v in (1, 3), "1 or 3")),
+    ("data.mean", each(is_number, "numbers, of pixels in 0..1, one a channel")),
+    ("data.std", each(lambda v: is_number(v) and v > 0, "numbers above 0, of pixels in 0..1, one a channel")),
+    ("data.transforms", each(_is_transform, 'a pair like ("shift", dict(share=0.1))')),
+    ("data.sampling", one_of("uniform", "balanced", "weighted")),
+    ("data.weights", pairs(lambda w: w >= 0, 'pairs like ("rare class", 5.0), of a number of at least 0')),
+    ("data.repeats", between(1, 10**6)),
+    ("data.on_error", one_of("stop", "skip")),
+    ("data.skip_at_most", Range(lambda v: 0 < v <= 1, "a share, in (0, 1]")),
+    ("data.threads", between(0, 1024)),
+    ("data.processes", between(0, 1024)),
+    ("data.prefetch", between(1, 1024)),
+    ("optim.lr", at_least(0)),
+    ("optim.weight_decay", at_least(0)),
+    ("optim.weight_decay_final", Range(lambda v: v >= 0 or v == -1, "at least 0, or -1 for a constant weight_decay")),
+    ("optim.schedule", one_of("constant", "cosine", "linear", "step")),
+    ("optim.warmup", Range(RATE.test, "a share of all steps, in [0, 1)")),
+    ("optim.final", Range(SHARE.test, "a share of lr, in [0, 1]")),
+    ("optim.milestones", each(lambda v: is_number(v) and 0 < v < 1, "numbers: shares of all steps, in (0, 1)")),
+    ("optim.gamma", POSITIVE),
+    ("optim.clip", at_least(0, " (0 is none)")),
+    ("optim.groups", pairs(lambda by: by >= 0, 'pairs like ("fc", 10.0), of a number of at least 0')),
+    ("optim.groups", _OF_PATTERNS),
+    ("optim.layer_decay", Range(lambda v: 0 < v <= 1, "in (0, 1]")),
+    ("optim.unfreeze", pairs(RATE.test, 'pairs like ("layer1", 0.5), of a share of all steps, in [0, 1); to freeze '
+                             'for good, take optim.groups = (("layer1", 0.0),)')),
+    ("optim.unfreeze", _OF_PATTERNS),
+    ("evals.*.every_epochs", at_least(0)),
+    ("evals.*.every_steps", at_least(0)),
+    ("checkpoint.every_epochs", at_least(0)),
+    ("checkpoint.every_steps", at_least(0)),
+    ("checkpoint.every_minutes", at_least(0)),
+    ("checkpoint.keep", at_least(1)),
+    ("stop.patience", at_least(0, " (0 is never)")),
+    ("log.every_steps", at_least(1)),
+    ("log.wandb", Range(lambda v: not re.search(WANDB_HAS_NO, v), r"a project's name, without / \ # ? % :")),
+    ("mesh.data", _AXIS),
+    ("mesh.fsdp", _AXIS),
+    ("mesh.rules", pairs(lambda d: isinstance(d, int) and d >= -1, 'pairs like ("fc/kernel", 0), or -1 to split none')),
+    ("mesh.rules", _OF_PATTERNS),
+)  # fmt: skip
+
+
 def check(config: Config) -> None:
     """Raises UserError for an unknown key, a wrong type or an impossible value. Reads no data, imports no jax."""
     _check_keys(config, default(), "")
     c = config
-    _need(c.batch_size >= 1, "batch_size", c.batch_size, "at least 1")
-    _need(c.accumulate >= 1, "accumulate", c.accumulate, "at least 1")
-    _need(
-        c.batch_size % c.accumulate == 0,
-        "batch_size",
-        c.batch_size,
-        f"divisible by accumulate={c.accumulate}",
-    )
-    _need(
-        c.epochs >= 0 and c.steps >= 0,
-        "epochs" if c.epochs < 0 else "steps",
-        min(c.epochs, c.steps),
-        "positive",
-    )
-    if bool(c.epochs) == bool(c.steps):
-        raise UserError(f"give the length of the run as epochs or as steps, one of them: got {c.epochs=}, {c.steps=}")
-    _need(0 <= c.seed < 2**32, "seed", c.seed, "in 0..2**32 - 1")
-    for key in ("mean", "std"):
-        _numbers(c.data[key], f"data.{key}")
-    _choice(c.dtype, ("auto", "float32", "bfloat16"), "dtype")
-    _need(
-        bool(c.data.train),
-        "data.train",
-        c.data.train,
-        "a source URI, such as digits:train or folder:/pets/train",
-    )
-    _need(c.data.size >= 1, "data.size", c.data.size, "at least 1")
-    _need(c.data.threads >= 0, "data.threads", c.data.threads, "at least 0 (one a core)")
-    _need(c.data.processes >= 0, "data.processes", c.data.processes, "at least 0")
-    _need(c.data.repeats >= 1, "data.repeats", c.data.repeats, "at least 1")
-    _need(0 < c.data.skip_at_most <= 1, "data.skip_at_most", c.data.skip_at_most, "a share, in (0, 1]")
-    _choice(c.data.on_error, ("stop", "skip"), "data.on_error")
-    _choice(c.data.sampling, ("uniform", "balanced", "weighted"), "data.sampling")
-    for pair in c.data.weights:
-        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and _fits(pair[1], 1.0)):
-            raise UserError(f'data.weights holds {pair!r}: expected pairs like ("rare class", 5.0)')
-    _need(c.data.prefetch >= 1, "data.prefetch", c.data.prefetch, "at least 1")
-    for i, entry in enumerate(c.data.transforms):
-        if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str)):
-            raise UserError(f'data.transforms[{i}] is {entry!r}: expected a pair like ("shift", dict(share=0.1))')
-    o = c.optim
-    _choice(o.schedule, SCHEDULES, "optim.schedule")
-    _need(o.lr >= 0, "optim.lr", o.lr, "at least 0")
-    _need(o.weight_decay >= 0, "optim.weight_decay", o.weight_decay, "at least 0")
-    _need(o.clip >= 0, "optim.clip", o.clip, "at least 0 (0 is none)")
-    _need(0 <= o.warmup < 1, "optim.warmup", o.warmup, "a share of all steps, in [0, 1)")
-    _need(0 <= o.final <= 1, "optim.final", o.final, "a share of lr, in [0, 1]")
-    _numbers(o.milestones, "optim.milestones")
-    for m in o.milestones:
-        _need(0 < m < 1, "optim.milestones", o.milestones, "shares of all steps, in (0, 1)")
-    final = o.weight_decay_final
-    _need(final >= 0 or final == -1, "optim.weight_decay_final", final, "at least 0, or -1 for a constant weight_decay")
-    _need(0 < o.layer_decay <= 1, "optim.layer_decay", o.layer_decay, "in (0, 1]")
-    for key, example in (("groups", '("fc", 10.0)'), ("unfreeze", '("layer1", 0.5)')):
-        for pair in o[key]:
-            if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and _fits(pair[1], 1.0)):
-                raise UserError(f"optim.{key} holds {pair!r}: expected pairs like {example}")
-    _need(c.checkpoint.keep >= 1, "checkpoint.keep", c.checkpoint.keep, "at least 1")
-    _need(c.log.every_steps >= 1, "log.every_steps", c.log.every_steps, "at least 1")
     for name, entry in c.evals.items():
+        if not is_name(name) or name == "train":
+            what = "the training's own records have that name" if name == "train" else "its files are named by it"
+            raise UserError(
+                f"evals.{name}: {what}: name an evaluation by letters, digits, _, - and ., a . not first, and not train"
+            )
         for key, like in EVAL.items():
             if not _fits(entry.get(key, like), like):
                 raise UserError(f"evals.{name}.{key} is {entry[key]!r}: expected {type(like).__name__}, like {like!r}")
-        for key in ("every_epochs", "every_steps"):
-            _need(entry.get(key, 0) >= 0, f"evals.{name}.{key}", entry.get(key), "at least 0")
+    check_values(c)
+    _check_together(c)
+
+
+def check_values(config: Config) -> None:
+    """Raises UserError for a value that CHECKS excludes, or a number that is not finite. The config may be a part."""
+    finite(config, "")
+    for key, range_ in CHECKS:
+        for name, value in _values(config, key):
+            range_.check(name, value)
+
+
+def _values(node: Config, key: str) -> list[tuple[str, Any]]:
+    """(key, value) of what a key of CHECKS stands for and the config has."""
+    found: list[tuple[str, Any]] = [("", node)]
+    for part in key.split("."):
+        found = [(f"{name}.{k}".lstrip("."), inner[k]) for name, inner in found for k in inner if part in ("*", k)]
+    return found
+
+
+def _check_together(c: Config) -> None:
+    """What no key says alone."""
+    if c.batch_size % c.accumulate:
+        raise UserError(f"batch_size is {c.batch_size}: it must be divisible by accumulate={c.accumulate}")
+    if bool(c.epochs) == bool(c.steps):
+        raise UserError(f"give the length of the run as epochs or as steps, one of them: got {c.epochs=}, {c.steps=}")
     order = list(c.wrap)
     if "ema" in order and "adversarial" in order[order.index("ema") :]:
         raise UserError(
@@ -329,19 +382,13 @@ def check(config: Config) -> None:
     if "l2_sp" in order and not c.init:
         raise UserError("wrap.l2_sp draws the weights to those that config.init loads, and init is empty: set it")
     if c.checkpoint.best:
-        _choice(c.checkpoint.best.partition("/")[0], tuple(c.evals), "the eval in checkpoint.best")
-    _need(c.stop.patience >= 0, "stop.patience", c.stop.patience, "at least 0 (0 is never)")
+        one_of(*c.evals).check("the eval in checkpoint.best", c.checkpoint.best.partition("/")[0])
     if c.stop.evaluation:
-        _choice(c.stop.evaluation, tuple(c.evals), "stop.evaluation")
+        one_of(*c.evals).check("stop.evaluation", c.stop.evaluation)
     if c.stop.patience and not c.evals:
         raise UserError("stop.patience counts evaluations, and evals is empty: add one, or set stop.patience = 0")
-    for axis in ("data", "fsdp"):
-        size = c.mesh[axis]
-        _need(size == -1 or size >= 1, f"mesh.{axis}", size, "at least 1, or -1 for all devices that are left")
-    _need((c.mesh.data, c.mesh.fsdp) != (-1, -1), "mesh", dict(c.mesh), "with at most one -1")
-    for pair in c.mesh.rules:
-        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and _fits(pair[1], 1)):
-            raise UserError(f'mesh.rules holds {pair!r}: expected pairs like ("fc/kernel", 0), or -1 to split none')
+    if (c.mesh.data, c.mesh.fsdp) == (-1, -1):
+        raise UserError(f"mesh is {dict(c.mesh)!r}: it must be with at most one -1")
 
 
 def _check_keys(node: Config, like: Config, prefix: str) -> None:
@@ -367,21 +414,6 @@ def _check_keys(node: Config, like: Config, prefix: str) -> None:
             )
 
 
-def _need(good: bool, key: str, value: Any, wanted: str) -> None:
-    if not good:
-        raise UserError(f"{key} is {value!r}: it must be {wanted}")
-
-
-def _numbers(values: tuple, key: str) -> None:
-    if not all(_fits(v, 1.0) for v in values):
-        raise UserError(f"{key} is {values!r}: expected numbers")
-
-
-def _choice(value: str, valid: tuple[str, ...], what: str) -> None:
-    if value not in valid:
-        raise UserError(f"{what} is {value!r}: {nearest(value, valid)}")
-
-
 def factory(
     namespace: Any,
     spec: Mapping[str, Any],
@@ -389,7 +421,7 @@ def factory(
     names: tuple[str, ...] = (),
     also: tuple[str, ...] = ("name",),
 ) -> Callable[..., Any]:
-    """What spec["name"] names in `namespace`, its other keys checked against the signature and bound.
+    """What spec["name"] names in `namespace`, its other keys checked against the signature's annotations and bound.
 
     Call the result with what the program provides (PROVIDED, `dtype`, ...): arguments that the factory does
     not take are left out, and a ValueError of the factory becomes a UserError that names `where`. `also`: keys
@@ -411,6 +443,7 @@ def factory(
             raise UserError(
                 f'unknown key "{where}.{key}" for {name}: {nearest(f"{where}.{key}", keys)}'.replace("'", '"')
             )
+    check_arguments(make, arguments, f"{where}.")
 
     def build(*args: Any, **provided: Any) -> Any:
         extra = {k: v for k, v in provided.items() if k in takes and k not in arguments}

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import sys
 import tempfile
 import time
@@ -17,6 +18,7 @@ from typing import Any
 from etils import epath
 
 from jaxvision import paths
+from jaxvision.config import WANDB_HAS_NO
 from jaxvision.errors import UserError
 from jaxvision.task import LOWER
 
@@ -293,7 +295,7 @@ def _start_wandb(workdir: epath.Path, config: Any) -> Any:
     return wandb.init(
         project=config.log.wandb,
         dir=tempfile.mkdtemp() if paths.is_bucket(workdir) else str(workdir),
-        id=f"{workdir.name}-{digest}",
+        id=f"{re.sub(WANDB_HAS_NO, '-', workdir.name)[:100]}-{digest}",
         resume="allow",
         config=config.to_dict(),
     )

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvision.config import Config, factory
+from jaxvision.config import Config, check_values, factory
 from jaxvision.errors import UserError, nearest
+from jaxvision.ranges import Positive, Rate
 from jaxvision.task import PyTree, leaf_name, leaf_names
 
 __all__ = ["adamw", "lamb", "lars", "sgd"]
@@ -24,17 +25,17 @@ SHARED = (
 )  # fmt: skip
 
 
-def sgd(decay: optax.GradientTransformation, *, momentum: float = 0.9, nesterov: bool = False):
+def sgd(decay: optax.GradientTransformation, *, momentum: Rate = 0.9, nesterov: bool = False):
     """SGD as torch's: decay joins the gradient before momentum; lr multiplies the momentum's output."""
     return optax.chain(decay, optax.trace(momentum, nesterov) if momentum else optax.identity())
 
 
-def adamw(decay: optax.GradientTransformation, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8):
+def adamw(decay: optax.GradientTransformation, *, b1: Rate = 0.9, b2: Rate = 0.999, eps: Positive = 1e-8):
     """Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, decay times lr as torch has it."""
     return optax.chain(optax.scale_by_adam(b1, b2, eps), decay)
 
 
-def lamb(decay: optax.GradientTransformation, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6):
+def lamb(decay: optax.GradientTransformation, *, b1: Rate = 0.9, b2: Rate = 0.999, eps: Positive = 1e-6):
     """You et al. 2020, https://arxiv.org/abs/1904.00962: Adam's step with decay, scaled by the leaf's norm. Biases and
     norms take Adam's steps, as in the authors' code and timm's: by the norm of a bias, which begins at 0, they would
     hardly move."""
@@ -45,9 +46,9 @@ def lamb(decay: optax.GradientTransformation, *, b1: float = 0.9, b2: float = 0.
 def lars(
     decay: optax.GradientTransformation,
     *,
-    momentum: float = 0.9,
+    momentum: Rate = 0.9,
     nesterov: bool = False,
-    trust: float = 0.001,
+    trust: Positive = 0.001,
 ):
     """You et al. 2017, https://arxiv.org/abs/1708.03888; biases and norms take plain steps, as is usual."""
     scaled = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), decayed)
@@ -111,19 +112,7 @@ def check(config: Config) -> Callable:
     import jaxvision.optim as here
 
     spec = {k: v for k, v in config.items() if k not in SHARED}
-    for key, pairs in (("groups", config.groups), ("unfreeze", config.unfreeze)):
-        for pattern, value in pairs:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UserError(f"optim.{key}: {pattern!r} is no regular expression: {error}") from error
-            if key == "groups" and not value >= 0:
-                raise UserError(f"optim.groups: the multiplier of {pattern!r} is {value}: it must be at least 0")
-            if key == "unfreeze" and not 0 <= value < 1:
-                raise UserError(
-                    f"optim.unfreeze: {pattern!r} has {value}: it must be a share of all steps, in [0, 1); to freeze "
-                    f'for good, take optim.groups = (("{pattern}", 0.0),)'
-                )
+    check_values(Config(optim=config))
     return factory(here, spec, "optim", also=("name", *SHARED))
 
 

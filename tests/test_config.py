@@ -113,6 +113,36 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.mesh.update(data=0), "mesh.data is 0"),
         (lambda c: c.mesh.update(fsdp=-1), "at most one -1"),
         (lambda c: c.task.update(name="classify"), "did you mean 'classification'"),
+        (lambda c: c.update(batch_size=999999999999), "batch_size is 999999999999: it must be at least 1, at most"),
+        (lambda c: c.update(epochs=float("inf"), steps=0), "epochs is inf: it must be a finite number"),
+        (lambda c: c.optim.update(lr=float("inf")), "optim.lr is inf: it must be a finite number"),
+        (lambda c: c.data.update(std=(0.5, float("inf"), 0.5)), r"data.std\[1\] is inf: it must be a finite number"),
+        (lambda c: c.data.update(threads=100000), "data.threads is 100000: it must be at least 0, at most 1,024"),
+        (lambda c: c.checkpoint.update(every_minutes=-1.0), "checkpoint.every_minutes is -1.0: it must be at least 0"),
+        (lambda c: c.evals.test.update(every_epochs=-1.0), "evals.test.every_epochs is -1.0: it must be at least 0"),
+        (lambda c: c.mesh.update(rules=(("(", 0),)), r"mesh.rules holds \('\(', 0\): .* no regular expression"),
+        (lambda c: c.init_policy.update(fresh=("*",)), "init_policy.fresh holds '\\*': expected patterns"),
+        (lambda c: c.optim.update(gamma=0.0), "optim.gamma is 0.0: it must be above 0"),
+        (lambda c: c.optim.update(momentum=-1), "optim.momentum is -1: it must be a number, in \\[0, 1\\)"),
+        (lambda c: c.optim.update(momentum=5.0), "optim.momentum is 5.0"),
+        (lambda c: c.model.update(dropout=2), "model.dropout is 2: it must be a number, in \\[0, 1\\)"),
+        (lambda c: c.model.update(drop_path=-0.1), "model.drop_path is -0.1"),
+        (lambda c: c.model.update(width=0), "model.width is 0: it must be a whole number, at least 1"),
+        (lambda c: c.model.update(width="8"), "model.width is '8': it must be a whole number"),
+        (lambda c: c.model.update(depths=()), r"model.depths is \(\): .*with at least one value"),
+        (lambda c: c.model.update(zero_init=1), "model.zero_init is 1: it must be True or False"),
+        (lambda c: c.task.update(label_smoothing=float("nan")), "task.label_smoothing is nan: it must be a finite"),
+        (lambda c: c.task.update(label_smoothing="nan"), "task.label_smoothing is 'nan': it must be a number, in"),
+        (lambda c: c.evals.test.update(ks=(0,)), r"evals.test.ks is \(0,\): .* each value a whole number, at least 1"),
+        (lambda c: c.wrap.update(ema=dict(decay=5.0)), "wrap.ema.decay is 5.0"),
+        (lambda c: c.data.update(transforms=(("affine", {"degrees": float("inf")}),)), "degrees is inf"),
+        (lambda c: c.data.update(transforms=(("affine", {"degrees": 1e30}),)), '"affine": degrees is 1e.30: .*360'),
+        (lambda c: c.data.update(transforms=(("multi_view", {}), ("flip", {}))), "must be the last"),
+        (lambda c: c.log.update(wandb="team/project"), "log.wandb is 'team/project': .* without /"),
+        (lambda c: c.evals.update({"a/b": c.evals.test}), "evals.a/b: .* letters, digits"),
+        (lambda c: c.evals.update({"../../x": c.evals.test}), "evals.../../x: .* letters, digits"),
+        (lambda c: c.evals.update({"/tmp/x": c.evals.test}), "evals./tmp/x: .* letters, digits"),
+        (lambda c: c.evals.update({"train": c.evals.test}), "evals.train: the training's own records"),
     ],
 )  # fmt: skip
 def test_impossible_values(change, words):
@@ -120,6 +150,33 @@ def test_impossible_values(change, words):
     change(config)
     with pytest.raises(UserError, match=words):
         build.check(config)
+
+
+# Keys that may hold any value of their type: the text is looked at where it is opened, a flag is a flag.
+FREE = {"init", "checkpoint.best", "stop.evaluation", "stop.metric"} | {
+    f"{part}.name" for part in ("model", "task", "optim")
+}
+
+
+def test_every_key_has_a_range():
+    rows = {key for key, _ in config_lib.CHECKS}
+    needed = {key for key, value in KEYS.items() if not isinstance(value, bool)} - FREE
+    assert needed <= rows
+    assert rows - needed == {"evals.*.every_epochs", "evals.*.every_steps"}
+
+
+def test_every_default_is_in_its_range():
+    config = config_lib.default()
+    config.data.train = "digits:train"
+    config_lib.check_values(config)
+
+
+def test_a_config_json_is_checked_like_a_file():
+    """Somebody else's config.json: no evaluation whose files would lie outside the workdir."""
+    config = make_tiny_config().to_dict()
+    config["evals"]["../../x"] = config["evals"]["test"]
+    with pytest.raises(UserError, match=r"evals\.\.\./\.\./x"):
+        config_lib.from_json(json.dumps(config))
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent / "jaxvision"
 # From the top: what a line names may import from the lines above it (and from its own package).
 LAYERS = [
-    "errors", "paths", "chips", "data.contract", "ops", "losses", "models", "data", "task", "metrics", "tasks",
-    "config", "sharding", "optim", "log", "accounting", "hlo", "hosts", "machine", "findings", "stop", "statedict",
-    "npz", "weights", "published", "checkpoint", "build", "pretrained", "step", "prepare",
+    "errors", "ranges", "paths", "chips", "data.contract", "ops", "losses", "models", "data", "task", "metrics",
+    "tasks", "config", "sharding", "optim", "log", "accounting", "hlo", "hosts", "machine", "findings", "stop",
+    "statedict", "npz", "weights", "published", "checkpoint", "build", "pretrained", "step", "prepare",
     "evals", "report", "loop", "deploy", "cli", "COMMANDS",
 ]  # fmt: skip
 # Above, in LAYERS, `models` and `data` stand side by side: neither may import the other but for the contract.

@@ -102,7 +102,7 @@ def test_frozen_leaf_with_nan_gradient_stays():
      (dict(groups=(("fc", -1.0),)), "at least 0"),
      (dict(groups=(("", 0.0),)), "nothing is left to train"),
      (dict(unfreeze=(("head", 0.5),)), "optim.unfreeze: no parameter's name matches 'head'.*fc/kernel"),
-     (dict(unfreeze=(("(", 0.5),)), "optim.unfreeze: .* no regular expression"),
+     (dict(unfreeze=(("(", 0.5),)), "optim.unfreeze holds .* no regular expression"),
      (dict(unfreeze=(("fc", 1.0),)), r"share of all steps, in \[0, 1\); to freeze for good"),
      (dict(unfreeze=(("fc", 0.5),), groups=(("fc", 0.0),)), "all that matches 'fc' is frozen for good"),
      (dict(name="sdg"), "did you mean 'sgd'"),

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvision.losses import softmax_cross_entropy
+from jaxvision.ranges import Counts
 from jaxvision.task import Batch, Metric
 
 
-def topk(*, classes: int, ks: tuple[int, ...] = (1, 5)) -> Metric:
+def topk(*, classes: int, ks: Counts = (1, 5)) -> Metric:
     """`top1`, `top5` (fractions in 0..1) and `loss` (cross-entropy without smoothing, mean over samples).
 
     A sample counts for k if fewer than k classes score at least as high as the right one: ties count against

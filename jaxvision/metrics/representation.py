@@ -7,10 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision.ranges import Count, CountOrNone, Depth, Positive
 from jaxvision.task import Batch, Metric
 
 
-def knn(*, classes: int, k: int = 20, temperature: float = 0.07) -> Metric:
+def knn(*, classes: int, k: Count = 20, temperature: Positive = 0.07) -> Metric:
     """`knn`: top-1 of a weighted vote of the k nearest labelled images; `feature_std`, `effective_rank`: see `spread`.
 
     Needs a `bank`, the labelled images (evals.NAME.bank), whose features are kept in memory: 4 bytes a value. Nearness
@@ -40,7 +41,7 @@ def knn(*, classes: int, k: int = 20, temperature: float = 0.07) -> Metric:
     return Metric(_rows, finish, gather=True, bank="bank", draw=scatter)
 
 
-def probe(*, classes: int, strength: float = 1.0, per_class: int = 0, seeds: int = 5) -> Metric:
+def probe(*, classes: int, strength: Positive = 1.0, per_class: CountOrNone = 0, seeds: Depth = 5) -> Metric:
     """`probe`: top-1 of a linear classifier on the frozen features, fitted to those of the `bank` (evals.NAME.bank).
 
     Multinomial logistic regression by scikit-learn's L-BFGS on features scaled to mean 0 and variance 1 over the bank;

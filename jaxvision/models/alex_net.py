@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxvision.models.layers import Conv, adaptive_mean_pool, channels_first, classified, dense, max_pool, recomputed
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32
+from jaxvision.ranges import Count, Rate
 
 __all__ = ["alexnet"]
 
@@ -39,9 +40,9 @@ class AlexNet(nn.Module):
     """
 
     classes: int
-    width: int = 64
-    hidden: int = 4096
-    dropout: float = 0.5
+    width: Count = 64
+    hidden: Count = 4096
+    dropout: Rate = 0.5
     remat: str = ""
     dtype: Any = jnp.float32
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxvision.models.layers import Conv, DropPath, classified, global_mean, linear_rates, max_pool, recomputed
 from jaxvision.models.origin import Origin
+from jaxvision.ranges import Count, Depths, Positive, Rate
 
 __all__ = [
     *("resnetv2_50x1_bit", "resnetv2_50x3_bit", "resnetv2_101x1_bit", "resnetv2_101x3_bit"),
@@ -75,11 +76,11 @@ class BiT(nn.Module):
     """
 
     classes: int
-    depths: tuple[int, ...]
-    width: float = 1
-    groups: int = 32
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    depths: Depths
+    width: Positive = 1
+    groups: Count = 32
+    dropout: Rate = 0.0
+    drop_path: Rate = 0.0
     remat: str = ""
     dtype: Any = jnp.float32
 

@@ -26,6 +26,7 @@ from jaxvision.models.layers import (
 )
 from jaxvision.models.origin import Origin
 from jaxvision.ops import gelu
+from jaxvision.ranges import Counts, Depths, NotNegative, Rate
 
 __all__ = ["convnext_base", "convnext_large", "convnext_small", "convnext_tiny"]
 
@@ -64,11 +65,11 @@ class ConvNeXt(nn.Module):
     """
 
     classes: int
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
-    layer_scale: float = 1e-6
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    depths: Depths
+    widths: Counts
+    layer_scale: NotNegative = 1e-6
+    dropout: Rate = 0.0
+    drop_path: Rate = 0.0
     remat: str = ""
     dtype: Any = jnp.float32
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxvision.models.layers import Conv, batch_norm, classified, dense, global_mean, max_pool, recomputed
 from jaxvision.models.origin import Origin
 from jaxvision.ops import relu
+from jaxvision.ranges import Count, Depths, Rate
 
 __all__ = ["densenet121", "densenet161", "densenet169", "densenet201"]
 
@@ -54,11 +55,11 @@ class DenseNet(nn.Module):
     """
 
     classes: int
-    depths: tuple[int, ...]
-    growth: int = 32
-    width: int = 64
-    bottleneck: int = 4
-    dropout: float = 0.0
+    depths: Depths
+    growth: Count = 32
+    width: Count = 64
+    bottleneck: Count = 4
+    dropout: Rate = 0.0
     remat: str = ""
     dtype: Any = jnp.float32
 

@@ -28,6 +28,7 @@ from jaxvision.models.layers import (
     recomputed,
 )
 from jaxvision.models.origin import Origin
+from jaxvision.ranges import Count, Positive, Rate
 
 _TIMM = ["efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4"]
 __all__ = [*_TIMM, "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_s", "efficientnet_v2_m"]
@@ -61,12 +62,12 @@ class EfficientNet(nn.Module):
 
     classes: int
     stages: tuple[Stage, ...]
-    stem: int
-    last: int
-    epsilon: float = 1e-5
-    momentum: float = 0.9
-    dropout: float = 0.2
-    drop_path: float = 0.0
+    stem: Count
+    last: Count
+    epsilon: Positive = 1e-5
+    momentum: Rate = 0.9
+    dropout: Rate = 0.2
+    drop_path: Rate = 0.0
     remat: str = ""
     dtype: Any = jnp.float32
 

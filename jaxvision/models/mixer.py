@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxvision.models.layers import DropPath, classified, layer_norm, linear_rates, patches, recomputed
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32, gelu, mlp_branch
+from jaxvision.ranges import Count, Depth, Rate
 
 __all__ = ["mixer_b16_224", "mixer_b32_224", "mixer_l16_224", "mixer_l32_224", "mixer_s16_224", "mixer_s32_224"]
 
@@ -64,11 +65,11 @@ class Mixer(nn.Module):
     """
 
     classes: int
-    patch: int
-    width: int
-    depth: int
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    patch: Count
+    width: Count
+    depth: Depth
+    dropout: Rate = 0.0
+    drop_path: Rate = 0.0
     remat: str = ""
     dtype: Any = jnp.float32
 

@@ -27,6 +27,7 @@ from jaxvision.models.layers import (
 )
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32
+from jaxvision.ranges import Count, CountOrNone, Positive, Rate
 
 __all__ = ["mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"]
 
@@ -64,14 +65,14 @@ class MobileNet(nn.Module):
 
     classes: int
     rows: tuple[Row, ...]
-    last: int
-    stem: int = 16
-    hidden: int = 0
+    last: Count
+    stem: Count = 16
+    hidden: CountOrNone = 0
     activation: str = "hard_swish"
-    epsilon: float = 1e-3
-    momentum: float = 0.99
-    dropout: float = 0.2
-    drop_path: float = 0.0
+    epsilon: Positive = 1e-3
+    momentum: Rate = 0.99
+    dropout: Rate = 0.2
+    drop_path: Rate = 0.0
     remat: str = ""
     dtype: Any = jnp.float32
 

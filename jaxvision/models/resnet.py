@@ -32,6 +32,7 @@ from jaxvision.models.layers import (
 )
 from jaxvision.models.origin import Origin
 from jaxvision.ops import Tail, finish, relu, scale_shift
+from jaxvision.ranges import Count, Depths, Rate
 
 _PLAIN = [
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -127,17 +128,17 @@ class ResNet(nn.Module):
     """
 
     classes: int
-    depths: tuple[int, ...]
+    depths: Depths
     bottleneck: bool
-    width: int = 64
-    groups: int = 1
-    group_width: int = 64
+    width: Count = 64
+    groups: Count = 1
+    group_width: Count = 64
     stem: str = "imagenet"
     mean_shortcut: bool = False
     norm: str = "batch"
     zero_init: bool = True
-    drop_path: float = 0.0
-    dropout: float = 0.0
+    drop_path: Rate = 0.0
+    dropout: Rate = 0.0
     remat: str = ""
     dtype: Any = jnp.float32
 

@@ -28,6 +28,7 @@ from jaxvision.models.layers import (
 )
 from jaxvision.models.origin import Origin
 from jaxvision.ops import attention, gelu
+from jaxvision.ranges import Count, Counts, Depths, Rate
 
 __all__ = ["swin_b", "swin_s", "swin_t"]
 
@@ -120,12 +121,12 @@ class Swin(nn.Module):
     """
 
     classes: int
-    width: int
-    depths: tuple[int, ...]
-    heads: tuple[int, ...]
-    window: int = 7
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    width: Count
+    depths: Depths
+    heads: Counts
+    window: Count = 7
+    dropout: Rate = 0.0
+    drop_path: Rate = 0.0
     remat: str = ""
     dtype: Any = jnp.float32
 

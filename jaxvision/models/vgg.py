@@ -27,6 +27,7 @@ from jaxvision.models.layers import (
 )
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32
+from jaxvision.ranges import Count, Depths, Rate
 
 _DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 __all__ = ["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]
@@ -49,11 +50,11 @@ class VGG(nn.Module):
     """
 
     classes: int
-    depths: tuple[int, ...]
-    width: int = 64
-    hidden: int = 4096
+    depths: Depths
+    width: Count = 64
+    hidden: Count = 4096
     norm: bool = False
-    dropout: float = 0.5
+    dropout: Rate = 0.5
     remat: str = ""
     dtype: Any = jnp.float32
 

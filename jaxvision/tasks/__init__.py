@@ -62,5 +62,14 @@ LABELS = {
     "multilabel": "tags",
     "regression": "values",
 }
+# What a wrapper does that not every task can go with: the kinds of labels that the task must learn, and what is done
+# with them. One that is not here takes any task.
+NEEDS = {
+    "adversarial": (("class",), "attacks the cross-entropy of classes"),
+    "cutmix": (("class", "tags", "values"), "mixes images and their labels"),
+    "mixup": (("class", "tags", "values"), "mixes images and their labels"),
+}
+# Tasks that keep averaged weights of their own in extra["ema"] and predict with them, as the wrapper ema does.
+AVERAGING = ("dino",)
 # Outputs of the network, for tasks whose network does not have one for each class.
 OUTPUTS = {"binary": 1, "ordinal": 1}

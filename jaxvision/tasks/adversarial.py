@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxvision.losses import softmax_cross_entropy
+from jaxvision.ranges import Depth, Epsilon, Positive
 from jaxvision.task import Batch, PyTree, Task
 
 
 def adversarial(
     task: Task,
     *,
-    epsilon: float = 4.0,
-    steps: int = 1,
-    step_size: float | None = None,
+    epsilon: Epsilon = 4.0,
+    steps: Depth = 1,
+    step_size: Positive | None = None,
     random_start: bool = True,
 ) -> Task:
     """Replaces the images of the loss by adversarial ones; evaluation sees the real images. See `attack`."""

@@ -6,6 +6,7 @@ import flax.linen as nn
 
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import negative_cosine
+from jaxvision.ranges import Count, Share
 from jaxvision.task import Task
 from jaxvision.tasks.projector import Projector
 from jaxvision.tasks.siamese import siamese
@@ -15,9 +16,9 @@ def byol(
     model: nn.Module,
     contract: InputContract,
     *,
-    hidden: int = 4096,
-    width: int = 256,
-    momentum: float = 0.996,
+    hidden: Count = 4096,
+    width: Count = 256,
+    momentum: Share = 0.996,
     norm: str = "batch",
     stop_gradient: bool = True,
     total_steps: int = 0,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import sigmoid_focal, softmax_cross_entropy, softmax_focal
 from jaxvision.ops import at_least_float32
+from jaxvision.ranges import NotNegative, Rate
 from jaxvision.task import PyTree, Task
 from jaxvision.tasks.common import agreement, check_choices, check_focal, check_smoothing, supervised
 
@@ -22,10 +23,10 @@ def classification(
     contract: InputContract,
     *,
     loss: str = "softmax",
-    label_smoothing: float = 0.0,
-    target_threshold: float = 0.0,
-    focal: float = 0.0,
-    class_weights: tuple[float, ...] | str = (),
+    label_smoothing: Rate = 0.0,
+    target_threshold: Rate = 0.0,
+    focal: NotNegative = 0.0,
+    class_weights: tuple[NotNegative, ...] | str = (),
     classes: int = 0,
     labels: Callable[[], np.ndarray] | None = None,
 ) -> Task:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import dino_cross_entropy
 from jaxvision.ops import masked_mean
+from jaxvision.ranges import Count, Positive, Share
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.encoder import check_share, encoder, momentum_at, moved, spread, views, without_drops
 from jaxvision.tasks.projector import Prototypes
@@ -23,16 +24,16 @@ def dino(
     model: nn.Module,
     contract: InputContract,
     *,
-    outputs: int = 65536,
-    hidden: int = 2048,
-    bottleneck: int = 256,
+    outputs: Count = 65536,
+    hidden: Count = 2048,
+    bottleneck: Count = 256,
     norm: str = "none",
-    student_temperature: float = 0.1,
-    teacher_temperature: float = 0.04,
-    teacher_temperature_start: float = 0.04,
-    teacher_warmup: float = 0.0,
-    momentum: float = 0.996,
-    centre_momentum: float = 0.9,
+    student_temperature: Positive = 0.1,
+    teacher_temperature: Positive = 0.04,
+    teacher_temperature_start: Positive = 0.04,
+    teacher_warmup: Share = 0.0,
+    momentum: Share = 0.996,
+    centre_momentum: Share = 0.9,
     total_steps: int = 0,
 ) -> Task:
     """Caron et al. 2021, https://arxiv.org/abs/2104.14294: `losses.dino_cross_entropy` of every student's view with

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import soft_target_divergence, softmax_cross_entropy
 from jaxvision.ops import masked_mean
+from jaxvision.ranges import NotNegative, Positive
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.classification import classification
 from jaxvision.tasks.common import network
@@ -22,8 +23,8 @@ def distillation(
     teaching: Task | None = None,
     *,
     teacher: str = "",
-    temperature: float = 1.0,
-    alpha: float = 0.0,
+    temperature: Positive = 1.0,
+    alpha: NotNegative = 0.0,
 ) -> Task:
     """T^2 * KL(teacher || student) at `temperature` T, plus `alpha` times cross-entropy with the labels; means over the
     samples. Predicts "logits" f32[B, C] and "features" f32[B, D] of the student, as `classification`.

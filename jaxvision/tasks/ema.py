@@ -5,10 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxvision.ranges import Rate
 from jaxvision.task import Batch, PyTree, Task
 
 
-def ema(task: Task, *, decay: float = 0.9999, warmup: bool = True) -> Task:
+def ema(task: Task, *, decay: Rate = 0.9999, warmup: bool = True) -> Task:
     """Keeps average = d * average + (1 - d) * new, once an optimiser step, and predicts with it.
 
     Averaged are the parameters and extra["model"] (batch statistics), both under extra["ema"] in float32.
@@ -17,13 +18,15 @@ def ema(task: Task, *, decay: float = 0.9999, warmup: bool = True) -> Task:
     a resumed run goes on exactly. Wrap adversarial training in ema, not ema in adversarial training: an
     attack must see the weights that learn.
 
-    Raises ValueError if decay is not in [0, 1).
+    Raises ValueError if decay is not in [0, 1), and in `init` if the task has an extra["ema"] of its own.
     """
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"ema decay must be in [0, 1), got {decay}")
 
     def init(key: jax.Array, batch: Batch, given: dict | None = None) -> tuple[PyTree, PyTree]:
         params, extra = task.init(key, batch, given)
+        if "ema" in extra:
+            raise ValueError("ema: the task averages its weights itself")
         # copies, since the step donates its buffers and two leaves must not share one
         average = jax.tree.map(jnp.copy, {"params": params, "model": extra["model"]})
         return params, {**extra, "ema": average}

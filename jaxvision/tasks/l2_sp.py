@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from jaxvision.ranges import NotNegative
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.common import given_part
 
 
-def l2_sp(task: Task, *, strength: float = 0.1, head_strength: float = 0.01) -> Task:
+def l2_sp(task: Task, *, strength: NotNegative = 0.1, head_strength: NotNegative = 0.01) -> Task:
     """Adds strength / 2 * ||w - w0||^2 over the leaves that were loaded, head_strength / 2 * ||w||^2 over the others.
 
     L2-SP of Li et al. 2018, https://arxiv.org/abs/1802.01483, whose alpha and beta these are. w0 is what `init` loaded;

@@ -13,6 +13,7 @@ from jaxvision.losses import masked_patch_error
 from jaxvision.models.layers import layer_norm
 from jaxvision.models.vit import Block, VisionTransformer, sincos_positions
 from jaxvision.ops import masked_mean
+from jaxvision.ranges import Count, Depth, Rate
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.common import given_part, normalise, overlay
 from jaxvision.tasks.encoder import spread
@@ -53,10 +54,10 @@ def mae(
     model: nn.Module,
     contract: InputContract,
     *,
-    hidden: float = 0.75,
-    decoder_width: int = 512,
-    decoder_depth: int = 8,
-    decoder_heads: int = 16,
+    hidden: Rate = 0.75,
+    decoder_width: Count = 512,
+    decoder_depth: Depth = 8,
+    decoder_heads: Count = 16,
     normalise_patches: bool = True,
 ) -> Task:
     """He et al. 2021, https://arxiv.org/abs/2111.06377: `losses.masked_patch_error` of the patches that were hidden.

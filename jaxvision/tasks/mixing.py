@@ -7,10 +7,13 @@ from collections.abc import Callable
 import jax
 
 from jaxvision.ops import cutmix_images, mixup_images
+from jaxvision.ranges import NotNegative, Positive, Share
 from jaxvision.task import Batch, PyTree, Task
 
 
-def mixup(task: Task, *, classes: int, alpha: float = 0.2, probability: float = 1.0, cutmix_alpha: float = 0.0) -> Task:
+def mixup(
+    task: Task, *, classes: int, alpha: Positive = 0.2, probability: Share = 1.0, cutmix_alpha: NotNegative = 0.0
+) -> Task:
     """Blend pairs of images; see `ops.mixup_images`. `probability`: share of (micro-)batches that are mixed.
 
     With `cutmix_alpha` above 0, half of those are mixed by `ops.cutmix_images` instead, as timm's `Mixup` has it, and
@@ -31,7 +34,7 @@ def mixup(task: Task, *, classes: int, alpha: float = 0.2, probability: float = 
     return _mixing(task, either, "mixup", classes, alpha, probability)
 
 
-def cutmix(task: Task, *, classes: int, alpha: float = 1.0, probability: float = 1.0) -> Task:
+def cutmix(task: Task, *, classes: int, alpha: Positive = 1.0, probability: Share = 1.0) -> Task:
     """Paste a box from the partner; see `ops.cutmix_images`. For batches that get this or mixup, see `mixup`."""
     return _mixing(task, cutmix_images, "cutmix", classes, alpha, probability)
 

@@ -7,6 +7,7 @@ import jax
 
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import info_nce
+from jaxvision.ranges import Counts, Positive, Share
 from jaxvision.task import Task
 from jaxvision.tasks.encoder import check_contrast
 from jaxvision.tasks.projector import Projector
@@ -17,10 +18,10 @@ def moco(
     model: nn.Module,
     contract: InputContract,
     *,
-    temperature: float = 1.0,
-    widths: tuple[int, ...] = (4096, 256),
+    temperature: Positive = 1.0,
+    widths: Counts = (4096, 256),
     predictor_last_norm: bool = False,
-    momentum: float = 0.99,
+    momentum: Share = 0.99,
     norm: str = "batch",
     total_steps: int = 0,
 ) -> Task:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import sigmoid_focal
 from jaxvision.ops import at_least_float32
+from jaxvision.ranges import NotNegative, Positive, Rate
 from jaxvision.task import PyTree, Task
 from jaxvision.tasks.common import check_focal, check_smoothing, supervised
 
@@ -17,9 +18,9 @@ def multilabel(
     model: nn.Module,
     contract: InputContract,
     *,
-    label_smoothing: float = 0.0,
-    focal: float = 0.0,
-    pos_weight: float | tuple[float, ...] = 1.0,
+    label_smoothing: Rate = 0.0,
+    focal: NotNegative = 0.0,
+    pos_weight: Positive | tuple[Positive, ...] = 1.0,
     classes: int = 0,
 ) -> Task:
     """Binary cross-entropy of each class, mean over the classes and the samples.

@@ -12,6 +12,7 @@ import numpy as np
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import absolute_error, huber, squared_error
 from jaxvision.ops import at_least_float32
+from jaxvision.ranges import Positive
 from jaxvision.task import PyTree, Task
 from jaxvision.tasks.common import check_choices, supervised
 
@@ -23,7 +24,7 @@ def regression(
     contract: InputContract,
     *,
     loss: str = "mse",
-    delta: float = 1.0,
+    delta: Positive = 1.0,
     classes: int = 1,
     labels: Callable[[], np.ndarray] | None = None,
 ) -> Task:

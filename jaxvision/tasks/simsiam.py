@@ -6,6 +6,7 @@ import flax.linen as nn
 
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import negative_cosine
+from jaxvision.ranges import Count
 from jaxvision.task import Task
 from jaxvision.tasks.projector import Projector
 from jaxvision.tasks.siamese import siamese
@@ -15,8 +16,8 @@ def simsiam(
     model: nn.Module,
     contract: InputContract,
     *,
-    width: int = 2048,
-    bottleneck: int = 512,
+    width: Count = 2048,
+    bottleneck: Count = 512,
     norm: str = "batch",
     stop_gradient: bool = True,
 ) -> Task:

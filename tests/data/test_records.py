@@ -267,6 +267,8 @@ def test_errors_name_the_file_and_the_next_step(packed, folder, tmp_path):
     assert "version 2, this jaxvision reads 1: update" in message(edit(version=2))
     assert "info.json is damaged" in message(edit(count=23))
     assert "info.json is damaged" in message(edit(shards=7))
+    outside = [{"name": "../shard", "count": 24, "bytes": 1}]
+    assert "a shard is called '../shard'" in message(edit(shards=outside))
     assert "info.json is damaged" in message(edit(kind="sort"))
     assert "info.json is damaged" in message(lambda bad: (bad / "info.json").write_text('{"version": 1, '))
     assert "jaxvision.pack --from URI" in message(lambda bad: (bad / "info.json").unlink())

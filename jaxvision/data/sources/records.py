@@ -18,6 +18,7 @@ from PIL import Image
 from jaxvision import paths
 from jaxvision.data.sources.common import KINDS, SCALAR, sibling
 from jaxvision.errors import UserError
+from jaxvision.ranges import is_name
 
 VERSION = 1
 INFO, PLAN, LABELS = "info.json", "packing.json", "labels.npy"
@@ -57,6 +58,9 @@ class Records:
             self.kind: str = info["kind"]
             self.classes: tuple[str, ...] = tuple(info["classes"])
             self._names = [str(shard["name"]) for shard in info["shards"]]
+            foreign = [name for name in self._names if not is_name(name)]
+            if foreign:  # a path would be read, or fetched to, outside the folder
+                raise ValueError(f"a shard is called {foreign[0]!r}")
             counts = [int(shard["count"]) for shard in info["shards"]]
             sizes = {LABELS: int(info["labels"]["bytes"])}
             sizes |= {name: int(shard["bytes"]) for name, shard in zip(self._names, info["shards"])}

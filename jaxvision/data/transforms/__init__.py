@@ -50,6 +50,7 @@ from jaxvision.data.transforms.policies import (
     trivial_augment,
 )  # fmt: skip
 from jaxvision.errors import UserError, nearest
+from jaxvision.ranges import Side, Times, check_arguments
 
 __all__ = [
     "affine",
@@ -136,6 +137,12 @@ def build(specs: Sequence[tuple[str, Any]], contract: InputContract) -> list[Bui
     Raises:
       UserError: unknown transform or argument, with the nearest name; a missing argument; a bad value.
     """
+    for place, spec in enumerate(specs):
+        if spec[:1] == ("multi_view",) and place + 1 < len(specs):
+            raise UserError(
+                f'transform "multi_view" comes before {specs[place + 1]!r}: it makes several images of one, so it must '
+                "be the last; what each view needs belongs into its views"
+            )
     return _build(specs, contract.size)
 
 
@@ -170,9 +177,10 @@ def _build(specs: Sequence[tuple[str, Any]], size: int) -> list[Built]:
                 raise UserError(f'unknown argument "{argument}" of transform "{name}": {nearest(argument, known)}')
         if "size" in known:
             arguments.setdefault("size", size)
+        check_arguments(factory, arguments, f'transform "{name}": ')
         try:
             transforms.append(Built(name, arguments))
-        except (UserError, TypeError, IndexError) as error:
+        except (UserError, TypeError, ValueError, IndexError) as error:
             raise UserError(f'transform "{name}" with {arguments}: {error}') from None
     return transforms
 
@@ -181,11 +189,11 @@ ONE_VIEW: tuple[tuple[str, dict[str, Any]], ...] = (("random_resized_crop", {}),
 
 
 def multi_view(
-    size: int,
+    size: Side,
     views: Sequence[Sequence[tuple[str, Any]]] = (ONE_VIEW, ONE_VIEW),
     local: Sequence[tuple[str, Any]] = (),
-    local_count: int = 0,
-    local_size: int = 96,
+    local_count: Times = 0,
+    local_size: Side = 96,
 ) -> Callable[[np.ndarray, np.random.Generator], dict[str, np.ndarray]]:
     """Several views of one image, for self-supervision; the last transform of all.
 
@@ -194,6 +202,8 @@ def multi_view(
     local_size, C] (multi-crop, Caron et al. 2020). All draw from one generator, one after the other.
     """
     check(len(views) >= 1, "views is empty: at least one is needed")
+    nested = any(spec[:1] == ("multi_view",) for specs in (*views, local) for spec in specs)
+    check(not nested, "a view cannot be a multi_view itself")
     check(bool(local) == (local_count > 0), "local and local_count go together: give both or neither")
     check_size(local_size)
     large = [_build(specs, size) for specs in views]

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from jaxvision.data.transforms.pixels import Transform, check, check_fill, from_pillow, to_pillow
+from jaxvision.ranges import Share, Strength, between
 
 
 def color_jitter(
-    brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, hue: float = 0.0, p: float = 1.0
+    brightness: Strength = 0.4,
+    contrast: Strength = 0.4,
+    saturation: Strength = 0.4,
+    hue: Annotated[float, between(0, 0.5)] = 0.0,
+    p: Share = 1.0,
 ) -> Transform:
     """Brightness, contrast, saturation and hue changed by random factors, in a random order.
 
@@ -40,12 +46,12 @@ def color_jitter(
     return apply
 
 
-def grayscale(p: float = 0.1) -> Transform:
+def grayscale(p: Share = 0.1) -> Transform:
     """All channels to luma (ITU-R 601) with chance `p` (torchvision's `RandomGrayscale`); SimCLR uses 0.2."""
     return sometimes(p, lambda image: image.convert("L").convert(image.mode))
 
 
-def blur(p: float = 0.5, sigma: Sequence[float] = (0.1, 2.0)) -> Transform:
+def blur(p: Share = 0.5, sigma: tuple[Strength, Strength] = (0.1, 2.0)) -> Transform:
     """Gaussian blur with chance `p`; its standard deviation is uniform in `sigma`, in pixels.
 
     As MoCo v2, DINO and others do it: Pillow's `GaussianBlur`, three box blurs that come close to a Gaussian.
@@ -63,7 +69,7 @@ def blur(p: float = 0.5, sigma: Sequence[float] = (0.1, 2.0)) -> Transform:
     return apply
 
 
-def solarize(p: float = 0.2, threshold: float = 128) -> Transform:
+def solarize(p: Share = 0.2, threshold: Annotated[float, between(0, 256)] = 128) -> Transform:
     """Levels from `threshold` on inverted with chance `p`.
 
     torchvision's `RandomSolarize`, whose `p` is 0.5; 0.2 is from BYOL and DINO.
@@ -72,7 +78,7 @@ def solarize(p: float = 0.2, threshold: float = 128) -> Transform:
     return sometimes(p, lambda image: solarized(image, threshold))
 
 
-def posterize(p: float = 0.5, bits: int = 4) -> Transform:
+def posterize(p: Share = 0.5, bits: Annotated[int, between(1, 8)] = 4) -> Transform:
     """Only the upper `bits` bits of each level kept, with chance `p`.
 
     torchvision's `RandomPosterize`, which has no default for `bits`.
@@ -81,22 +87,22 @@ def posterize(p: float = 0.5, bits: int = 4) -> Transform:
     return sometimes(p, lambda image: posterized(image, bits))
 
 
-def equalize(p: float = 0.5) -> Transform:
+def equalize(p: Share = 0.5) -> Transform:
     """The histogram of each channel made flat with chance `p` (torchvision's `RandomEqualize`)."""
     return sometimes(p, ImageOps.equalize)
 
 
-def autocontrast(p: float = 0.5) -> Transform:
+def autocontrast(p: Share = 0.5) -> Transform:
     """Each channel stretched to 0..255 with chance `p` (torchvision's `RandomAutocontrast`)."""
     return sometimes(p, ImageOps.autocontrast)
 
 
-def invert(p: float = 0.5) -> Transform:
+def invert(p: Share = 0.5) -> Transform:
     """The negative with chance `p` (torchvision's `RandomInvert`)."""
     return sometimes(p, ImageOps.invert)
 
 
-def sharpness(p: float = 0.5, factor: float = 2.0) -> Transform:
+def sharpness(p: Share = 0.5, factor: Strength = 2.0) -> Transform:
     """Sharper (`factor` above 1) or softer (below 1) with chance `p`.
 
     torchvision's `RandomAdjustSharpness`, which has no default for the factor.

@@ -10,6 +10,7 @@ import numpy as np
 from jaxvision.data.transforms.color import check_colour, check_p, colour_of
 from jaxvision.data.transforms.pixels import Transform, check
 from jaxvision.errors import UserError, nearest
+from jaxvision.ranges import Depth, Fill, Positive, Share
 
 VALUES = ("pixel", "color", "constant")
 
@@ -19,12 +20,12 @@ STD = {3: np.array((58.395, 57.12, 57.375), np.float32), 1: np.array((57.5,), np
 
 
 def erasing(
-    p: float = 0.25,
-    area: Sequence[float] = (0.02, 1 / 3),
-    ratio: Sequence[float] = (0.3, 3.3),
+    p: Share = 0.25,
+    area: tuple[Share, Share] = (0.02, 1 / 3),
+    ratio: tuple[Positive, Positive] = (0.3, 3.3),
     value: str = "pixel",
-    fill: int | Sequence[int] = 0,
-    count: int = 1,
+    fill: Fill = 0,
+    count: Depth = 1,
 ) -> Transform:
     """A random box overwritten with chance `p`: with noise, one random colour, or `fill`.
 

@@ -27,9 +27,10 @@ from jaxvision.data.transforms.pixels import (
     to_pillow,
 )  # fmt: skip
 from jaxvision.errors import nearest
+from jaxvision.ranges import Angle, CountOrNone, Fill, Level, Positive, Share, Side, Slant
 
 
-def resize(size: int, filter: str = "bilinear") -> Transform:
+def resize(size: Side, filter: str = "bilinear") -> Transform:
     """The shorter side to `size` pixels, the longer in proportion (torchvision's `Resize(int)`).
 
     `filter`: "bilinear" and "bicubic" are antialiased (they widen with the reduction, as Pillow's), "linear" is not.
@@ -39,16 +40,16 @@ def resize(size: int, filter: str = "bilinear") -> Transform:
     return lambda image, rng: quickly_resized(image, *shorter_side_to(image, size), filter)
 
 
-def center_crop(size: int) -> Transform:
+def center_crop(size: Side) -> Transform:
     """The middle `size` x `size` pixels (torchvision's `CenterCrop`, but small images raise, unpadded)."""
     check_size(size)
     return lambda image, rng: center(image, size)
 
 
 def random_resized_crop(
-    size: int,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    size: Side,
+    scale: tuple[Positive, Positive] = (0.08, 1.0),
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3),
     filter: str = "bilinear",
 ) -> Transform:
     """A random box, resized to `size` x `size` (torchvision's `RandomResizedCrop`, its law and its fallback).
@@ -95,19 +96,19 @@ def crop_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def flip(p: float = 0.5) -> Transform:
+def flip(p: Share = 0.5) -> Transform:
     """Left and right swapped with chance `p` (torchvision's `RandomHorizontalFlip`)."""
     check_p(p)
     return lambda image, rng: mirrored(image) if rng.random() < p else image
 
 
-def vertical_flip(p: float = 0.5) -> Transform:
+def vertical_flip(p: Share = 0.5) -> Transform:
     """Top and bottom swapped with chance `p` (torchvision's `RandomVerticalFlip`)."""
     check_p(p)
     return lambda image, rng: image[::-1] if rng.random() < p else image
 
 
-def rotation(degrees: float = 15.0, filter: str = "bilinear", fill: int | Sequence[int] = 0) -> Transform:
+def rotation(degrees: Angle = 15.0, filter: str = "bilinear", fill: Fill = 0) -> Transform:
     """Turned about the centre by up to +-`degrees`, uniform; the size stays, outside is `fill`.
 
     torchvision's `RandomRotation`, which has no default for `degrees` and takes the nearest pixel unless told
@@ -124,7 +125,7 @@ def rotation(degrees: float = 15.0, filter: str = "bilinear", fill: int | Sequen
     return apply
 
 
-def zoom(low: float = 0.8, high: float = 1.2, fill: int = 0) -> Transform:
+def zoom(low: Positive = 0.8, high: Positive = 1.2, fill: Level = 0) -> Transform:
     """Enlarged about the centre by a factor uniform in [`low`, `high`]; the size stays, outside is `fill`.
 
     `affine` with a scale only: torchvision's `RandomAffine(0, scale=(low, high))`.
@@ -132,7 +133,7 @@ def zoom(low: float = 0.8, high: float = 1.2, fill: int = 0) -> Transform:
     return affine(scale=(low, high), fill=fill)
 
 
-def shear(degrees: float = 10.0, fill: int = 0) -> Transform:
+def shear(degrees: Slant = 10.0, fill: Level = 0) -> Transform:
     """Sheared horizontally by up to +-`degrees` about the centre; outside is `fill`.
 
     `affine` with a shear only: torchvision's `RandomAffine(0, shear=degrees)`.
@@ -140,9 +141,7 @@ def shear(degrees: float = 10.0, fill: int = 0) -> Transform:
     return affine(shear=degrees, fill=fill)
 
 
-def perspective(
-    distortion: float = 0.5, p: float = 0.5, filter: str = "bilinear", fill: int | Sequence[int] = 0
-) -> Transform:
+def perspective(distortion: Share = 0.5, p: Share = 0.5, filter: str = "bilinear", fill: Fill = 0) -> Transform:
     """Seen from an angle with chance `p`; outside is `fill` (torchvision's `RandomPerspective`).
 
     Each corner moves inwards by up to `distortion` of half a side, in whole pixels. An image of one row or one column
@@ -183,7 +182,7 @@ def check_warp_filter(name: str) -> None:
     check(name in FILTERS, f'unknown filter "{name}": {nearest(name, list(FILTERS))}')
 
 
-def shift(share: float = 0.1, fill: int = 0) -> Transform:
+def shift(share: Share = 0.1, fill: Level = 0) -> Transform:
     """Moved by up to `share` of each side, in whole pixels; what comes in from outside is `fill`.
 
     The translation of torchvision's `RandomAffine(translate=(share, share))`. Pixels are moved, not
@@ -201,11 +200,11 @@ def shift(share: float = 0.1, fill: int = 0) -> Transform:
 
 
 def affine(
-    degrees: float = 0.0,
-    share: float = 0.0,
-    scale: tuple[float, float] = (1.0, 1.0),
-    shear: float = 0.0,
-    fill: int = 0,
+    degrees: Angle = 0.0,
+    share: Share = 0.0,
+    scale: tuple[Positive, Positive] = (1.0, 1.0),
+    shear: Slant = 0.0,
+    fill: Level = 0,
 ) -> Transform:
     """Turned, moved, scaled and sheared about the centre in one bilinear step; outside is `fill`.
 
@@ -240,7 +239,7 @@ def affine(
     return apply
 
 
-def pad_and_crop(padding: int = 4, fill: int = 0) -> Transform:
+def pad_and_crop(padding: CountOrNone = 4, fill: Level = 0) -> Transform:
     """A crop of the image's own size after `padding` pixels on each side.
 
     torchvision's `RandomCrop(size, padding=padding)`; He et al. 2015, section 4.2.

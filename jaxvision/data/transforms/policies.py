@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,6 +22,7 @@ from jaxvision.data.transforms.color import (
 )  # fmt: skip
 from jaxvision.data.transforms.pixels import Transform, check, from_pillow, to_pillow
 from jaxvision.errors import UserError, nearest
+from jaxvision.ranges import Count, CountOrNone, Depth, Fill, NotNegative, Positive, Share, Times, between
 
 Op = Callable[[Image.Image, float, Image.Resampling, Any], Image.Image]
 
@@ -129,7 +130,7 @@ def changed(
     return OPS[name](image, magnitude, resample, colour)
 
 
-def rand_augment(ops: int = 2, magnitude: int = 9, bins: int = 31, fill: int | Sequence[int] = 0) -> Transform:
+def rand_augment(ops: Times = 2, magnitude: CountOrNone = 9, bins: Count = 31, fill: Fill = 0) -> Transform:
     """`ops` operations of 14, one after the other, all at one `magnitude` out of 0..bins - 1.
 
     torchvision's `RandAugment`, its operations and ranges, nearest pixels; what comes in from outside is `fill`. Of a
@@ -150,7 +151,7 @@ def rand_augment(ops: int = 2, magnitude: int = 9, bins: int = 31, fill: int | S
     return apply
 
 
-def trivial_augment(bins: int = 31, fill: int | Sequence[int] = 0) -> Transform:
+def trivial_augment(bins: Count = 31, fill: Fill = 0) -> Transform:
     """One operation of 14 at a random magnitude: torchvision's `TrivialAugmentWide`, nearest pixels.
 
     As there, moves are by up to 32 pixels whatever the size of the image; level 15 of 31 moves 16, where torchvision's
@@ -168,7 +169,7 @@ def trivial_augment(bins: int = 31, fill: int | Sequence[int] = 0) -> Transform:
     return apply
 
 
-def auto_augment(policy: str = "imagenet", fill: int | Sequence[int] = 0) -> Transform:
+def auto_augment(policy: str = "imagenet", fill: Fill = 0) -> Transform:
     """One of 25 pairs of operations that were searched for on "imagenet", "cifar10" or "svhn".
 
     torchvision's `AutoAugment`, its tables and ranges, nearest pixels. Cubuk et al. 2018.
@@ -189,7 +190,11 @@ def auto_augment(policy: str = "imagenet", fill: int | Sequence[int] = 0) -> Tra
 
 
 def aug_mix(
-    severity: int = 3, width: int = 3, depth: int = -1, alpha: float = 1.0, fill: int | Sequence[int] = 0
+    severity: Annotated[int, between(1, 10)] = 3,
+    width: Depth = 3,
+    depth: Annotated[int, between(-1, 1000)] = -1,
+    alpha: Positive = 1.0,
+    fill: Fill = 0,
 ) -> Transform:
     """The image mixed with `width` chains of operations on it; `depth` -1 means one to three in each.
 
@@ -220,12 +225,12 @@ def aug_mix(
 
 
 def rand_augment_timm(
-    magnitude: float = 9,
-    std: float = 0.5,
-    ops: int = 2,
+    magnitude: Annotated[float, between(0, 10)] = 9,
+    std: NotNegative = 0.5,
+    ops: Times = 2,
     increasing: bool = True,
-    p: float = 0.5,
-    fill: int | Sequence[int] = (124, 116, 104),
+    p: Share = 0.5,
+    fill: Fill = (124, 116, 104),
 ) -> Transform:
     """`ops` operations of 15, each done with chance `p` at a magnitude from N(`magnitude`, `std`) within 0..10.
 
