@@ -20,6 +20,11 @@ from typing import Any, NoReturn  # noqa: E402
 
 from jaxvision import hosts  # noqa: E402
 from jaxvision.errors import Unfit, UserError, nearest  # noqa: E402
+from jaxvision.stop import catch, end_at_ctrl_c, interrupted  # noqa: E402
+
+# A command, `python -m jaxvision.NAME`, imports more before it calls `main`. Other programs keep their own Ctrl-C.
+if str(getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")).startswith("jaxvision."):
+    end_at_ctrl_c()
 
 EPILOG = "exit codes: 0 done, 2 bad config, data or arguments, 3 training diverged, 75 interrupted after saving"
 
@@ -89,42 +94,107 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def main(command: Callable[[list[str]], dict[str, Any]], argv: list[str] | None = None) -> NoReturn:
-    """Runs a command, prints its result as the last line of standard output, exits as errors.py says."""
+def main(
+    command: Callable[[list[str]], dict[str, Any]], argv: list[str] | None = None, *, unheard: bool = False
+) -> NoReturn:
+    """Runs a command, prints its result as the last line of standard output, exits as errors.py says.
+
+    unheard: it goes on where nobody reads what it prints (a closed pipe, a lost terminal, a full disk), since what it
+    makes are files.
+    """
+    end_at_ctrl_c()
     argv = sys.argv[1:] if argv is None else argv
-    quiet_libraries()
-    fast_cpu_products()
-    keep_compiled()
     code = 0
     try:
-        result = command(argv)
+        try:
+            _open_standard_streams()
+            if unheard:
+                sys.stdout, sys.stderr = _Unheard(sys.stdout), _Unheard(sys.stderr)
+            quiet_libraries()
+            fast_cpu_products()
+            keep_compiled()
+            result = command(argv)
+        except Exception:
+            if not interrupted():
+                raise
+        if interrupted():  # a library swallowed it, or made another error of it
+            raise KeyboardInterrupt
         if hosts.index() == 0:
             print(json.dumps(result), flush=True)
     except (UserError, OSError) as error:
-        if "--debug" in argv:
-            traceback.print_exc()
-        code = getattr(error, "exit_code", 2)
-        together = isinstance(error, Unfit)
-        if hosts.index() == 0 or not together:
-            if getattr(error, "result", None) is not None:
-                print(json.dumps(error.result), flush=True)  # type: ignore[union-attr]
-            prefix = f"process {hosts.index()}: " if hosts.several() and not together else ""
-            prefix += "" if code == 75 else "error: "
-            print(f"{prefix}{error}", file=sys.stderr, flush=True)
-        if code not in (3, 75) and not together:  # those all reach at the same step
-            hosts.fail(code, str(error))
-        if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
-            os._exit(code)  # exit handlers of libraries would write to the same disk again, and print tracebacks
+        code = _report(error, "--debug" in argv)
     except KeyboardInterrupt:
-        print("interrupted, nothing saved since the last checkpoint", file=sys.stderr, flush=True)
+        catch()
+        _tell("interrupted, nothing saved since the last checkpoint", sys.stderr)
         code = 130
+        hosts.fail(code, "interrupted")
     except Exception as error:
         if hosts.several():
             traceback.print_exc()
             hosts.fail(1, f"{type(error).__name__}: {error}")
         raise
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     sys.exit(code)
+
+
+def _report(error: UserError | OSError, debug: bool) -> int:
+    """Tells people and the other processes of an error; the exit code. Ends the process itself where a disk failed."""
+    if debug:
+        traceback.print_exc()
+    code = getattr(error, "exit_code", 2)
+    together = isinstance(error, Unfit)
+    if hosts.index() == 0 or not together:
+        if getattr(error, "result", None) is not None:
+            _tell(json.dumps(error.result), sys.stdout)  # type: ignore[union-attr]
+        prefix = f"process {hosts.index()}: " if hosts.several() and not together else ""
+        prefix += "" if code == 75 else "error: "
+        _tell(f"{prefix}{error}", sys.stderr)
+    if code not in (3, 75) and not together:  # those all reach at the same step
+        hosts.fail(code, str(error))
+    if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
+        os._exit(code)  # exit handlers of libraries would write to the same disk again, and print tracebacks
+    return code
+
+
+def _tell(text: str, stream: Any) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it: the exit code says it, too
+        print(text, file=stream, flush=True)
+
+
+class _Unheard:
+    """A standard stream that loses, from the first error of a write on, what is written to it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, method: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            method(*arguments)
+        except OSError:
+            # what is left in buffers, and what libraries write below Python, goes the same way
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+
+def _open_standard_streams() -> None:
+    """Opens those that were closed (`>&-`): a file that is opened next would get their numbers, and what is printed."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def sayer(arguments: argparse.Namespace) -> Callable[[str], None]:

@@ -364,8 +364,9 @@ def fail(code: int, message: str) -> None:
         while time.monotonic() < deadline and len(client.key_value_dir_get(_HEARD)) < state.num_processes:
             time.sleep(0.05)
         time.sleep(1.5 * GRACE)  # JAX aborts those who are still there when process 0 goes
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # nobody reads it
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)  # without the barrier at the end of jax.distributed: nobody comes
 
 
@@ -383,5 +384,8 @@ def _end_with_others(mine: int, leaving: threading.Event) -> None:
     if news["index"] == mine:
         return
     time.sleep(GRACE)
-    print(f"process {mine}: ends since process {news['index']} failed: {news['message']}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(
+            f"process {mine}: ends since process {news['index']} failed: {news['message']}", file=sys.stderr, flush=True
+        )
     os._exit(news["code"])

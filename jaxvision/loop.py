@@ -22,6 +22,7 @@ from etils import epath
 
 from jaxvision import accounting, build, checkpoint, evals, hlo, hosts, paths, pretrained, sharding, weights
 from jaxvision import config as config_lib
+from jaxvision import stop as stop_lib
 from jaxvision.chips import KINDS
 from jaxvision.config import Config
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
@@ -50,10 +51,10 @@ def fit(
     """Trains as `config` says, in `workdir`; goes on from its last whole checkpoint if there is one.
 
     Writes everything that the workdir holds. Raises UserError (bad config, data, workdir), Diverged (a loss or
-    a parameter is no longer finite; the last good checkpoint stays) or Interrupted (SIGTERM or Ctrl-C, after
+    a parameter is no longer finite; the last good checkpoint stays) or Interrupted (SIGTERM, SIGHUP or Ctrl-C, after
     saving at the step that was reached). `resume`: the command that goes on, for people to see; `profile`: so many
     steps are traced by XLA's profiler, into the workdir's profile/; `stop_after`: minutes after which it saves and
-    raises Interrupted, 0 for never, looked at when the log is written.
+    raises Interrupted, at the earliest after one step, 0 for never.
     """
     with Stop() as stop, ExitStack() as held:
         run = Run(config, paths.path(workdir), say, clock or Clock(), stop, held)
@@ -67,7 +68,11 @@ def fit(
                 status = "done"
             except Interrupted:
                 run.save()
+                run.writer.wait()  # "saved" is said of what is whole
                 status = "interrupted"
+                raise
+            except KeyboardInterrupt:
+                stop_lib.catch()  # what closes below may take its time
                 raise
         except Diverged as error:
             status = "diverged"
@@ -138,6 +143,7 @@ class Run(Setup):
         self.landed: list[dict[str, float]] = []
         self.pace = (0.0, self.step)  # seconds spent on training at the last log line, and its step
         self.saved_after = 0.0  # minutes: the last save that every_minutes asked for
+        self.looked, self.look_at = (0.0, self.step), self.step  # when it was looked at, in minutes and steps; the next
         self.saves: list[float] = []  # seconds that each blocked
         self.seen: tuple[dict[int, dict[str, float]], int] = ({}, -1)  # the hosts' time at the last line; who was named
         self.profile, self.stop_after, self.tracing = 0, 0.0, ""
@@ -237,7 +243,7 @@ class Run(Setup):
             if self.step % c.log.every_steps == 0 or self.ended:
                 self.land()
                 self._log_train()
-                self._look_at_the_clock()
+            self._save_by_the_clock()
             self.log.progress(self.step)
             if self.due(c.checkpoint.every_steps, c.checkpoint.every_epochs):
                 self.save()  # before the evaluation, whose failure must not cost the steps since the last one
@@ -245,17 +251,20 @@ class Run(Setup):
         self.save()
         self._trace(end=True)
 
-    def _look_at_the_clock(self) -> None:
-        """Saves, or stops, where minutes say so: by process 0's clock, so that all do it at the same step."""
+    def _save_by_the_clock(self) -> None:
+        """Saves where checkpoint.every_minutes says so, within a step: by process 0's clock, so that all hosts do it at
+        the same step. Several hosts, for which asking is a collective, ask again half-way to the next save."""
         every = self.config.checkpoint.every_minutes
-        if not every and not self.stop_after:
+        if not every or self.step < self.look_at:
             return
         minutes = hosts.of_first(self.clock.read()[0]) / 60
-        if 0 < every <= minutes - self.saved_after:
+        if every <= minutes - self.saved_after:
             self.saved_after = minutes
             self.save()
-        if 0 < self.stop_after <= minutes and self.step < self.total:
-            raise Interrupted(f"{self.stop_after:g} minutes are over: saved")
+        if hosts.several():
+            pace = (minutes - self.looked[0]) / (self.step - self.looked[1])  # minutes a step since then
+            left = self.saved_after + every - minutes
+            self.look_at, self.looked = self.step + max(1, int(left / pace / 2)), (minutes, self.step)
 
     def _after_first_step(self) -> None:
         wall, parts = self.clock.read()
@@ -266,6 +275,8 @@ class Run(Setup):
         self.log.tell(f"{what} after {wall:.1f} s ({spent}; {kept})")
         with self.clock("compile"):
             self.writer.prepare(self.state)
+        if self.stop_after:  # from here on, so that each session comes forward
+            self.stop.at(self.clock.started + 60 * self.stop_after, f"{self.stop_after:g} minutes are over")
 
     def _trace(self, *, end: bool = False) -> None:
         """Starts XLA's profiler after the first steps of the session, ends it `profile` steps later."""

@@ -573,4 +573,4 @@ def _size(size: float) -> str:
 
 
 if __name__ == "__main__":
-    cli.main(pack)
+    cli.main(pack, unheard=True)

@@ -146,7 +146,7 @@ def open_workdir(workdir: epath.Path, config: Config, say: Say) -> tuple[checkpo
                 f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\nName another "
                 f"--workdir, or run it with its own config. May change: {', '.join(config_lib.MAY_CHANGE)}"
             )
-    elif (workdir / "checkpoints").exists():
+    elif checkpoint.steps(workdir / "checkpoints"):  # what else is there are scores: of no use to a fresh start
         raise UserError(f"{workdir} holds checkpoints but no config.json: name another --workdir")
     found = checkpoint.newest(workdir / "checkpoints")
     for broken, reason in found.broken:

@@ -31,7 +31,11 @@ def train(argv: list[str]) -> dict[str, Any]:
         "--profile", type=int, default=0, metavar="STEPS", help="trace so many steps by XLA's profiler into profile/"
     )
     parser.add_argument(
-        "--stop-after", type=float, default=0.0, metavar="MINUTES", help="save and end with code 75 after that time"
+        "--stop-after",
+        type=float,
+        default=0.0,
+        metavar="MINUTES",
+        help="save and end with code 75 after that time",
     )
     parser.add_wait()
     arguments, overrides = parser.parse(argv, prefix="config")
@@ -61,16 +65,9 @@ def train(argv: list[str]) -> dict[str, Any]:
 
 
 def default_workdir(config: str) -> str:
-    """runs/CONFIG-TIMESTAMP, the same on all hosts."""
-    import jax
-
-    now = int(datetime.datetime.now().timestamp())
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        now = int(multihost_utils.broadcast_one_to_all(now))
-    stamp = datetime.datetime.fromtimestamp(now).strftime("%Y%m%d-%H%M%S")
-    return os.path.join("runs", f"{pathlib.Path(config).stem}-{stamp}")
+    """runs/CONFIG-TIMESTAMP, the local time of the first host, whatever clock and time zone others have."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return os.path.join("runs", f"{pathlib.Path(config).stem}-{hosts.share('workdir', stamp)[0]}")
 
 
 def report(workdir: str, say: Any) -> dict[str, Any]:
@@ -102,4 +99,4 @@ def report(workdir: str, say: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.main(train)
+    cli.main(train, unheard=True)

@@ -318,4 +318,4 @@ def picture(results: Mapping[str, Mapping[str, list[float]]], path: Any, title: 
 
 
 if __name__ == "__main__":
-    cli.main(transfer)
+    cli.main(transfer, unheard=True)

@@ -4,20 +4,26 @@
     python launch/local.py 2 --devices 4 -- python -m jaxvision.evaluate --from runs/four
 
 Each process gets --devices emulated CPU devices. The lines of process 0 are shown as they are, those of the others with
-their number. Ctrl-C and SIGTERM go to all. Once one has failed the others have --grace seconds to end by themselves;
-the exit code is that of the first that failed, else 0.
+their number. Ctrl-C, SIGTERM and SIGHUP go to all, and where nobody reads the lines all go on. Once one has failed the
+others have --grace seconds to end by themselves; the exit code is that of the first that failed, else 0. However this
+one ends, SIGKILL included, nothing that it started goes on.
 """
 
 import argparse
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+
+GLOO = re.compile(
+    r"(\[Gloo\] Rank |\d+| is connected to | peer ranks\. |Expected number of connected peer ranks is : )*\n?"
+)
 
 
 def main() -> int:
@@ -30,19 +36,49 @@ def main() -> int:
     arguments, command = parser.parse_args(words[:at]), words[at + 1 :]
     if arguments.processes < 1 or arguments.devices < 1 or not command:
         parser.error("name a number of processes, and after -- the command that each runs")
-    processes = start(arguments.processes, arguments.devices, command)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: to_all(processes, number))
+    guard = start_guard()
+    processes = start(arguments.processes, arguments.devices, command, guard)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda number, frame: to_all(processes, number))
     readers = [threading.Thread(target=show, args=(p.stdout, f"[{k}] " if k else "")) for k, p in enumerate(processes)]
     for reader in readers:
         reader.start()
     code = wait(processes, arguments.grace)
     for reader in readers:
         reader.join()
+    os.write(guard, b"end")
     return code
 
 
-def start(count: int, devices: int, command: list[str]) -> list[subprocess.Popen]:
+def start_guard() -> int:
+    """Starts the process that kills, once this one is gone, the sessions whose numbers were written here, a line each.
+
+    It waits for the end of a pipe, which comes however this process ends. "end", as the last words, lets it go. The
+    end of a pipe that it gives back is this process's alone: Python gives no child more than it is told to.
+    """
+    read, write = os.pipe()
+    if os.fork():
+        os.close(read)
+        os.wait()
+        return write
+    os.setsid()  # a Ctrl-C of the terminal is not for it
+    if os.fork():
+        os._exit(0)  # so that it is no child of the launcher, which waits for its own
+    os.close(write)
+    for number in (0, 1, 2):  # who reads the launcher's lines must see their end
+        os.dup2(os.open(os.devnull, os.O_RDWR), number)
+    words = b""
+    while part := os.read(read, 1 << 16):
+        words += part
+    if not words.endswith(b"end"):
+        for session in words.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(int(session), signal.SIGKILL)
+    os._exit(0)
+
+
+def start(count: int, devices: int, command: list[str], guard: int) -> list[subprocess.Popen]:
     """In sessions of their own, so that a Ctrl-C of the terminal comes to each once, from here."""
     flags = os.environ.get("XLA_FLAGS", "")
     common = {
@@ -53,8 +89,9 @@ def start(count: int, devices: int, command: list[str]) -> list[subprocess.Popen
         "JAX_NUM_PROCESSES": str(count),
         "PYTHONUNBUFFERED": "1",
     }
-    return [
-        subprocess.Popen(
+    processes = []
+    for index in range(count):
+        process = subprocess.Popen(
             command,
             env={**common, "JAX_PROCESS_ID": str(index)},
             stdout=subprocess.PIPE,
@@ -62,8 +99,9 @@ def start(count: int, devices: int, command: list[str]) -> list[subprocess.Popen
             text=True,
             start_new_session=True,
         )
-        for index in range(count)
-    ]
+        os.write(guard, f"{process.pid}\n".encode())
+        processes.append(process)
+    return processes
 
 
 def free_port() -> int:
@@ -77,10 +115,19 @@ def free_port() -> int:
 
 
 def show(lines, prefix: str) -> None:
+    """Prints lines as they come, but for what the CPU's collectives (Gloo) tell of each connection.
+
+    Threads write those sentences into each other, so that a line with two beginnings is followed by one that holds the
+    end of a sentence alone, as "3".
+    """
+    open_ = 0  # sentences that have begun and not ended
     for line in lines:
-        if "[Gloo]" in line or "peer ranks" in line:  # the CPU's collectives tell of each connection
+        open_ += line.count("[Gloo]")
+        if "[Gloo]" in line or "peer ranks" in line or (open_ and GLOO.fullmatch(line)):
+            open_ = max(open_ - 1, 0)
             continue
-        print(prefix + line, end="", flush=True)
+        with contextlib.suppress(OSError):  # nobody reads it; who writes must not wait for that
+            print(prefix + line, end="", flush=True)
 
 
 def to_all(processes: list[subprocess.Popen], number: int) -> None:

@@ -438,3 +438,15 @@ def test_losses_gradients_and_rows_are_those_of_one_process(command, tmp_path):
                 assert apart < 1e-3, (count, fsdp, step)
                 worst = {"loss": max(worst["loss"], loss), "gradient": max(worst["gradient"], apart)}
     print(f"\nworst of 1, 2, 4 processes, copied and split: {worst}")
+
+
+def test_hosts_in_other_time_zones_name_the_same_workdir(tmp_path):
+    code = (
+        "import os, time; os.environ['TZ'] = ['UTC', 'Asia/Tokyo'][int(os.environ['JAX_PROCESS_ID'])]; time.tzset();"
+        "from jaxvision import hosts, train; hosts.join(); print('=', train.default_workdir('some/config.py'))"
+    )
+    out, _ = python(2, "-c", code, devices=1).communicate(timeout=120)
+    names = [line.split("= ")[1] for line in out.splitlines() if "= " in line]
+    assert len(names) == 2, out
+    assert names[0] == names[1]
+    assert names[0].startswith("runs/config-")

@@ -1,19 +1,26 @@
 """The launch scripts against stubs of the commands that they call: what is called, in which order, with what. And the
 manifest for GKE against the schema of what reads it."""
 
+import contextlib
 import gzip
+import io
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 
 import jsonschema
 import pytest
 import yaml
 
 from jaxvision.errors import Diverged, Interrupted, UserError
+from launch import local
 
 LAUNCH = pathlib.Path(__file__).parent.parent / "launch"
 OURS = ("PYTHON", "SPOT", "VERSION", "KEEP", "DRY", "ACCELERATOR", "SERVICE_ACCOUNT")  # what the scripts ask for
@@ -457,3 +464,92 @@ def test_gke_refuses(stubs, words, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert calls == []
+
+
+# --------------------------------------------------------------------------- several processes here
+
+
+def start_local(folder, count, shell, **how):
+    """So many shells by local.py; each leaves the process ids of itself and its children in the folder."""
+    words = [sys.executable, LAUNCH / "local.py", str(count), "--", "sh", "-c", shell]
+    return subprocess.Popen(words, cwd=folder, text=True, **how)
+
+
+def running(folder):
+    """Of the processes that wrote their number there, those that run."""
+    found = []
+    for file in folder.glob("*.pid"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state = pathlib.Path("/proc", file.stem, "stat").read_text().rpartition(")")[2].split()[0]
+            found += [file.stem] if state != "Z" else []
+    return found
+
+
+def within(seconds, condition):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_nothing_outlives_the_launcher(tmp_path, number):
+    """Processes of processes included."""
+    process = start_local(tmp_path, 3, "sleep 600 & touch $!.pid $$.pid; wait")
+    within(20, lambda: len(running(tmp_path)) == 6)
+    process.send_signal(number)
+    process.wait(20)
+    within(20, lambda: not running(tmp_path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_to_the_launcher_go_to_all(tmp_path, number):
+    shell = f"trap 'touch $$.heard; exit 75' {number.name[3:]}; touch $$.pid; while :; do sleep 0.1; done"
+    process = start_local(tmp_path, 3, shell)
+    within(20, lambda: len(running(tmp_path)) == 3)
+    process.send_signal(number)
+    assert process.wait(20) == 75
+    assert len(list(tmp_path.glob("*.heard"))) == 3
+    assert not running(tmp_path)
+
+
+def test_the_launcher_s_guard_goes_with_it_and_kills_nobody(tmp_path):
+    shell = "(sleep 5; touch later) >/dev/null 2>&1 & touch $!.pid; exit 0"  # goes on by itself after an end in order
+    process = start_local(tmp_path, 2, shell, stdout=subprocess.PIPE)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+    def guards():
+        return [p for p in pathlib.Path("/proc").glob("[0-9]*/cmdline") if is_guard(p)]
+
+    def is_guard(path):
+        with contextlib.suppress(OSError):
+            words, folder = path.read_bytes().split(b"\0"), os.readlink(path.parent / "cwd")
+            return words[1:2] == [os.fsencode(LAUNCH / "local.py")] and folder == str(tmp_path)
+
+    within(5, lambda: not guards())
+    within(20, (tmp_path / "later").exists)
+
+
+def test_lines_that_nobody_reads_hold_nobody_up(tmp_path):
+    """More than a pipe holds."""
+    shell = "i=0; while [ $i -lt 20000 ]; do echo some words to fill the pipe with; i=$((i+1)); done; touch $$.done"
+    process = start_local(tmp_path, 2, shell, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert len(list(tmp_path.glob("*.done"))) == 2
+
+
+SENTENCE = "[Gloo] Rank |1| is connected to |3| peer ranks. |Expected number of connected peer ranks is : |3|\n"
+
+
+def test_what_collectives_say_is_left_out_however_threads_tear_it(capsys):
+    rng = random.Random(0)
+    for _ in range(300):
+        writers = [SENTENCE.split("|") for _ in range(rng.randint(1, 4))]
+        text = "before\n"
+        while any(writers):
+            text += rng.choice([w for w in writers if w]).pop(0)
+        local.show(io.StringIO(text + "3\nafter 3\n"), "[1] ")
+        assert capsys.readouterr().out == "[1] before\n[1] 3\n[1] after 3\n", text
