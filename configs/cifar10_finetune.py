@@ -1,5 +1,6 @@
 """ResNet-50 from ImageNet to CIFAR-10, 20 epochs at 224 px.
 
+    curl -O https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz
     python -m jaxvision.train --config configs/cifar10_finetune.py --workdir runs/cifar10_finetune \
         --config.init=hf:timm/resnet50.a1_in1k
 
@@ -17,7 +18,7 @@ import jaxvision.config
 config = jaxvision.config.default()
 config.init = ""  # on the command line: without it this trains from scratch
 config.data.update(
-    train="tfds:cifar10/train",
+    train="cifar:cifar-10-binary.tar.gz/train",
     size=224,
     resize=224,  # the object fills the image: nothing is cut off
     filter="bicubic",
@@ -31,4 +32,4 @@ config.model = dict(name="resnet50")
 config.task = dict(name="classification", label_smoothing=0.1)
 config.wrap = dict(mixup=dict(alpha=0.2), ema=dict(decay=0.999))
 config.optim.update(name="sgd", lr=0.02, momentum=0.9, nesterov=True, weight_decay=1e-4, schedule="cosine", warmup=0.05)
-config.evals = dict(test=dict(metric="topk", data="tfds:cifar10/test", every_epochs=1.0))
+config.evals = dict(test=dict(metric="topk", data="cifar:cifar-10-binary.tar.gz/test", every_epochs=1.0))

@@ -12,9 +12,11 @@ from PIL import Image
 
 from jaxvision import build, evals, loop, models
 from jaxvision import config as config_lib
+from jaxvision.data import open_source
 from jaxvision.errors import UserError
 from jaxvision.step import init_state, make_step
 from jaxvision.weights import count
+from tests.data.test_arrays import cifar_files, write_tar
 from tests.models.published import PUBLISHED, SMALL
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -141,6 +143,22 @@ def test_the_table_of_recipes_has_it(path):
     table = (ROOT / "docs" / "recipes.md").read_text()
     assert f"| [{path.stem}](../configs/{path.name}) |" in table
     assert set(re.findall(r"configs/(\w+)\.py\) \|", table)) == {p.stem for p in CONFIGS}
+
+
+@pytest.mark.parametrize("name", ["cifar10_fast", "cifar10_finetune"])
+def test_cifar_comes_from_the_archive(tmp_path, monkeypatch, name):
+    """As it is downloaded, beside the command."""
+    files, _ = cifar_files()
+    write_tar(tmp_path / "cifar-10-binary.tar.gz", files)
+    config = config_lib.load(str(ROOT / "configs" / f"{name}.py"))
+    assert (
+        "curl -O https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz" in (ROOT / f"configs/{name}.py").read_text()
+    )
+    monkeypatch.chdir(tmp_path)
+    train, test = open_source(config.data.train), open_source(config.evals.test.data)
+    assert (len(train), len(test)) == (20, 4)
+    assert train.classes == test.classes
+    assert train[0]["image"].shape == (32, 32, 3)
 
 
 def photos(root, counts):

@@ -6,12 +6,15 @@ import os
 from collections.abc import Callable
 
 from jaxvision import paths
+from jaxvision.data.sources.cifar import Cifar
 from jaxvision.data.sources.common import EXTENSIONS, PART, Source, parse_query
 from jaxvision.data.sources.csv import Csv
 from jaxvision.data.sources.digits import Digits
 from jaxvision.data.sources.fake import Fake
 from jaxvision.data.sources.folder import Folder
+from jaxvision.data.sources.idx import Idx
 from jaxvision.data.sources.images import Images
+from jaxvision.data.sources.npz import Npz
 from jaxvision.data.sources.records import Records
 from jaxvision.data.sources.subset import Subset
 from jaxvision.data.sources.tar import Tar
@@ -21,11 +24,14 @@ from jaxvision.errors import UserError, nearest
 __all__ = [
     "EXTENSIONS",
     "SCHEMES",
+    "Cifar",
     "Csv",
     "Digits",
     "Fake",
     "Folder",
+    "Idx",
     "Images",
+    "Npz",
     "Records",
     "Source",
     "Subset",
@@ -41,6 +47,9 @@ SCHEMES: dict[str, Callable[[str], Source]] = {
     "images": Images,
     "tar": Tar,
     "csv": Csv,
+    "idx": Idx,
+    "cifar": Cifar,
+    "npz": Npz,
     "tfds": Tfds,
     "records": Records,
     "fake": Fake,
@@ -54,6 +63,8 @@ def open_source(uri: str) -> Source:
     `tfds:NAME[/CONFIG][:VERSION]/SPLIT[?data_dir=/path]` ·
     `tar:/path.tar[?labels=FILE][&meta=FILE][&classes=FILE]` ·
     `csv:/path.csv[?kind=class|tags|values][&root=/path][&classes=FILE]`, more keys: see Csv · `records:/path` ·
+    `idx:/folder/train|test[?set=NAME][&classes=FILE]` · `cifar:/archive.tar.gz/train|test[?label=coarse]` ·
+    `npz:/path.npz/train|val|test[?classes=FILE]` ·
     `fake:COUNTxSIZE[?classes=10]`; of any, a part: `?split=0:90%[&seed=1]` (but of tfds, which has its own),
     `?per_class=5[&seed=1]`, `?part=0:80%[&seed=1]` of each class, or all three, each with `group=PATTERN` (for csv
     `group=COLUMN`) so that no group is torn apart, see Subset.
