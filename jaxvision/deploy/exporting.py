@@ -89,10 +89,7 @@ def _data(uri: str | None, trained: pretrained.Trained, say: Say) -> Source | No
     source = open_source(uri)
     if source.kind != "none":
         build.check_kind(trained.config, source)
-        if trained.named:
-            build.check_classes(uri, source.classes, trained.classes)
-        elif len(source.classes) != len(trained.classes):
-            raise UserError(f"{uri} has {len(source.classes)} classes, {trained.source} has {len(trained.classes)}")
+        build.check_classes(uri, source.classes, trained.classes_of(uri, source.classes, say))
     return source
 
 
