@@ -161,17 +161,23 @@ class About(NamedTuple):
     classes: tuple[str, ...] = ()
 
 
-def about(path: pathlib.Path) -> About:
-    """Of the header of a safetensors file; one that cannot be read says nothing here, and `read` refuses it.
-
-    Raises UserError if it is ours and broken.
-    """
+def header(path: pathlib.Path) -> dict[str, str]:
+    """The metadata in the header of a safetensors file; none where it cannot be read, which `read` refuses."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             texts = json.loads(file.read(length)).get("__metadata__", {}) if length < 100_000_000 else {}
     except (OSError, ValueError, AttributeError):
-        return About()
+        return {}
+    return texts if isinstance(texts, dict) else {}
+
+
+def about(path: pathlib.Path) -> About:
+    """What `jaxvision.export` wrote into a file's header; nothing for any other file.
+
+    Raises UserError if it is ours and broken.
+    """
+    texts = header(path)
     if "jaxvision" not in texts:
         return About()
     try:

@@ -90,8 +90,8 @@ def imagenet() -> str:
         "# ImageNet's classes: WordNet id, name, and the sets that have it, by their numbers of classes; each set is",
         "# in the order of the ids. Written by python -m tests.parity.tables from timm 1.0.31, timm/data/_info",
         "# (Copyright 2019 Ross Wightman, Apache License 2.0), whose names are WordNet's (WordNet 3.0, Copyright 2006",
-        "# by Princeton University, https://wordnet.princeton.edu/license-and-commercial-use): the first lemma, followed",
-        "# by the id where another class has the same.",
+        "# by Princeton University, https://wordnet.princeton.edu/license-and-commercial-use): the first lemma, and",
+        "# the id behind it where another class has the same.",
     ]
     for synset in listed:
         same = often[names[synset]] > 1 and synset not in sets[1000]
