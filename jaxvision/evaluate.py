@@ -49,7 +49,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     for name, uri in jobs.items():
         options = {**config_lib.eval_options(trained.config.evals[name]), "data": uri}
         source, bank = open_source(uri), open_source(options["bank"]) if options["bank"] else None
-        classes = trained.classes if trained.named else _in_order(uri, source.classes, trained, say)
+        classes = trained.classes_of(uri, source.classes, say)
         build.check_eval(trained.config, name, source, bank, classes)
         result = evals.measure(
             trained.config, trained.task, trained, build.measures(trained.config, name, source.classes), source, bank,
@@ -68,14 +68,6 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             say(f"warning: {len(result.skipped)} unreadable images are left out, the certificate lists them")
         results[name] = {**plain(result.metrics), "count": result.samples, "digest": result.digest}
     return {"checkpoint": trained.source, "step": trained.step, "evals": results}
-
-
-def _in_order(uri: str, theirs: tuple[str, ...], trained: Any, say: Any) -> tuple[str, ...]:
-    """The data's class names for weights that name none. Raises UserError if their number differs."""
-    if len(theirs) != len(trained.classes):
-        raise UserError(f"{uri} has {len(theirs)} classes, the weights in {trained.source} {len(trained.classes)}")
-    say(f"the weights name no classes: class k is taken to be the data's class k ({theirs[0]}, ..., {theirs[-1]})")
-    return theirs
 
 
 if __name__ == "__main__":

@@ -90,10 +90,14 @@ def _check(arguments: Any) -> None:
 
 
 def _run(arguments: Any, items: list[Any], videos: bool, file: IO[str] | None) -> dict[str, Any]:
-    from jaxvision.deploy import inference
+    from jaxvision.deploy import artefact, inference
 
     say, show = cli.sayer(arguments), cli.shower(arguments)
     predictor = inference.load(arguments.source, arguments.checkpoint)
+    if predictor.certificate is not None:
+        unproved = artefact.unproved(pathlib.Path(predictor.source), predictor.certificate["format"])
+        if unproved:
+            say(unproved)
     for flag, value, kind in (("--top", arguments.top, "class"), ("--threshold", arguments.threshold, "tags")):
         if value is not None and predictor.kind != kind:
             raise UserError(

@@ -17,6 +17,7 @@ from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data.contract import InputContract
 from jaxvision.errors import UserError
+from jaxvision.log import Say
 from jaxvision.published import Published
 from jaxvision.task import PyTree, Task
 from jaxvision.tasks.common import network
@@ -265,6 +266,23 @@ class Trained(NamedTuple):
     mesh: Mesh
     source: str
     workdir: epath.Path | None
+    synsets: tuple[str, ...] = ()  # of ImageNet's classes, their WordNet ids
+
+    def classes_of(self, uri: str, theirs: tuple[str, ...], say: Say = lambda text: None) -> tuple[str, ...]:
+        """The classes of the weights, in their order, by the names that the data `uri` have: `theirs`.
+
+        Data name ImageNet's classes by WordNet ids or by words. Class k of weights without names, or of published
+        ones that the data name otherwise, is taken to be the data's class k, and said so. Raises UserError where
+        the numbers of classes differ, too.
+        """
+        alike = [names for names in (self.classes, self.synsets) if set(theirs) & set(names)]
+        if self.named and (alike or not self.synsets):
+            return alike[0] if alike else self.classes
+        if len(theirs) != len(self.classes):
+            raise UserError(f"{uri} has {len(theirs)} classes, the weights in {self.source} {len(self.classes)}")
+        reason = "the data name ImageNet's classes otherwise" if self.named else "the weights name no classes"
+        say(f"{reason}: class k is taken to be the data's class k ({theirs[0]}, ..., {theirs[-1]})")
+        return theirs
 
 
 def load(source: str, which: str = "") -> Trained:
@@ -300,7 +318,10 @@ def _load_published(found: Published) -> Trained:
     fresh, head = _leaves(build.task(config, 1000), config)
     state = _published_leaves(found, traverse_util.flatten_dict(fresh, sep="/"), config)
     count = _class_count(state.leaves, head)
-    classes = found.classes or tuple(str(k) for k in range(count))
+    if found.doubt:
+        raise UserError(found.doubt)
+    names, synsets = published.imagenet(count)
+    classes = found.classes or names or tuple(str(k) for k in range(count))
     if len(classes) != count:
         raise UserError(f"{found.source}: the file names {len(classes)} classes, its last layer has {count}")
     if not classes:
@@ -311,8 +332,9 @@ def _load_published(found: Published) -> Trained:
     params, extra = build.jit_once(built.init, out_shardings=sharding.replicated(mesh))(
         jax.random.key(0), build.zeros(config), plan.given
     )
-    named = bool(found.classes)
-    return Trained(config, found.contract, classes, named, built, params, extra, 0, mesh, found.source, None)
+    named = bool(found.classes or names)
+    synsets = synsets if classes in (names, synsets) else ()
+    return Trained(config, found.contract, classes, named, built, params, extra, 0, mesh, found.source, None, synsets)
 
 
 class Teacher(NamedTuple):
@@ -345,13 +367,7 @@ def teacher(config: Config, classes: tuple[str, ...]) -> Teacher | None:
                 f"task.teacher: {trained.source} takes images of {field} {getattr(theirs, field)}, this config has "
                 f"{field} {getattr(mine, field)}: set config.{key} = {getattr(theirs, field)}, or name another teacher"
             )
-    if trained.named:
-        build.check_classes(f"the teacher {trained.source}", trained.classes, classes)
-    elif len(trained.classes) != len(classes):
-        raise UserError(
-            f"task.teacher: {trained.source} tells {len(trained.classes)} classes apart, the training data has "
-            f"{len(classes)}: choose a teacher that was trained on these classes"
-        )
+    build.check_classes(f"the teacher {trained.source}", trained.classes_of(config.data.train, classes), classes)
     # Without its wrappers: what they keep beside the network (averages, anchors) is not carried along.
     own = Config({**trained.config.to_dict(), "wrap": {}, "dtype": config.dtype})
     task_ = build.task(own, len(classes))

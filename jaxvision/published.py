@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gzip
 import json
 import math
 import pathlib
@@ -28,6 +29,7 @@ from jaxvision.models.origin import Origin
 LIBRARIES = ("timm", "torchvision")
 SCHEMES = (*LIBRARIES, "hf", npz.SCHEME)
 _TABLE = pathlib.Path(models.__file__).with_name("published.json")
+_CLASSES = _TABLE.with_name("imagenet.tsv.gz")
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
 _DTYPES |= {"BOOL": "?", "BF16": "<u2"}
 # Of timm's tags, those of weights that Google trained; mean, std and filter are alike in all of them.
@@ -46,6 +48,7 @@ class Published(NamedTuple):
     contract: InputContract
     options: dict[str, Any] = {}  # noqa: RUF012  arguments of the model that show in the file
     classes: tuple[str, ...] = ()  # their names, if the file says them
+    doubt: str = ""  # why the crop of `contract` may not be what the weights were published with, and what to do
 
     def __str__(self) -> str:
         return f"{self.path} ({self.library} {self.model}{self.tag and ' ' + self.tag})"
@@ -78,10 +81,12 @@ def _published(source: str, library: str, name: str, path: pathlib.Path) -> Publ
     if path.is_dir():
         path = path / "model.safetensors"
     _check_kind(path, ".safetensors")
-    said = about(path)
-    contract = said.contract or _contract(source, library, theirs, tag, path)
+    said, doubt = about(path), ""
+    if said.contract is None:
+        said, doubt = _said(source, library, theirs, tag, path)
+    assert said.contract is not None
     origin = models.origins(model)[library]
-    return Published(source, library, model, tag, origin, path, contract, classes=said.classes)
+    return Published(source, library, model, tag, origin, path, said.contract, classes=said.classes, doubt=doubt)
 
 
 def _google(source: str, scheme: str, name: str, path: pathlib.Path) -> Published:
@@ -150,23 +155,29 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 class About(NamedTuple):
-    """What `jaxvision.export` wrote into a file's header; empty for any other file."""
+    """What a file of weights says of itself: its header, or timm's config.json beside it."""
 
     contract: InputContract | None = None
     classes: tuple[str, ...] = ()
 
 
-def about(path: pathlib.Path) -> About:
-    """Of the header of a safetensors file; one that cannot be read says nothing here, and `read` refuses it.
-
-    Raises UserError if it is ours and broken.
-    """
+def header(path: pathlib.Path) -> dict[str, str]:
+    """The metadata in the header of a safetensors file; none where it cannot be read, which `read` refuses."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             texts = json.loads(file.read(length)).get("__metadata__", {}) if length < 100_000_000 else {}
     except (OSError, ValueError, AttributeError):
-        return About()
+        return {}
+    return texts if isinstance(texts, dict) else {}
+
+
+def about(path: pathlib.Path) -> About:
+    """What `jaxvision.export` wrote into a file's header; nothing for any other file.
+
+    Raises UserError if it is ours and broken.
+    """
+    texts = header(path)
     if "jaxvision" not in texts:
         return About()
     try:
@@ -184,36 +195,86 @@ def table() -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
     return json.loads(_TABLE.read_text())
 
 
-def _contract(source: str, library: str, name: str, tag: str, path: pathlib.Path) -> InputContract:
-    """How the weights want their pixels: from a config.json beside the file (timm's), else from the table."""
+def _said(source: str, library: str, name: str, tag: str, path: pathlib.Path) -> tuple[About, str]:
+    """How the weights want their pixels: from a config.json beside the file (timm's), else from the table; and
+    `Published.doubt`. Raises UserError where mean, std or filter are not known."""
     beside = path.with_name("config.json")
     if library == "timm" and beside.is_file():
-        try:
-            config = json.loads(beside.read_text())
-            return InputContract(**timm_contract(config.get("pretrained_cfg", config)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{beside} tells no input size, mean, std and crop ({error!r}): remove it") from error
+        return _timm_says(source, name, tag, beside)
     tags = table().get(library, {}).get(name, {})
-    if tag in tags:
-        return InputContract(**tags[tag])
-    made = [InputContract(**fields) for fields in tags.values()]
-    if not tag and len({(c.mean, c.std, c.filter) for c in made}) == 1:
-        return made[0]  # of several crops the first one's, the oldest weights; what is used is said
     if not tags:
         raise UserError(f"{source!r}: how these weights want their pixels is not known: put timm's config.json beside")
     wanted = f"{library}:{name}.TAG={path}"
-    if not tag:
-        raise UserError(f"{source!r} does not say which weights, and their pixels differ: {wanted}, TAG one of "
-                        f"{', '.join(tags)}")  # fmt: skip
-    raise UserError(f"{source!r}: unknown tag {tag!r}, {wanted}: {nearest(tag, list(tags))}")
+    if tag and tag not in tags:
+        raise UserError(f"{source!r}: unknown tag {tag!r}, {wanted}: {nearest(tag, list(tags))}")
+    if tag:
+        return About(contract_of(tags[tag])), _squashed(source, tags[tag])
+    made = [contract_of(fields) for fields in tags.values()]
+    which = f"does not say which weights, and their {{}} differ: {wanted}, TAG one of {', '.join(tags)}"
+    if len({(c.mean, c.std, c.filter) for c in made}) > 1:
+        raise UserError(f"{source!r} {which.format('pixels')}")
+    same = len(set(made)) == 1 and not any("squash" in fields for fields in tags.values())
+    # of several crops the first one's, the oldest weights: good enough to start from, not to measure with
+    return About(made[0]), "" if same else f"{source!r} {which.format('sizes or crops')}"
+
+
+def _timm_says(source: str, name: str, tag: str, path: pathlib.Path) -> tuple[About, str]:
+    """The same of timm's config.json. Raises UserError where it is broken, or of other weights."""
+    try:
+        config = json.loads(path.read_text())
+        fields = config.get("pretrained_cfg", config)
+        made = timm_contract(fields)
+        about = About(contract_of(made), tuple(str(label) for label in config.get("label_names") or ()))
+        theirs = {"network": (config.get("architecture"), name), "tag": (fields.get("tag"), tag)}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} tells no input size, mean, std and crop ({error!r}): remove it") from error
+    for what, (there, asked) in theirs.items():
+        if there and asked and there != asked:
+            raise UserError(
+                f"{source!r} asks for the {what} {asked}, {path} is of {there}: name that, or put the config.json of "
+                "these weights beside them"
+            )
+    return about, _squashed(source, made)
+
+
+def contract_of(fields: dict[str, Any]) -> InputContract:
+    """That of fields of the table, or of `timm_contract`."""
+    return InputContract(**{key: value for key, value in fields.items() if key != "squash"})
+
+
+def _squashed(source: str, fields: dict[str, Any]) -> str:
+    """The doubt about weights whose images timm makes square, which no contract can say."""
+    if "squash" not in fields:
+        return ""
+    return (
+        f"{source!r}: timm shows these weights whole images, squashed to {fields['size']} x {fields['size']} pixels, "
+        "which no input contract here says: fine-tune from them, or take a set of weights that sees a centre crop "
+        "(python -m jaxvision.models --weights lists them)"
+    )
+
+
+@functools.cache
+def imagenet(count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(names, WordNet ids) of the classes of the ImageNet with so many, in the order of its weights; () and () for
+    another number. 1,000 are ImageNet-1k; 11,221, 11,821, 21,841 and 21,843 larger ones, of which timm has weights."""
+    with gzip.open(_CLASSES, "rt", encoding="utf-8") as file:
+        rows = [line.rstrip("\n").split("\t") for line in file if not line.startswith("#")]
+    chosen = [(name, synset) for synset, name, counts in rows if str(count) in counts.split()]
+    names, synsets = zip(*chosen) if chosen else ((), ())
+    return names, synsets
 
 
 def timm_contract(config: dict[str, Any]) -> dict[str, Any]:
-    """Fields of an InputContract of timm's pretrained_cfg. Raises ValueError for what a contract cannot say."""
+    """Fields of an InputContract of timm's pretrained_cfg, and "squash" where images are squashed instead of cut.
+
+    Raises ValueError for what a contract cannot say.
+    """
     channels, height, width = config["input_size"]
-    if height != width or config.get("crop_mode", "center") != "center" or channels not in (1, 3):
-        raise ValueError(f"input_size {config['input_size']}, crop_mode {config.get('crop_mode')}")
+    mode = config.get("crop_mode", "center")
+    if height != width or mode not in ("center", "squash") or channels not in (1, 3):
+        raise ValueError(f"input_size {config['input_size']}, crop_mode {mode}")
     return {
+        **({"squash": True} if mode == "squash" else {}),
         "size": height,
         "resize": math.floor(height / config.get("crop_pct", 0.875)),
         "filter": config.get("interpolation", "bicubic"),

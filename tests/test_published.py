@@ -231,12 +231,118 @@ def test_the_contract_beside_the_file_counts(tmp_path, state):
         pretrained.find(f"timm:resnet18.a1_in1k={path}")
 
 
+SELF_SUPERVISED = [
+    ("vit_small_patch16_224", "dino", (0.485, 0.456, 0.406)),
+    ("vit_base_patch16_224", "mae", (0.485, 0.456, 0.406)),
+    ("vit_large_patch16_224", "orig_in21k", (0.5, 0.5, 0.5)),
+    ("convnext_tiny", "dinov3_lvd1689m", (0.485, 0.456, 0.406)),
+]
+
+
+@pytest.mark.parametrize(("name", "tag", "mean"), SELF_SUPERVISED)
+def test_weights_without_a_last_layer_have_their_own_mean(tmp_path, state, name, tag, mean):
+    path = save(tmp_path, state)
+    assert pretrained.find(f"timm:{name}.{tag}={path}").contract.mean == mean
+    if name.startswith("vit"):
+        with pytest.raises(UserError, match=rf"their pixels differ: timm:{name}\.TAG=.* TAG one of .*{tag}"):
+            pretrained.find(f"timm:{name}={path}")
+
+
+def test_crops_that_are_not_known_are_asked_for_where_they_count(tmp_path, state):
+    """To start from, mean, std and filter must be known; to measure with, the crop too."""
+    path = save(tmp_path, state)
+    for source, wanted in (
+        (f"torchvision:resnet50={path}", "sizes or crops differ: torchvision:resnet50.TAG=.*IMAGENET1K_V2"),
+        (f"timm:convnext_tiny.in12k_ft_in1k_384={path}", "squashed to 384 x 384 pixels"),
+    ):
+        found = pretrained.find(source)
+        with pytest.raises(UserError, match=wanted):
+            raise UserError(found.doubt)
+    assert pretrained.find(f"torchvision:resnet50.IMAGENET1K_V2={path}").doubt == ""
+    assert pretrained.find(f"torchvision:resnet18={path}").doubt == ""
+    config = config_of()
+    doubted = pretrained.find(f"torchvision:resnet18={path}")._replace(doubt="the crop is not known")
+    assert pretrained.load_plan(doubted, build.task(config, 7), config, CLASSES).loaded
+    with pytest.raises(UserError, match="the crop is not known"):
+        pretrained.load_found(doubted._replace(options=dict(width=8, depths=(1, 1))), "")
+
+
+def test_a_config_of_other_weights_beside_the_file_is_refused(tmp_path, state):
+    path = save(tmp_path, state)
+    cfg = {"input_size": [3, 224, 224], "mean": [0.5] * 3, "std": [0.5] * 3, "tag": "a2_in1k"}
+    beside = tmp_path / "config.json"
+    beside.write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": cfg, "label_names": ["a", "b"]}))
+    with pytest.raises(UserError, match=r"asks for the tag a1_in1k, .*config\.json is of a2_in1k"):
+        pretrained.find(f"timm:resnet18.a1_in1k={path}")
+    with pytest.raises(UserError, match=r"asks for the network resnet34, .* is of resnet18"):
+        pretrained.find(f"timm:resnet34={path}")
+    assert pretrained.find(f"timm:resnet18={path}").classes == ("a", "b")
+    beside.write_text(json.dumps({"pretrained_cfg": {**cfg, "crop_mode": "squash"}}))
+    assert "squashed to 224 x 224" in pretrained.find(f"timm:resnet18={path}").doubt
+
+
+def test_imagenets_classes():
+    """Known answers, of which many depend: predictions of published weights are read by these names."""
+    names, synsets = published.imagenet(1000)
+    assert len(set(names)) == len(set(synsets)) == 1000
+    assert [names[k] for k in (0, 1, 134, 238, 517, 639, 999)] == [
+        "tench", "goldfish", "crane bird", "Greater Swiss Mountain dog", "crane", "maillot tank suit", "toilet tissue"
+    ]  # fmt: skip
+    assert (synsets[0], synsets[999]) == ("n01440764", "n15075141")
+    for count in (11221, 11821, 21841, 21843):
+        names, synsets = published.imagenet(count)
+        assert len(set(names)) == len(set(synsets)) == count
+        assert list(synsets) == sorted(synsets)
+    assert published.imagenet(10) == ((), ())
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory):
+    """A file of ResNet-18 for 1,000 classes that answers class 238."""
+    model = models.resnet18(classes=1000)
+    shapes = jax.eval_shape(
+        lambda k: model.init(k, np.zeros((1, 32, 32, 3), np.float32), train=False), jax.random.key(0)
+    )
+    leaves = {n: np.zeros(leaf.shape, np.float32) for n, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
+    leaves["params/fc/bias"][238] = 9.0
+    folder = tmp_path_factory.mktemp("thousand")
+    return f"torchvision:resnet18={save(folder, statedict.to_state_dict(leaves, ORIGIN, model))}"
+
+
+def test_published_weights_name_imagenets_classes(tmp_path, thousand, capsys):
+    from PIL import Image
+
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    assert run("predict", "--from", thousand, "--json", str(tmp_path / "red.png")) == 0
+    (answer,) = json.loads(capsys.readouterr().out)["predictions"]
+    assert answer["predictions"][0]["class"] == "Greater Swiss Mountain dog"
+    data = ("--data", "fake:16x40?classes=1000", "--batch-size", "16")
+    assert run("evaluate", "--from", thousand, *data) == 0
+    assert "name ImageNet's classes otherwise: class k is taken to be" in capsys.readouterr().out
+
+
+def test_data_name_imagenets_classes_in_two_ways(thousand):
+    trained, said = pretrained.load(thousand), []
+    names, synsets = published.imagenet(1000)
+    assert (trained.classes, trained.synsets, trained.named) == (names, synsets, True)
+    for theirs, wanted in ((synsets, synsets), (names, names), (synsets[5:9], synsets), (names[::-1], names)):
+        assert trained.classes_of("folder:x", theirs, said.append) == wanted
+    assert not said
+    other = tuple(f"c{k}" for k in range(1000))
+    assert trained.classes_of("folder:x", other, said.append) == other
+    assert len(said) == 1
+    with pytest.raises(UserError, match=r"folder:x has 10 classes, the weights in .* 1000"):
+        trained.classes_of("folder:x", other[:10])
+    mine = trained._replace(synsets=())  # weights of a training say their own names
+    assert mine.classes_of("folder:x", other) == names
+
+
 def test_every_variant_has_a_contract_or_none_is_published():
     for library, names in published.table().items():
         assert set(names) == {o.names[n] for n in models.__all__ if (o := models.origins(n).get(library))}
         for name, tags in names.items():
             for fields in tags.values():
-                published.InputContract(**fields)
+                published.contract_of(fields)
             assert name
 
 

@@ -33,7 +33,7 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
     found = pretrained.find(arguments.source, arguments.checkpoint)
     trained = pretrained.load_found(found, arguments.source)
     kind = inference.kind_of(trained)
-    about = _about(arguments, trained, found, kind, pixels, precision)
+    about = plain(_about(arguments, trained, found, kind, pixels, precision))
     say(f"from {trained.source}, step {trained.step}\npixels: {trained.contract}")
 
     state = None
@@ -59,8 +59,14 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
         verifying.agree(out, measured, bound)
         about |= {"bound": bound, **measured, "probes": [[float(f"{v:.9g}") for v in row] for row in answers.tolist()]}
         about["latency_ms"] = None if state is not None else _latency(about, run_file)
+        about = plain(about)
+        if state is not None:
+            torch_names.write(written, state._replace(header=state.header | artefact.header(about)))
+        else:
+            artefact.embed(written, about)
+        inference.run_of(written, about)  # it is still read, and says what its certificate says
         about |= {"file": out.name, "bytes": written.stat().st_size, "sha256": artefact.digest(written)}
-        content = {artefact.certificate_of(out): json.dumps(plain(about), indent=1) + "\n"}
+        content = {artefact.certificate_of(out): json.dumps(about, indent=1) + "\n"}
         if state is not None:
             texts = [json.dumps(state.config, indent=2) + "\n"] if state.config else []
             texts.append(_card(out, about, state, trained))
@@ -89,10 +95,7 @@ def _data(uri: str | None, trained: pretrained.Trained, say: Say) -> Source | No
     source = open_source(uri)
     if source.kind != "none":
         build.check_kind(trained.config, source)
-        if trained.named:
-            build.check_classes(uri, source.classes, trained.classes)
-        elif len(source.classes) != len(trained.classes):
-            raise UserError(f"{uri} has {len(source.classes)} classes, {trained.source} has {len(trained.classes)}")
+        build.check_classes(uri, source.classes, trained.classes_of(uri, source.classes, say))
     return source
 
 

@@ -233,7 +233,11 @@ def of_file(path: pathlib.Path, about: dict[str, Any]) -> Predictor:
 
 
 def run_of(path: pathlib.Path, about: dict[str, Any]) -> artefact.Run:
-    """What an exported file computes: uint8 [B, H, W, C] to its outputs. Raises UserError."""
+    """What an exported file computes: uint8 [B, H, W, C] to its outputs.
+
+    Raises UserError if it cannot be read, or says something else of itself than its certificate.
+    """
+    artefact.agree(path, about)
     if about["format"] != "safetensors":
         return artefact.runner(path, about["format"])
     return run_weights(pretrained.load(f"{about['library']}:{about['architecture']}={path}"), about["scores"])

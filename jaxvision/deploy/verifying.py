@@ -70,6 +70,9 @@ def verify(
     bound = about["bound"] if bound is None else bound
     run_file = inference.run_of(path, about)
     say(f"{path}: the file that {artefact.certificate_of(path).name} certifies, sha256 {about['sha256'][:12]}...")
+    unproved = artefact.unproved(path, about["format"])
+    if unproved:
+        say(unproved)
 
     key = "values" if about["kind"] == "values" else "logits"
     squares = certificate.probes(contract, contract.resize)

@@ -92,14 +92,19 @@ def default_size(name: str) -> int:
 
 def _list_weights(sets: dict[str, tuple[str, dict[str, dict[str, Any]]]], say: Any) -> None:
     """A line for each set, the libraries apart."""
-    from jaxvision.data.contract import InputContract
+    from jaxvision import published
 
     rows = []
     for library, (theirs, tags) in sets.items():
         for tag, fields in tags.items():
-            c = InputContract(**fields)
+            c = published.contract_of(fields)
             mean, std = (" ".join(f"{v:.3f}" for v in values) for values in (c.mean, c.std))
-            pixels = f"{c.resize} px {c.filter}, centre {c.size}, mean {mean}, std {std}"
+            crop = (
+                f"squashed to {c.size} px {c.filter}"
+                if "squash" in fields
+                else f"{c.resize} px {c.filter}, centre {c.size}"
+            )
+            pixels = f"{crop}, mean {mean}, std {std}"
             rows.append((f"{library}:{theirs}.{tag}", pixels))
     width = max((len(first) for first, _ in rows), default=0)
     for first, pixels in rows:

@@ -13,7 +13,7 @@ import pytest
 from jaxvision.deploy import certificate
 from jaxvision.errors import UserError
 from tests.deploy.test_inference import seeing
-from tests.test_export import CLASSES
+from tests.test_export import CLASSES, workdir_of
 from tests.test_published import run
 
 SMALL = dict(width=8, depths=(1, 1), stem="small", size=16)
@@ -87,7 +87,8 @@ def test_the_onnx_file_says_what_it_is(files):
 def test_int8_is_smaller_and_close(files):
     small, large = files["int8.onnx"], files["a.onnx"]
     found = about(small)
-    assert found["float32_bytes"] == pytest.approx(large.stat().st_size, rel=0.01)
+    within = {p.key: p.value for p in onnx.load(str(large)).metadata_props}["certificate"]
+    assert found["float32_bytes"] == pytest.approx(large.stat().st_size - len(within), rel=0.01)
     assert found["calibration"] == {"data": "fake:16x40?classes=3", "images": 8, "skipped": []}
     assert found["from_crops"]["largest_difference"] < 0.1
     kinds = [node.op_type for node in onnx.load(str(small)).graph.node]
@@ -148,6 +149,159 @@ def test_a_changed_file_is_found(files, tmp_path, capsys):
     pathlib.Path(f"{changed}.json").write_text(json.dumps(forged))
     assert run("export", "--verify", str(changed)) == 2
     assert "computes something else here than the trained network did" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def carriers(files, tmp_path_factory):
+    """A file of every format that this machine writes."""
+    folder = tmp_path_factory.mktemp("carriers")
+    workdir, _ = workdir_of(folder / "run", "resnet18")
+    out = folder / "model.safetensors"
+    assert run("export", "--from", str(workdir), "--out", str(out), "--images", "4") == 0
+    return {**{name: files[name] for name in ("a.onnx", "int8.onnx", "crops.stablehlo")}, out.name: out}
+
+
+def copied(path, folder):
+    for end in ("", ".json"):
+        shutil.copy(f"{path}{end}", folder / f"{path.name}{end}")
+    return folder / path.name
+
+
+CHANGES = {
+    "classes": (lambda found: found["classes"].reverse(), f"classes[0] is {json.dumps(CLASSES[0])} in the file, "
+                f"{json.dumps(CLASSES[-1])} beside it"),
+    "mean": (lambda found: found["contract"].update(mean=[0.5] * 3), "contract.mean[0] is 0.25 in the file, 0.5"),
+    "accuracy": (lambda found: found["accuracy"]["exported"].update(top1=0.99), "accuracy.exported.top1 is "),
+    "precision": (lambda found: found.update(precision="int7"), '32" in the file, "int7" beside it'),
+    "bound": (lambda found: found.update(bound=0.0), "bound is "),
+    "kind": (lambda found: found.update(kind="values"), 'kind is "class" in the file, "values" beside it'),
+    "probes": (lambda found: found.pop("probes"), "probes is [["),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "int8.onnx", "crops.stablehlo", "model.safetensors"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_certificate_is_found(carriers, tmp_path, capsys, name, change):
+    """By what the file itself carries, in verify and in predict; with what both say."""
+    path = copied(carriers[name], tmp_path)
+    alter, words = CHANGES[change]
+    if change == "precision" and name.startswith("int8"):
+        words = '"int8" in the file, "int7" beside it'
+    if change == "bound" and name.startswith("int8"):
+        pytest.skip("it is 0 there")
+    found = about(path)
+    alter(found)
+    pathlib.Path(f"{path}.json").write_text(json.dumps(found))
+    for command in (["export", "--verify", str(path)], ["predict", "--from", str(path), __file__]):
+        capsys.readouterr()
+        assert run(*command) == 2
+        error = capsys.readouterr().err
+        assert f"{path}.json was changed, or is of another file: " in error
+        assert words in error
+        assert "Traceback" not in error
+
+
+def test_where_the_network_and_the_images_lay_may_change(files, tmp_path, capsys):
+    path = copied(files["crops.stablehlo"], tmp_path)
+    pathlib.Path(f"{path}.json").write_text(json.dumps(about(path) | {"source": "/elsewhere", "data": None}))
+    assert run("export", "--verify", str(path)) == 0
+
+
+def _forget(path):
+    """As an earlier version wrote the file."""
+    if path.suffix == ".onnx":
+        model = onnx.load(str(path))
+        kept = {p.key: p.value for p in model.metadata_props if p.key != "certificate"}
+        onnx.helper.set_model_props(model, kept)
+        onnx.save(model, str(path))
+    elif path.suffix == ".safetensors":
+        import safetensors
+        import safetensors.numpy
+
+        with safetensors.safe_open(path, "numpy") as file:
+            kept = {k: v for k, v in file.metadata().items() if k != "certificate"}
+        safetensors.numpy.save_file(safetensors.numpy.load_file(path), path, kept)
+    else:
+        content = path.read_bytes()
+        path.write_bytes(content[: content.rindex(b"PK\x03\x04")])
+    from jaxvision.deploy import artefact
+
+    found = about(path) | {"bytes": path.stat().st_size, "sha256": artefact.digest(path)}
+    pathlib.Path(f"{path}.json").write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "crops.stablehlo", "model.safetensors"])
+def test_files_that_carry_no_certificate_are_still_read_and_it_is_said(carriers, tmp_path, capsys, name):
+    from PIL import Image
+
+    path = copied(carriers[name], tmp_path)
+    _forget(path)
+    Image.new("RGB", (30, 30), "red").save(tmp_path / "red.png")
+    for command in (["export", "--verify", str(path)], ["predict", "--from", str(path), str(tmp_path / "red.png")]):
+        capsys.readouterr()
+        assert run(*command) == 0
+        assert "was exported by an earlier version and does not carry its certificate" in capsys.readouterr().out
+    if not name.endswith(".stablehlo"):  # these said their classes and contract all the same
+        found = about(path)
+        found["classes"].reverse()
+        pathlib.Path(f"{path}.json").write_text(json.dumps(found))
+        assert run("export", "--verify", str(path)) == 2
+        assert "classes[0] is " in capsys.readouterr().err
+
+
+def test_the_metadata_is_read_as_onnx_reads_it(files):
+    from jaxvision.deploy import artefact
+
+    for name in ("a.onnx", "int8.onnx"):
+        with files[name].open("rb") as file:
+            found = dict(artefact._onnx_metadata(file, files[name].stat().st_size))
+        assert found == {p.key: p.value for p in onnx.load(str(files[name])).metadata_props}
+        assert json.loads(found["certificate"])["accuracy"] == about(files[name])["accuracy"]
+
+
+def test_a_program_with_calls_of_its_own_is_not_run(files, tmp_path, capsys):
+    """A call of Python at an address that the file names: run, it ends the process by a signal."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxvision.deploy import artefact
+
+    target = "xla_ffi_python_cpu_callback"
+
+    def network(images):
+        made = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(images.shape, jnp.float32))(images, index=np.uint64(4096))
+        logits = made.mean((1, 2))
+        return {"logits": logits, "probabilities": logits}
+
+    path = copied(files["crops.stablehlo"], tmp_path)
+    allowed = [jax.export.DisabledSafetyCheck.custom_call(target)]
+    spec = jax.ShapeDtypeStruct((1, 16, 16, 3), np.uint8)
+    path.write_bytes(jax.export.export(jax.jit(network), disabled_checks=allowed)(spec).serialize())
+    artefact.embed(path, about(path))
+    found = about(path) | {"sha256": artefact.digest(path)}
+    pathlib.Path(f"{path}.json").write_text(json.dumps(found))
+    for command in (["export", "--verify", str(path)], ["predict", "--from", str(path), __file__]):
+        assert run(*command) == 2
+        assert f"calls '{target}', which no file of jaxvision.export does" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ('%1 = stablehlo.custom_call @"a name"(%0) : ()', "a name"),
+        ('%1 = "stablehlo.custom_call"(%0) <{api_version = 1 : i32, call_target_name = "evil"}> : ()', "evil"),
+        ("%1 = stablehlo.custom_call\n", "custom_call"),
+        ('"stablehlo.outfeed"(%0, %1)', "outfeed"),
+        ("stablehlo.infeed %0", "infeed"),
+    ],
+)
+def test_calls_are_found_in_both_spellings(line, name):
+    from jaxvision.deploy import artefact
+
+    ours = 'stablehlo.custom_call @shape_assertion(%1) {error_message = "x", has_side_effect = true} : ()\n'
+    artefact._refuse_calls(pathlib.Path("a.stablehlo"), ours)
+    with pytest.raises(UserError, match=f"calls '{name}'"):
+        artefact._refuse_calls(pathlib.Path("a.stablehlo"), ours + line)
 
 
 def test_a_file_that_does_not_agree_is_not_written(files, tmp_path, capsys, monkeypatch):

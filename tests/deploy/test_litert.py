@@ -92,6 +92,12 @@ def test_export_load_and_verify(tmp_path, capsys):
     for ours, theirs in zip(inference.load(str(out)).predict(images), inference.load(str(workdir)).predict(images)):
         np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=1e-5)
 
+    assert artefact.unproved(out, "litert") == ""
+    about["classes"].reverse()
+    artefact.certificate_of(out).write_text(json.dumps(about))
+    assert run("export", "--verify", str(out)) == 2
+    assert "network.tflite.json was changed, or is of another file: classes[0] is " in capsys.readouterr().err
+
 
 def test_flags_that_do_not_go_with_it(capsys):
     for flag, value in (("--pixels", "images"), ("--int8", "fake:8x32")):

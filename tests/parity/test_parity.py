@@ -4,6 +4,7 @@ pip install -e ".[test,parity]" && pytest -m "parity and not slow" tests/parity 
 pytest -m parity tests/parity                                                    all, hours of CPU time
 """
 
+import importlib
 import json
 
 import numpy as np
@@ -73,3 +74,44 @@ def test_the_table_of_contracts_is_what_the_libraries_say():
     from tests.parity import tables
 
     assert json.loads(json.dumps(tables.tables())) == published.table()
+
+
+def test_imagenets_classes_are_what_the_libraries_say():
+    import gzip
+
+    from jaxvision import published
+    from tests.parity import tables, torch_side
+
+    assert gzip.decompress(published._CLASSES.read_bytes()).decode() == tables.imagenet()
+    torch_side.import_torchvision()
+    weights = importlib.import_module("torchvision.models").ResNet50_Weights.IMAGENET1K_V1
+    assert published.imagenet(1000)[0] == tuple(weights.meta["categories"])
+    info = importlib.import_module("timm.data").ImageNetInfo
+    for count, name in importlib.import_module("timm.data.imagenet_info")._NUM_CLASSES_TO_SUBSET.items():
+        if count in tables.TIMM_SETS:
+            assert published.imagenet(count)[1] == tuple(info(name).label_names())
+
+
+@pytest.mark.parametrize("name", [n for n in models.__all__ if "timm" in models.origins(n)])
+def test_every_tag_of_timm_has_the_pixels_of_its_own_transform(name):
+    from jaxvision import published
+    from tests.parity import torch_side
+
+    torch_side.import_torchvision()
+    timm, data = importlib.import_module("timm.models"), importlib.import_module("timm.data")
+    theirs = models.origins(name)["timm"].names[name]
+    tags = published.table()["timm"][theirs]
+    configs = {full.partition(".")[2]: c for full, c in timm.get_arch_pretrained_cfgs(theirs).items() if c.has_weights}
+    assert tags.keys() == configs.keys()
+    for tag, config in configs.items():
+        made = published.contract_of(tags[tag])
+        resize, crop, *_, norm = data.create_transform(**data.resolve_data_config(config.to_dict())).transforms
+        side = resize.size if isinstance(resize.size, int) else max(resize.size)
+        assert (side, made.filter) == (made.resize, str(resize.interpolation.value)), tag
+        assert tuple(norm.mean.tolist()) == pytest.approx(made.mean), tag
+        assert tuple(norm.std.tolist()) == pytest.approx(made.std), tag
+        if "squash" in tags[tag]:
+            assert tuple(resize.size) == (made.size, made.size), tag
+        else:
+            assert tuple(crop.size) == (made.size, made.size), tag
+        assert config.num_classes in (0, 640, 115217) or published.imagenet(config.num_classes)[0], tag
