@@ -340,7 +340,7 @@ def limits(values: list[float]) -> tuple[float, float]:
 
 
 def named(kind: str) -> str:
-    """What people read for a kind of record: an evaluation's own name, unless that is "train", as training is called."""
+    """What people read for a kind of record: an evaluation's own name, unless training is called so, "train"."""
     name = kind.removeprefix("eval:")
     return kind if name == "train" else name
 
