@@ -34,6 +34,12 @@ from jaxvision.task import Batch, Metric, PyTree, Task
 Update = Callable[[PyTree, PyTree, Batch], tuple[PyTree, PyTree]]
 
 
+# A picture without ground, whose grey text is read on a light page and on a dark one.
+_TEXT = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+_GROUND = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
+ON_ANY_PAGE: Any = {**dict.fromkeys(_TEXT, "#7a828a"), **dict.fromkeys(_GROUND, "none"), "legend.frameon": False}
+
+
 class Evaluation(NamedTuple):
     """metrics: name -> value; samples: how many were seen, each once; digest: SHA-256 over their sorted ids; drawings:
     of the metrics that draw, functions of (matplotlib axes, class names); outcomes: the rows of the metric OUTCOMES,
@@ -252,13 +258,15 @@ def write(
 
 def _picture(evaluation: Evaluation, classes: tuple[str, ...], title: str) -> bytes:
     """What the metrics of the evaluation have to show, as PNG."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4 * len(evaluation.drawings), 5.6), layout="constrained")
-    figure.suptitle(title)
-    for axes, draw in zip(figure.subplots(1, len(evaluation.drawings), squeeze=False)[0], evaluation.drawings):
-        draw(axes, classes)
-    return png(figure)
+    with matplotlib.rc_context(ON_ANY_PAGE):
+        figure = Figure(figsize=(6.4 * len(evaluation.drawings), 5.6), layout="constrained")
+        figure.suptitle(title)
+        for axes, draw in zip(figure.subplots(1, len(evaluation.drawings), squeeze=False)[0], evaluation.drawings):
+            draw(axes, classes)
+        return png(figure)
 
 
 def versions() -> dict[str, str]:

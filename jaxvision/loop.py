@@ -58,7 +58,7 @@ def fit(
     """
     with Stop() as stop, ExitStack() as held:
         run = Run(config, paths.path(workdir), say, clock or Clock(), stop, held)
-        run.profile, run.stop_after = profile, stop_after
+        run.profile, run.stop_after, run.command = profile, stop_after, resume
         run.log.tell(f"workdir {run.workdir}" + (f"\nto resume: {resume}" if resume else ""))
         run.write_summary("running")  # what a SIGKILL leaves
         status = "failed"
@@ -146,7 +146,7 @@ class Run(Setup):
         self.looked, self.look_at = (0.0, self.step), self.step  # when it was looked at, in minutes and steps; the next
         self.saves: list[float] = []  # seconds that each blocked
         self.seen: tuple[dict[int, dict[str, float]], int] = ({}, -1)  # the hosts' time at the last line; who was named
-        self.profile, self.stop_after, self.tracing = 0, 0.0, ""
+        self.profile, self.stop_after, self.tracing, self.command = 0, 0.0, "", ""
         # what earlier sessions skipped
         skipped = {row["sample"]: row["reason"] for row in before.get("skipped", [])}
         self.skips = build.skips(config, skipped if found.path is not None else None)
@@ -504,6 +504,7 @@ class Run(Setup):
         if not self.leader:
             return
         sources = {entry.data: self.eval_sources[name] for name, entry in self.config.evals.items()}
+        sources[self.config.data.train] = self.source
         try:
             page.write(self.workdir, sources=sources)
         except Exception as error:
@@ -516,6 +517,7 @@ class Run(Setup):
         memory = jax.local_devices()[0].memory_stats() or {}
         return {
             "status": status,
+            "command": self.command,
             "step": self.step,
             "steps": self.total,
             "stopped_early": self.stopped_early,

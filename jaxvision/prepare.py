@@ -54,12 +54,7 @@ class Setup:
             teaching=self.teacher and self.teacher.task,
             total_steps=self.total,
         )
-        self.order = Order(
-            config.seed,
-            len(self.source),
-            class_weights(self.source, config.data.sampling, dict(config.data.weights)),
-            config.data.repeats,
-        )
+        self.order = train_order(config, self.source)
         self.metrics = {n: build.measures(config, n, source.classes) for n, source in self.eval_sources.items()}
         params, _ = build.abstract_init(self.task, config)
         self.tx, self.rate, self.learns = build.optimiser(config, self.task, params, self.total)
@@ -108,6 +103,12 @@ class Setup:
         config, kind, classes = self.config, self.source.kind, len(self.source.classes)
         batch = build.abstract_batch(config, self.mesh, config.batch_size, train=True, kind=kind, classes=classes)
         return lower_step(self.task, self.tx, state, batch, seed=config.seed, accumulate=config.accumulate)
+
+
+def train_order(config: Config, source: Source) -> Order:
+    """Which sample of the training data comes as the n-th."""
+    weights = class_weights(source, config.data.sampling, dict(config.data.weights))
+    return Order(config.seed, len(source), weights, config.data.repeats)
 
 
 def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, Source]]:

@@ -11,6 +11,7 @@ import pytest
 from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from jaxvision import config as config_lib
 from jaxvision import evals, metrics, models, sharding, tasks
@@ -150,3 +151,24 @@ def test_files_of_one_evaluation_belong_together(tmp_path):
     warning, there = write(lambda axes, classes: 1 / 0, step=6)
     assert "no picture of test was drawn (ZeroDivisionError" in warning
     assert there == {"test.json", "test.npz"}
+
+
+def test_a_picture_is_read_on_a_light_page_and_on_a_dark_one(tmp_path):
+    """Its ground is transparent, and its text stands off from white and from black, whatever names are in it."""
+
+    def draw(axes, classes):
+        axes.plot([0, 1], [0, 1], label=classes[0])
+        axes.set(xlabel="x")
+
+    found = evals.Evaluation({}, 1, "", (draw,))
+    options = {**config_lib.EVAL, "data": "folder:/$5_$"}
+    _, warning = evals.write(
+        epath.Path(tmp_path), "a", found, options=options, step=1, contract=CONTRACT, classes=("cat",)
+    )
+    assert not warning
+    with Image.open(tmp_path / "eval" / "a.png") as image:
+        pixels = np.asarray(image.convert("RGBA")).reshape(-1, 4)
+    assert np.mean(pixels[:, 3] == 0) > 0.8
+    grey = pixels[(pixels[:, 3] == 255) & (np.ptp(pixels[:, :3].astype(int), axis=1) < 20)][:, :3].mean(1)
+    assert len(grey) > 500
+    assert 100 < grey.min() <= grey.max() < 155

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import sklearn.metrics
 from etils import epath
 from PIL import Image
 
+from jaxvision import build, prepare
+from jaxvision import config as config_lib
 from jaxvision.data.sources import open_source
 from jaxvision.errors import UserError
-from jaxvision.report import analysis, draw, page
+from jaxvision.report import analysis, draw, page, style, training
 from tests.conftest import ROOT
 
 # --------------------------------------------------------------------------- numbers
@@ -182,8 +185,7 @@ def test_a_finished_run(finished):
     assert "1 unreadable images were left out of training" in found.said
     assert "1 unreadable images were left out of test" in found.said
     assert "<u>bad.png" in found.said
-    assert len(found.of("img")) == 32
-    assert len([a for a in found.of("tr") if a.get("class") == "set"]) > 10  # keys that are not the defaults
+    assert len(found.of("img")) == 32 + training.SHOWN
     assert json.loads((finished / "eval" / "test.json").read_text())["digest_of_sample_ids"] in found.said
 
 
@@ -206,6 +208,7 @@ def test_worst_come_first_with_their_classes(finished):
     outcomes = dict(np.load(finished / "eval" / "test.npz"))
     found = read(finished / "report.html")
     cards = [attributes["title"] for attributes in found.of("div") if attributes.get("class") == "card"]
+    cards = cards[training.SHOWN :]
     source = open_source(f"folder:{finished.parent}/photos")
     order = np.argsort(outcomes["p"], kind="stable")
     want = [*order[:16], *order[::-1][:16]]
@@ -238,6 +241,7 @@ def test_what_is_not_there_any_more_is_said(finished, tmp_path):
     edit(workdir / "eval" / "test.json", data="folder:/nowhere/at/all")
     page.write(workdir)
     found = read(workdir / "report.html")
+    assert len(found.of("img")) == training.SHOWN
     assert "No pictures: folder:/nowhere/at/all is not what was evaluated, or not there any more (" in found.said
     assert "Calibration" in found.said
 
@@ -248,6 +252,13 @@ def test_what_is_not_there_any_more_is_said(finished, tmp_path):
     edit(workdir / "eval" / "test.json", step=3)
     page.write(workdir)
     assert "eval/test.npz is of another evaluation than eval/test.json" in read(workdir / "report.html").said
+
+    config = json.loads((workdir / "config.json").read_text())
+    edit(workdir / "config.json", data={**config["data"], "train": "folder:/nowhere"})
+    page.write(workdir)
+    found = read(workdir / "report.html")
+    assert "folder:/nowhere is not what was trained on, or not there any more (" in found.said
+    assert not found.of("img")
 
     (workdir / "eval" / "test.npz").write_bytes(b"nothing")
     page.write(workdir)
@@ -302,7 +313,7 @@ def test_an_interrupted_run_and_what_comes_of_it(command, tmp_path):
     found = read(tmp_path / "w" / "report.html")
     assert "w done" in found.said
     assert "6 of 6" in found.said
-    assert len(found.of("img")) == 32
+    assert len(found.of("img")) == 32 + training.SHOWN
     assert "digits:test, 360 samples, step 6" in found.said
 
 
@@ -318,7 +329,7 @@ def test_a_run_without_labels(command, tmp_path):
     found = read(tmp_path / "w" / "report.html")
     assert "knn: knn" in found.said
     assert "Goodput" in found.said
-    assert len(found.of("img")) == 1  # the features on their first two components
+    assert len(found.of("img")) == 1 + 2 * training.SHOWN  # the features on two components, both views of each sample
     for word in ("Confusion", "Calibration", "Worst"):
         assert word not in found.said
 
@@ -342,17 +353,82 @@ def test_other_kinds_of_labels(command, tmp_path, kind):
     found = read(tmp_path / "w" / "report.html")
     outcomes = dict(np.load(tmp_path / "w" / "eval" / "test.npz"))
     metrics = json.loads((tmp_path / "w" / "eval" / "test.json").read_text())["metrics"]
-    assert len(found.of("img")) == 32
+    assert len(found.of("img")) == 32 + training.SHOWN
     assert "Confusion" not in found.said
     if kind == "values":
         error = outcomes["values"].astype(float) - outcomes["label"]
         assert np.abs(error).mean() == pytest.approx(metrics["mae"], rel=1e-6)
-        for word in ("<b>height: residuals", "root mean square error", "standard deviations of the labels"):
+        for word in ("<b>height: residuals", "root mean square error", "standard deviations of the labels",
+                     "weight 16 9.233 0.5 31.5"):  # fmt: skip
             assert word in found.said
     else:
         assert f"<u>dark 16 {metrics['ap/<u>dark']:.4g}" in found.said
         assert "by the binary cross-entropy of their tags" in found.said
         assert outcomes["label"].sum() == 32
+        assert "16 of them have no tag. tag samples share <u>dark 16 50.0% tall 16 50.0%" in found.said
+
+
+def test_tags_are_right_or_wrong_one_by_one(finished, tmp_path):
+    """A sample of which one tag is found, one is missed and one is said wrongly is not wrong as a whole."""
+    workdir = copied(finished, tmp_path)
+    label, scores = np.array([[1, 1, 0], [0, 0, 0]], bool), np.array([[0.9, 0.2, 0.7], [0.1, 0.2, 0.3]], np.float32)
+    rows = dict(index=np.arange(2), place=np.arange(2), label=label, scores=scores)
+    np.savez(workdir / "eval" / "test.npz", step=4, digest="ab", **rows)
+    edit(workdir / "eval" / "test.json", digest_of_sample_ids="ab", data="fake:2x8", classes=["cat", "dog", "owl"])
+    page.write(workdir)
+    found = read(workdir / "report.html")
+    assert "found: cat 0.90 wrongly said: owl 0.70 missed: dog 0.20" in found.said
+    assert "no tag, rightly" in found.said
+    content = (workdir / "report.html").read_text()
+    assert '<span class="right">cat 0.90</span>' in content
+    for wrong in ("owl 0.70", "dog 0.20"):
+        assert f'<span class="wrong">{wrong}</span>' in content
+
+
+def test_the_training_data_as_training_saw_it(finished):
+    """Counts of the classes, and the pixels of the first batch, from the pipeline that training reads."""
+    found = read(finished / "report.html")
+    rows = " ".join(f"{name} {n} {n / 49:.1%}" for name, n in zip(sorted(HOSTILE), (16, 17, 16), strict=True))
+    assert f"class samples share {rows}" in found.said
+    config = config_lib.from_json((finished / "config.json").read_text())
+    setup = prepare.Setup(config)
+    (batch,) = setup.reader(0, 1, build.skips(config))
+    content = (finished / "report.html").read_text()
+    for row in range(training.SHOWN):
+        assert draw.picture(batch["image"][row]) in content
+
+
+def test_the_command_that_ran_and_the_keys_that_differ_come_first(finished):
+    found = read(finished / "report.html")
+    command = f"python -m jaxvision.train --config {finished.parent}/hostile.py --workdir '{finished}'"
+    assert command in found.said
+    assert json.loads((finished / "summary.json").read_text())["command"] == command
+    before, folded = found.said.split("keys that are as the defaults")
+    for key in ("batch_size 16 128", "optim.lr 0.05 0.1", "model.name"):
+        assert key in before
+    assert "optim.warmup 0.0" in folded
+    assert "optim.warmup" not in before
+    assert len(found.of("details")) == len(found.of("summary")) == 1
+
+
+def test_names_of_files_are_read_without_hovering(finished):
+    found = read(finished / "report.html")
+    outcomes = dict(np.load(finished / "eval" / "test.npz"))
+    source = open_source(f"folder:{finished.parent}/photos")
+    worst = source.where(int(outcomes["place"][np.argsort(outcomes["p"], kind="stable")[0]]))
+    assert worst.rpartition("/")[2] in found.said
+
+
+def test_text_of_charts_is_not_tiny_and_wide_tables_say_so(finished):
+    """A chart is at least as wide as its column; each table is in a box that scrolls and that the script marks."""
+    (column,) = re.findall(r"\.grid \{[^}]*min\((\d+)px", style.CSS)
+    (size,) = re.findall(r"svg text \{ font-size: (\d+)px", style.CSS)
+    assert int(size) * int(column) / draw.WIDTH >= 11
+    content = (finished / "report.html").read_text()
+    assert content.count("<table") == content.count('<div class="scroll"><table')
+    for name in ("across", "more"):
+        assert f".scroll.{name}" in style.CSS
+        assert f"'{name}'" in style.SCRIPT
 
 
 def test_a_thousand_classes_fit(finished, tmp_path):
@@ -373,7 +449,7 @@ def test_a_thousand_classes_fit(finished, tmp_path):
     found = read(workdir / "report.html")
     assert "class 999" in found.said
     assert "taken for" in found.said
-    assert len(found.of("img")) == 1  # the coarse matrix
+    assert len(found.of("img")) == 1 + training.SHOWN  # the coarse matrix
     assert len((workdir / "report.html").read_bytes()) < 500_000
 
 

@@ -46,8 +46,8 @@ def rank_of_label(logits: jax.Array, label: jax.Array) -> jax.Array:
 def per_class(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
     """`balanced_accuracy`, the mean of the classes' accuracies, `top1`, `loss`, and `accuracy/NAME` of each class.
 
-    The accuracy of a class is top-1 over its own samples, ties and `loss` as in `topk`. Classes without a sample are left out;
-    `absent_classes` is their number.
+    The accuracy of a class is top-1 over its own samples, ties and `loss` as in `topk`. Classes without a sample are
+    left out; `absent_classes` is their number.
     """
     names = names or tuple(map(str, range(classes)))
 

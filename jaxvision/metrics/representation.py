@@ -119,6 +119,8 @@ def spread(features: np.ndarray) -> dict[str, float]:
 
 def scatter(axes: Any, rows: dict[str, np.ndarray], bank: dict[str, np.ndarray], classes: tuple[str, ...]) -> None:
     """The features on their first two principal components, coloured by class; at most 2,000 of them, evenly taken."""
+    import matplotlib
+
     chosen = np.unique(np.linspace(0, len(rows["label"]) - 1, 2000).astype(int))
     features, label = unit(rows["features"][chosen]), rows["label"][chosen]
     centred = features - features.mean(0)
@@ -126,10 +128,13 @@ def scatter(axes: Any, rows: dict[str, np.ndarray], bank: dict[str, np.ndarray],
     place = centred @ directions[:2].T
     explained = values[:2] ** 2 / max(float(np.sum(values**2)), 1e-12)
     shown = min(len(classes), 20)  # more have no colour of their own
-    for c in range(shown):
-        mine = label == c
-        axes.scatter(*place[mine].T, s=8, color=f"C{c}" if shown <= 10 else None, label=classes[c], linewidths=0)
+    for c in range(shown):  # ten colours as discs, then their pale kin as triangles
+        pale, strong = divmod(c, 10)
+        colour = matplotlib.colormaps["tab20"](2 * strong + pale)
+        axes.scatter(*place[label == c].T, s=9, color=[colour], marker="o^"[pale], label=classes[c], linewidths=0)
     if shown < len(classes):
-        axes.scatter(*place[label >= shown].T, s=4, color="lightgrey", label=f"{len(classes) - shown} more", zorder=0)
+        axes.scatter(
+            *place[label >= shown].T, s=4, color="grey", alpha=0.4, label=f"{len(classes) - shown} more", zorder=0
+        )
     axes.set(xlabel=f"first component, {explained[0]:.0%}", ylabel=f"second, {explained[-1]:.0%}")
     axes.legend(fontsize=7, markerscale=2, ncols=2)

@@ -154,10 +154,16 @@ def _tags(certificate: dict[str, Any], outcomes: Outcomes, show: _Pictures) -> l
     worst, best = analysis.extremes(-analysis.tag_loss(scores, label), EXAMPLES)
 
     def caption(row: int) -> Html:
-        truth = ", ".join(names[k] for k in np.flatnonzero(label[row])) or "none"
-        found = ", ".join(f"{names[k]} {scores[row, k]:.2f}" for k in np.flatnonzero(said[row])) or "none"
-        same = "right" if (said[row] == label[row]).all() else "wrong"
-        return join([tag("small", "true: "), truth, Html("<br>"), tag("small", "said: "), tag("span", found, cls=same)])
+        """Tag by tag: one that is wrong does not make the others wrong."""
+        truth = label[row].astype(bool)
+        kinds = (("found", "right", said[row] & truth), ("wrongly said", "wrong", said[row] & ~truth),
+                 ("missed", "wrong", ~said[row] & truth))  # fmt: skip
+        listed = [
+            tag("div", tag("small", f"{what}: "),
+                tag("span", ", ".join(f"{names[k]} {scores[row, k]:.2f}" for k in np.flatnonzero(which)), cls=cls))
+            for what, cls, which in kinds if which.any()
+        ]  # fmt: skip
+        return join(listed or [tag("span", "no tag, rightly", cls="right")])
 
     return [
         *show.both("by the binary cross-entropy of their tags", worst, best, caption),
@@ -243,4 +249,9 @@ class _Pictures:
             image = picture(self.pixels(decode(sample["image"], self.contract.channels, where)))
         except Unreadable as error:
             image = tag("p", f"cannot be read: {error}", cls="wrong")
-        return tag("div", image, caption(row), cls="card", title=where)
+        return tag("div", image, caption(row), tag("div", last_part(where), cls="file"), cls="card", title=where)
+
+
+def last_part(where: str) -> str:
+    """What a card shows of a sample's place: the file's name, or whatever follows the last slash."""
+    return where.rpartition("/")[2] or where

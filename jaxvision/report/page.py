@@ -16,9 +16,9 @@ from jaxvision import config as config_lib
 from jaxvision.errors import UserError
 from jaxvision.log import colours, curves, read_records
 from jaxvision.paths import write_whole
-from jaxvision.report import evaluation
+from jaxvision.report import evaluation, training
 from jaxvision.report.draw import Html, bar, join, lines, number, share, table, tag
-from jaxvision.report.style import CSS, SORT
+from jaxvision.report.style import CSS, SCRIPT
 
 STATUS = {  # of summary.json -> (as it is told, the badge's colour)
     "done": ("done", "good"),
@@ -58,7 +58,7 @@ def write(
 def build(workdir: epath.Path, sources: Mapping[str, Any] | None = None) -> Html:
     """The same as text."""
     run = _read(workdir)
-    sections = [_head(run), _warnings(run), _results(run), _curves(run)]
+    sections = [_head(run), _warnings(run), _results(run), _curves(run), training.section(run.config, sources or {})]
     for name, certificate in run.evals.items():
         outcomes = _outcomes(workdir, name)
         picture = _picture(workdir, name, certificate)
@@ -66,7 +66,7 @@ def build(workdir: epath.Path, sources: Mapping[str, Any] | None = None) -> Html
     sections += [_time(run), _certificates(run), _config(run)]
     head = Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width">')
     head = join([head, tag("title", f"{run.name} - report"), Html(f"<style>{CSS}</style>")])
-    body = tag("body", join(sections), Html(f"<script>{SORT}</script>"))
+    body = tag("body", join(sections), Html(f"<script>{SCRIPT}</script>"))
     return Html(f'<!doctype html>\n<html lang="en"><head>{head}</head>\n{body}</html>\n')
 
 
@@ -140,7 +140,9 @@ def _head(run: Run) -> Html:
     }
     listed = join(tag("div", tag("dt", key), tag("dd", value)) for key, value in facts.items())
     badge = tag("span", status, cls=f"badge {colour}".strip())
-    return join([tag("h1", run.name, " ", badge), tag("dl", listed, cls="facts")])
+    command = summary.get("command")
+    ran = tag("div", tag("code", command), cls="command") if command else ""
+    return join([tag("h1", run.name, " ", badge), ran, tag("dl", listed, cls="facts")])
 
 
 def _warnings(run: Run) -> Html:
@@ -250,24 +252,30 @@ def _certificates(run: Run) -> Html:
 
 
 def _config(run: Run) -> Html:
+    """Keys that differ from the defaults; the others folded."""
     defaults = config_lib.flat(json.loads(config_lib.to_json(config_lib.default())))
-    rows, changed = [], 0
+    changed, same = [], []
     for key, value in config_lib.flat(run.config).items():
         group, _, last = key.rpartition(".")
         known = {**({key: config_lib.EVAL.get(last)} if group.startswith("evals.") else {}), **defaults}
         default = _written(known[key]) if known.get(key) is not None else "none"
-        same = _written(value) == default
-        changed += not same
         cells = [tag("td", tag("code", key)), tag("td", tag("code", _written(value)), cls="wide")]
-        cells.append(tag("td", "" if same else tag("code", default), cls="wide"))
-        rows.append(tag("tr", join(cells), cls=None if same else "set"))
-    head = tag("thead", tag("tr", join(tag("th", h) for h in ("key", "value", "default, where it differs"))))
-    told = f"{len(rows)} keys; the {changed} that differ from the defaults are marked."
+        if _written(value) == default:
+            same.append(tag("tr", join(cells)))
+        else:
+            changed.append(tag("tr", join(cells), tag("td", tag("code", default), cls="wide")))
+
+    def listed(rows: list[Html], *head: str) -> Html:
+        names = tag("thead", tag("tr", join(tag("th", h) for h in head)))
+        return tag("div", tag("table", names, tag("tbody", join(rows)), cls="config"), cls="scroll")
+
+    folded = tag("summary", f"{len(same)} keys that are as the defaults")
     return join(
         [
             tag("h2", "Config"),
-            tag("p", told, cls="note"),
-            tag("div", tag("table", head, tag("tbody", join(rows)), cls="config"), cls="scroll"),
+            tag("p", f"{len(changed)} keys that differ from the defaults.", cls="note"),
+            listed(changed, "key", "value", "default"),
+            tag("details", folded, listed(same, "key", "value")),
         ]
     )
 

@@ -1,4 +1,4 @@
-"""How a report looks, and how its tables are sorted: all within the page."""
+"""How a report looks, how its tables are sorted, and the sign of a table that is wider than the page."""
 
 CSS = """
 :root { color-scheme: light dark; --ink:#1d2329; --soft:#67717c; --line:#dfe3e8; --page:#fff; --card:#f6f8fa;
@@ -34,6 +34,10 @@ dd { margin: 0 }
 .tile b { font-size: 24px; display: block; line-height: 1.3; font-variant-numeric: tabular-nums }
 .tile span { color: var(--soft); font-size: 12.5px }
 .scroll { overflow-x: auto; max-width: 100%; margin: 8px 0 }
+.scroll.more { -webkit-mask-image: linear-gradient(to left, transparent, #000 36px); mask-image:
+  linear-gradient(to left, transparent, #000 36px) }
+.scroll.across::before { content: "wider than the page: scroll sideways \\2192"; position: sticky; left: 0; display:
+  inline-block; color: var(--soft); font-size: 12.5px }
 .tall > .scroll { max-height: 560px; overflow-y: auto; border: 1px solid var(--line) }
 .tall thead th { position: sticky; top: 0; background: var(--page) }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums }
@@ -48,29 +52,33 @@ table.sort th::after { content: " \\2195"; opacity: .4 }
 table.matrix td { text-align: center; min-width: 34px; padding: 5px 6px; border: 1px solid var(--page) }
 table.matrix th { border: 0; padding: 3px 8px; text-align: right; max-width: 180px; overflow: hidden;
   text-overflow: ellipsis; white-space: nowrap }
+table.matrix th:first-child { position: sticky; left: 0; background: var(--page) }
 table.matrix tr:first-child th { vertical-align: bottom; text-align: center }
 table.matrix tr:first-child th span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 150px;
   overflow: hidden }
 table.matrix .corner { font-weight: 400; font-size: 12px }
 table.short tr:first-child th span { writing-mode: horizontal-tb; transform: none }
 table.config { width: 100% }
-table.config tr.set td:first-child { font-weight: 700 }
-table.config tr.set td:first-child::before { content: "● "; color: var(--c1) }
 table.config td { padding: 2px 12px }
+summary { cursor: pointer; color: var(--soft); margin: 10px 0 }
+.command { background: var(--card); border-radius: 6px; padding: 6px 12px; margin: 10px 0; width: fit-content }
 code { font: 12.5px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(264px, 1fr)); gap: 18px; align-items:
-  start }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 18px;
+  align-items: start }
 .two { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 24px; align-items: start }
 @media (max-width: 760px) {
+  body { padding: 16px 14px 40px }
   .two { grid-template-columns: minmax(0, 1fr) }
+  th, td { padding: 4px 7px }
+  td.wide { min-width: 110px }
 }
 figure { margin: 0; max-width: 460px }
 figcaption { font-size: 13.5px; margin-bottom: 2px }
 .key { color: var(--soft); font-size: 12.5px; margin-left: 8px; white-space: nowrap }
 .key i { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 4px }
 svg { width: 100%; height: auto; display: block; max-width: 520px }
-svg text { font-size: 10.5px; fill: var(--soft) }
-svg .small { font-size: 8.5px }
+svg text { font-size: 13px; fill: var(--soft) }
+svg .small { font-size: 10px }
 svg .middle { text-anchor: middle }
 svg polyline { fill: none; stroke-width: 1.6; stroke-linejoin: round }
 svg .grid { stroke: var(--line); fill: none }
@@ -94,9 +102,10 @@ svg .dot { fill: var(--c0); opacity: .45 }
 .card { background: var(--card); border-radius: 6px; padding: 8px; font-size: 12.5px; line-height: 1.4;
   break-inside: avoid; min-width: 0 }
 .card img { width: 100%; display: block; border-radius: 3px; margin-bottom: 5px }
+.card .file { color: var(--soft); font-size: 11.5px }
 img.pixels, img.heat { image-rendering: pixelated }
 img.heat { width: 100%; max-width: 560px; border: 1px solid var(--line) }
-img.drawn { max-width: 100%; background: #fff }
+img.drawn { max-width: 100% }
 .right { color: var(--good) }
 .wrong { color: var(--bad) }
 @media print {
@@ -105,12 +114,24 @@ img.drawn { max-width: 100%; background: #fff }
   figure, tr, .tile, .card, .matrix { break-inside: avoid }
   .tall > .scroll { max-height: none; overflow: visible; border: 0 }
   .scroll { overflow: visible }
+  .scroll.more { -webkit-mask-image: none; mask-image: none }
+  .scroll.across::before { content: none }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
   table.sort th::after { content: "" }
 }
 """
 
-SORT = """
+SCRIPT = """
+var boxes = document.querySelectorAll('.scroll');
+var mark = function (box) {
+  box.classList.toggle('across', box.scrollWidth > box.clientWidth + 1);
+  box.classList.toggle('more', box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+};
+var markAll = function () { boxes.forEach(mark); };
+boxes.forEach(function (box) { box.addEventListener('scroll', function () { mark(box); }); });
+window.addEventListener('resize', markAll);
+document.querySelectorAll('details').forEach(function (fold) { fold.addEventListener('toggle', markAll); });
+markAll();
 document.querySelectorAll('table.sort th').forEach(function (head) {
   head.addEventListener('click', function () {
     var table = head.closest('table'), body = table.tBodies[0], k = head.cellIndex;

@@ -90,3 +90,12 @@ def test_the_picture_has_every_point(classes):
     axes = Figure().subplots()
     metrics.knn(classes=classes).draw(axes, rows, rows, tuple(map(str, range(classes))))
     assert sum(len(c.get_offsets()) for c in axes.collections) == 90
+
+
+def test_twenty_classes_have_a_colour_each():
+    from matplotlib.figure import Figure
+
+    rows = {"features": RNG.normal(size=(40, 4)).astype(np.float32), "label": np.arange(40) % 20}
+    axes = Figure().subplots()
+    metrics.knn(classes=20).draw(axes, rows, rows, tuple(map(str, range(20))))
+    assert len({tuple(c.get_facecolor()[0]) for c in axes.collections}) == 20

@@ -1,0 +1,113 @@
+"""The section on the training data: how many samples each class has, and images as training saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxvision import config as config_lib
+from jaxvision.errors import UserError
+from jaxvision.report.draw import Html, join, number, picture, share, table, tag, text
+from jaxvision.report.evaluation import last_part
+
+SHOWN = 8  # samples of the first batch
+
+
+def section(config: Mapping[str, Any], sources: Mapping[str, Any]) -> Html:
+    """Counts and pictures of data.train, or why there are none.
+
+    config: what config.json holds. sources: data that is open already, by URI; else it is opened.
+    """
+    uri = config["data"]["train"]
+    title = tag("h2", "Training data")
+    try:
+        source = sources[uri] if uri in sources else _open(uri)
+        return join([title, tag("p", f"{uri}, {len(source):,} samples", cls="note"), *_labels(source),
+                     *_augmented(config, source)])  # fmt: skip
+    except (UserError, OSError, IndexError, ImportError, RuntimeError, ValueError) as error:
+        return join([title, tag("p", f"{uri} is not what was trained on, or not there any more ({error})", cls="note")])
+
+
+def _open(uri: str) -> Any:
+    from jaxvision.data.sources import open_source
+
+    return open_source(uri)
+
+
+def _labels(source: Any) -> list[Html]:
+    if not source.classes:
+        return []
+    if source.uri.startswith("tfds:") and "labels" not in vars(source):
+        return [tag("p", "Classes are not counted: TFDS keeps labels in the records only.", cls="note")]
+    names, labels = source.classes, source.labels
+    if source.kind == "values":
+        head = ("value", "mean", "standard deviation", "smallest", "largest")
+        each = [(c.mean(), c.std(), c.min(), c.max()) for c in np.asarray(labels, np.float64).T]
+        return [_listed(head, [[text(name), *map(number, row)] for name, row in zip(names, each, strict=True)])]
+    if source.kind == "tags":
+        count, what = labels.sum(0).astype(int), "tag"
+        told = f"{int((labels.sum(1) == 0).sum()):,} of them have no tag."
+    else:
+        count, what = np.bincount(labels, minlength=len(names)), "class"
+        most, least = int(count.argmax()), int(count.argmin())
+        told = (
+            f"{names[most]} has the most, {count[most]:,}, and {names[least]} the fewest, {count[least]:,}."
+            if count[most] > count[least]
+            else f"{count[most]:,} of each class."
+        )
+    rows = [[text(name), f"{n:,}", share(n / len(labels))] for name, n in zip(names, count, strict=True)]
+    return [tag("p", told), _listed((what, "samples", "share"), rows)]
+
+
+def _listed(head: tuple[str, ...], rows: list[list[Any]]) -> Html:
+    return tag("div", table(head, rows, sort=True), cls="tall" if len(rows) > 24 else None)
+
+
+def _augmented(config: Mapping[str, Any], source: Any) -> list[Html]:
+    """Cards of the first samples, from the same order, generators and transforms as training."""
+    from jaxvision import build, prepare
+    from jaxvision.data import pipeline, transforms
+
+    tree = config_lib.from_json(config_lib.to_json(config_lib.Config(config)))
+    contract = build.contract(tree)
+    order, skips = prepare.train_order(tree, source), build.skips(tree)
+    batches = pipeline.train_batches(
+        source,
+        transforms.build(tree.data.transforms, contract),
+        contract,
+        batch_size=tree.batch_size,
+        seed=tree.seed,
+        start=0,
+        stop=1,
+        rows=range(min(SHOWN, tree.batch_size)),
+        order=order,
+        skips=skips,
+        threads=0,
+    )
+    (batch,) = batches
+    replaced = skips and skips.seen
+    views = [batch[key] for key in ("image", "local") if key in batch]
+    cards = []
+    for row in range(len(batch["index"])):
+        shown = [picture(one) for view in views for one in (view[row] if view.ndim == 5 else view[row : row + 1])]
+        where = "" if replaced else source.where(order(row))
+        told = tag("div", _told(source, batch["label"][row])), tag("div", last_part(where), cls="file")
+        cards.append(tag("div", join(shown), *told, cls="card", title=where or None))
+    note = f"The first {len(cards)} of step 1, after data.transforms."
+    if {"mixup", "cutmix"} & set(config["wrap"]):
+        note += " Mixing of images comes later, within the step."
+    return [tag("h3", "As training saw them"), tag("p", note, cls="note"), tag("div", join(cards), cls="cards")]
+
+
+def _told(source: Any, label: Any) -> str:
+    """A sample's label in words."""
+    names = source.classes
+    if not names:
+        return ""
+    if source.kind == "class":
+        return names[int(label)]
+    if source.kind == "tags":
+        return ", ".join(names[k] for k in np.flatnonzero(label)) or "no tag"
+    return ", ".join(f"{name} {number(float(v))}" for name, v in zip(names, label, strict=True))
