@@ -216,6 +216,8 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> Config:
     for key, text in (overrides or {}).items():
         override(config, key, text)
     check(config)
+    if "train" in config.evals:  # not in `check`: workdirs of older versions may have it
+        raise UserError("evals.train: the training's own records have that name: choose another")
     return config
 
 
@@ -340,10 +342,9 @@ def check(config: Config) -> None:
     _check_keys(config, default(), "")
     c = config
     for name, entry in c.evals.items():
-        if not is_name(name) or name == "train":
-            what = "the training's own records have that name" if name == "train" else "its files are named by it"
+        if not is_name(name):
             raise UserError(
-                f"evals.{name}: {what}: name an evaluation by letters, digits, _, - and ., a . not first, and not train"
+                f"evals.{name}: its files are named by it: name an evaluation by letters, digits, _, - and ., a . not first"
             )
         for key, like in EVAL.items():
             if not _fits(entry.get(key, like), like):
