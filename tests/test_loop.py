@@ -315,6 +315,16 @@ def test_divergence_exits_3_and_keeps_the_last_good_checkpoint(tmp_path, files, 
             assert np.all(np.isfinite(leaf))
 
 
+def test_at_most_two_steps_are_in_flight(tmp_path):
+    """A loss that is not finite is seen before two more steps are done, although no log line asks for it."""
+    with pytest.raises(Diverged) as error:
+        fit(tmp_path, evals=dict(), steps=60, optim__lr=1e4, log__every_steps=60,
+            checkpoint__every_steps=0)  # fmt: skip
+    diverged = int(str(error.value).partition("diverged at step ")[2].partition(":")[0])
+    assert 1 < diverged < 40
+    assert summary(tmp_path)["step"] <= diverged + 2
+
+
 def test_divergence_names_the_checkpoint(four_steps, tmp_path):
     workdir = shutil.copytree(four_steps[0], tmp_path / "w")
     path = workdir / "config.json"

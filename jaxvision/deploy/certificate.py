@@ -116,13 +116,15 @@ def compared(kind: str, trained: dict[str, np.ndarray], exported: dict[str, np.n
 
 
 def accuracy(kind: str, found: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, float] | None:
-    """ "top1", the "accuracy" over all tags, or the "mae"; None without labels."""
+    """ "top1", the "accuracy" over all known tags, or the "mae"; None without labels."""
     if labels is None:
         return None
     if kind == "class":
         return {"top1": float((found["logits"].argmax(-1) == labels).mean())}
     if kind == "tags":
-        return {"accuracy": float(((found["probabilities"] >= 0.5) == (labels >= 0.5)).mean())}
+        known = ~np.isnan(labels)
+        right = (found["probabilities"] >= 0.5) == (labels >= 0.5)
+        return {"accuracy": float(right[known].mean()) if known.any() else float("nan")}
     return {"mae": float(np.abs(found["values"] - labels).mean())}
 
 

@@ -59,7 +59,7 @@ def sigmoid_cross_entropy(
 
     Args:
       logits: float[..., C]; computed on in float32 at least.
-      labels: float32[..., C] in 0..1.
+      labels: float32[..., C] in 0..1; one that is NaN is unknown, and costs 0.
       smoothing: moves each target towards 1/2.
       pos_weight: w, a number or one a class: how much a positive counts, as in torch's BCEWithLogitsLoss.
 
@@ -86,10 +86,12 @@ def sigmoid_focal(
     Source: Lin et al. 2017, https://arxiv.org/abs/1708.02002, equations 4 and 5.
     """
     logits, labels = at_least_float32(logits), labels.astype(jnp.float32)
+    known = ~jnp.isnan(labels)
+    labels = jnp.where(known, labels, 0.0)  # not only in the result: the gradient would be NaN times 0
     if smoothing:
         labels = (1.0 - smoothing) * labels + smoothing / 2
     log_p, log_not = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
     positive, negative = labels * log_p, (1.0 - labels) * log_not
     if gamma:  # as exponentials of logarithms, whose derivatives stay finite
         positive, negative = positive * jnp.exp(gamma * log_not), negative * jnp.exp(gamma * log_p)
-    return -(pos_weight * positive + negative)
+    return jnp.where(known, -(pos_weight * positive + negative), 0.0)

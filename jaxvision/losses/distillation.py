@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxvision.ops import at_least_float32
+from jaxvision.ops import at_temperature
 
 
 def soft_target_divergence(logits: jax.Array, teacher: jax.Array, *, temperature: float = 1.0) -> jax.Array:
@@ -20,6 +20,6 @@ def soft_target_divergence(logits: jax.Array, teacher: jax.Array, *, temperature
 
     Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531, section 2.
     """
-    log_p = jax.nn.log_softmax(at_least_float32(teacher) / temperature)
-    log_q = jax.nn.log_softmax(at_least_float32(logits) / temperature)
+    log_p = jax.nn.log_softmax(at_temperature(teacher, temperature))
+    log_q = jax.nn.log_softmax(at_temperature(logits, temperature))
     return temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from jaxvision.ops import at_least_float32
+from jaxvision.ops import at_least_float32, at_temperature
 
 
 def normalised(x: jax.Array) -> jax.Array:
-    """Rows of length 1: x / |x|, of a zero row zeros."""
+    """Rows of length 1: x / max(|x|, 1e-6), so of a zero row zeros. |x| must be below 1e19, whose square overflows."""
     x = at_least_float32(x)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-12))
 
@@ -15,6 +15,11 @@ def normalised(x: jax.Array) -> jax.Array:
 def _products(a: jax.Array, b: jax.Array) -> jax.Array:
     """All products of rows, in full float32: a TPU would multiply in bfloat16, and temperatures magnify the error."""
     return jnp.matmul(a, b.T, precision="highest")
+
+
+def _diagonal(logits: jax.Array) -> jax.Array:
+    """logits[i, i] of each row: not a product of its own, whose other rounding a low temperature would magnify."""
+    return jnp.sum(jnp.where(jnp.eye(len(logits), dtype=bool), logits, 0), 1)
 
 
 def nt_xent(a: jax.Array, b: jax.Array, mask: jax.Array, *, temperature: float) -> jax.Array:
@@ -41,7 +46,7 @@ def nt_xent(a: jax.Array, b: jax.Array, mask: jax.Array, *, temperature: float) 
         to_other = jnp.where(mask | same, _products(one, other) / temperature, -jnp.inf)
         to_own = jnp.where(mask & ~same, _products(one, one) / temperature, -jnp.inf)
         everything = jax.nn.logsumexp(jnp.concatenate([to_other, to_own], 1), axis=1)
-        return everything - jnp.sum(one * other, -1) / temperature
+        return everything - _diagonal(to_other)
 
     return (side(a, b) + side(b, a)) / 2
 
@@ -62,7 +67,7 @@ def info_nce(query: jax.Array, keys: jax.Array, mask: jax.Array, *, temperature:
     query, keys = normalised(query), normalised(keys)
     allowed = mask | jnp.eye(len(query), dtype=bool)
     logits = jnp.where(allowed, _products(query, keys) / temperature, -jnp.inf)
-    return 2 * temperature * (jax.nn.logsumexp(logits, axis=1) - jnp.sum(query * keys, -1) / temperature)
+    return 2 * temperature * (jax.nn.logsumexp(logits, axis=1) - _diagonal(logits))
 
 
 def negative_cosine(prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -94,8 +99,8 @@ def dino_cross_entropy(
 
     Source: Caron et al. 2021, https://arxiv.org/abs/2104.14294, equations 1 to 4.
     """
-    target = jax.nn.softmax((at_least_float32(teacher) - centre) / teacher_temperature)
-    return -jnp.sum(target * jax.nn.log_softmax(at_least_float32(student) / student_temperature), -1)
+    target = jax.nn.softmax(at_temperature(at_least_float32(teacher) - centre, teacher_temperature))
+    return -jnp.sum(target * jax.nn.log_softmax(at_temperature(student, student_temperature)), -1)
 
 
 def masked_patch_error(prediction: jax.Array, patches: jax.Array, hidden: jax.Array, *, normalise: bool) -> jax.Array:
@@ -114,7 +119,9 @@ def masked_patch_error(prediction: jax.Array, patches: jax.Array, hidden: jax.Ar
     """
     patches = at_least_float32(patches)
     if normalise:
-        mean, var = jnp.mean(patches, -1, keepdims=True), jnp.var(patches, -1, ddof=1, keepdims=True)
-        patches = (patches - mean) / jnp.sqrt(var + 1e-6)
+        # the second mean takes off what rounding left of the first: 1e-6 magnifies it in a patch of one colour
+        for _ in range(2):
+            patches = patches - jnp.mean(patches, -1, keepdims=True)
+        patches = patches / jnp.sqrt(jnp.var(patches, -1, ddof=1, keepdims=True) + 1e-6)
     error = jnp.mean((at_least_float32(prediction) - patches) ** 2, -1)
     return jnp.sum(error * hidden, -1) / jnp.maximum(jnp.sum(hidden, -1), 1)

@@ -2,15 +2,16 @@
 
 from jaxvision.metrics.classification import per_class, topk
 from jaxvision.metrics.ordinal import ordinal
-from jaxvision.metrics.ranking import binary, multilabel
+from jaxvision.metrics.ranking import auroc, binary, multilabel
 from jaxvision.metrics.regression import regression
 from jaxvision.metrics.representation import knn, probe
 
-__all__ = ["binary", "knn", "multilabel", "ordinal", "per_class", "probe", "regression", "topk"]
+__all__ = ["auroc", "binary", "knn", "multilabel", "ordinal", "per_class", "probe", "regression", "topk"]
 # The kind of labels that a metric compares with, as in tasks.LABELS. One that is not here takes any.
 LABELS = {
     "topk": "class",
     "per_class": "class",
+    "auroc": "class",
     "binary": "class",
     "knn": "class",
     "probe": "class",

@@ -20,16 +20,16 @@ def ordinal(*, classes: int) -> Metric:
     classes k above which the label lies with a probability over 1/2, the rule of CORAL (Cao et al. 2019,
     https://arxiv.org/abs/1901.07884). `kappa` is 1 - sum(w O) / sum(w E) with w = (i - j)^2, O the counts of label
     i and rank j, and E what their margins would give by chance (Cohen 1968, https://doi.org/10.1037/h0026256); NaN
-    where all labels and all ranks are one class. A sample whose logits are NaN is as far off as can be.
+    where all labels and all ranks are one class. A sample whose softmax is NaN is as far off as can be.
     """
     w = np.square(np.subtract.outer(np.arange(classes), np.arange(classes))).astype(float)
 
     def update(predictions: dict[str, Any], batch: Batch) -> dict[str, Any]:
         logits, label, mask = predictions["logits"].astype(jnp.float32), batch["label"], batch["mask"]
-        below = jnp.cumsum(jax.nn.softmax(logits), -1)[:, :-1]
-        rank = jnp.sum(below < 0.5, -1)
+        below = jnp.cumsum(jax.nn.softmax(logits), -1)[:, :-1]  # NaN if a logit is, or is +inf
+        rank = jnp.sum(below < 0.5 - 1e-6, -1)  # a half is a half however its parts were rounded
         worst = jnp.where(label < classes / 2, classes - 1, 0)
-        rank = jnp.where(jnp.isnan(logits).any(-1), worst, rank)
+        rank = jnp.where(jnp.isnan(below).any(-1), worst, rank)
         counts = jnp.zeros((classes, classes), jnp.int32).at[label, rank].add(mask.astype(jnp.int32))
         loss = softmax_cross_entropy(logits, label)
         return {

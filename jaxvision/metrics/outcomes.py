@@ -17,8 +17,8 @@ def outcomes(*, classes: int, kind: str, k: int = 5) -> Metric:
 
     "class": `label` int32, `top` int32 [min(k, C)] and `top_p` float32 [min(k, C)], the likeliest classes and their
     probabilities, falling; `p` float32, the probability of the label. Probabilities are those of the predictions, else
-    the softmax of their logits. "tags": `label` bool [K] and `scores` float16 [K], the probabilities. "values": `label`
-    and `values` float32 [K].
+    the softmax of their logits. "tags": `label` bool [K], `known` bool [K], false where the label is unknown (then
+    `label` is, too), and `scores` float16 [K], the probabilities. "values": `label` and `values` float32 [K].
 
     Raises ValueError for another kind.
     """
@@ -30,7 +30,8 @@ def outcomes(*, classes: int, kind: str, k: int = 5) -> Metric:
         if kind == "values":
             return {"label": label, "values": predictions["values"].astype(jnp.float32)}
         if kind == "tags":
-            return {"label": label > 0.5, "scores": predictions["probabilities"].astype(jnp.float16)}
+            scores = predictions["probabilities"].astype(jnp.float16)
+            return {"label": label > 0.5, "known": ~jnp.isnan(label), "scores": scores}
         p = predictions.get("probabilities")
         p = jax.nn.softmax(predictions["logits"].astype(jnp.float32)) if p is None else p.astype(jnp.float32)
         top_p, top = jax.lax.top_k(p, min(k, classes))

@@ -7,19 +7,23 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision.metrics.classification import rank_of_label
 from jaxvision.task import Batch, Metric
 
 NAN = float("nan")
 
 
 def multilabel(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
-    """`map` (macro), `map_micro`, `f1`, `loss`, and `ap/NAME`, `f1/NAME` and `threshold/NAME` of each class.
+    """`map`, `map_micro`, `auroc`, `f1`, `loss`; `ap/NAME`, `auroc/NAME`, `f1/NAME`, `threshold/NAME` of each class.
 
-    Average precision as `average_precision` has it: `map` is its mean over the classes, `map_micro` that of all labels
-    as if they were one class's. `f1/NAME` is the largest F1 that any threshold gives, `threshold/NAME` that threshold,
-    a probability: at or above it the class is taken to be there. `f1` is their mean. They are chosen on the data that
-    they are measured on, so choose them on a validation split. Classes without a positive are left out of the means and
-    of the rows; `absent_classes` is their number. `loss`: binary cross-entropy, mean over classes and samples.
+    Average precision as `average_precision` has it, the area under the ROC curve as `roc_area`: `map` and `auroc` are
+    their means over the classes, `map_micro` is the average precision of all labels as if they were one class's.
+    `f1/NAME` is the largest F1 that any threshold gives, `threshold/NAME` that threshold, a probability: at or above it
+    the class is taken to be there. `f1` is their mean. They are chosen on the data that they are measured on, so choose
+    them on a validation split. `loss`: binary cross-entropy, mean over the labels.
+
+    Labels that are NaN are unknown and count nowhere. Classes without a known positive or without a known negative are
+    left out of the means and of the rows; `absent_classes` is their number.
     """
     names = names or tuple(map(str, range(classes)))
 
@@ -27,13 +31,15 @@ def multilabel(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
         return {"logits": predictions["logits"].astype(jnp.float32), "label": batch["label"]}
 
     def finish(rows: dict[str, np.ndarray]) -> dict[str, float]:
-        logits, positive = np.asarray(rows["logits"], np.float64), rows["label"] > 0.5
+        logits, label = np.asarray(rows["logits"], np.float64), rows["label"]
+        known, positive = ~np.isnan(label), label > 0.5
         scores = worst_for_nan(logits, positive)
-        there = np.flatnonzero(positive.any(0))
+        there = np.flatnonzero(positive.any(0) & (known & ~positive).any(0))
         each: dict[str, float] = {}
         for k in there:
-            f1, threshold = best_f1(scores[:, k], positive[:, k])
-            each[f"ap/{names[k]}"] = average_precision(scores[:, k], positive[:, k])
+            mine = scores[known[:, k], k], positive[known[:, k], k]
+            f1, threshold = best_f1(*mine)
+            each[f"ap/{names[k]}"], each[f"auroc/{names[k]}"] = average_precision(*mine), roc_area(*mine)
             each[f"f1/{names[k]}"], each[f"threshold/{names[k]}"] = f1, sigmoid(threshold)
 
         def mean(what: str) -> float:
@@ -41,9 +47,10 @@ def multilabel(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
 
         return {
             "map": mean("ap/"),
-            "map_micro": average_precision(scores.ravel(), positive.ravel()),
+            "map_micro": average_precision(scores[known], positive[known]),
+            "auroc": mean("auroc/"),
             "f1": mean("f1/"),
-            "loss": float(cross_entropy(logits, positive).mean()),
+            "loss": float(cross_entropy(logits, positive)[known].mean()) if known.any() else NAN,
             "absent_classes": float(classes - len(there)),
             **each,
         }
@@ -71,7 +78,7 @@ def binary(*, classes: int) -> Metric:
         scores = worst_for_nan(logits, positive)
         f1, threshold = best_f1(scores, positive)
         return {
-            "auroc": auroc(scores, positive),
+            "auroc": roc_area(scores, positive),
             "ap": average_precision(scores, positive),
             "f1": f1,
             "threshold": sigmoid(threshold),
@@ -80,6 +87,65 @@ def binary(*, classes: int) -> Metric:
         }
 
     return Metric(update, finish, gather=True)
+
+
+def auroc(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
+    """`auroc`, the mean over the classes of the area under the ROC curve of a class against all others; and `top1`.
+
+    `auroc/NAME` is that of each class, as `roc_area` has it: samples are ordered by the probability of the class, the
+    softmax of the logits, or the sigmoid of its own where the task predicts that. Classes that no sample has, or every
+    sample, are left out; `absent_classes` is their number. `top1` as in `topk`. All logits are kept in memory, 4 bytes
+    each.
+
+    Source: the "macro" mean "one vs rest" of Fawcett 2006, https://doi.org/10.1016/j.patrec.2005.10.010, section 9,
+    as scikit-learn's roc_auc_score has it.
+    """
+    names = names or tuple(map(str, range(classes)))
+
+    def update(predictions: dict[str, Any], batch: Batch) -> dict[str, Any]:
+        logits = predictions["logits"].astype(jnp.float32)
+        scores = {"odds" if "probabilities" in predictions else "logits": logits}
+        return {**scores, "label": batch["label"], "right": rank_of_label(logits, batch["label"]) == 0}
+
+    def finish(rows: dict[str, np.ndarray]) -> dict[str, float]:
+        scores = rows["odds"] if "odds" in rows else log_odds(rows["logits"])
+        each: dict[str, float] = {}
+        for k in range(classes):
+            positive = rows["label"] == k
+            area = roc_area(worst_for_nan(scores[:, k], positive), positive)
+            each |= {} if np.isnan(area) else {f"auroc/{names[k]}": area}
+        return {
+            "auroc": float(np.mean(list(each.values()))) if each else NAN,
+            "top1": float(np.mean(rows["right"])),
+            "absent_classes": float(classes - len(each)),
+            **each,
+        }
+
+    return Metric(update, finish, gather=True)
+
+
+def log_odds(logits: np.ndarray) -> np.ndarray:
+    """log(p / (1 - p)) with p the softmax of [N, C], float64: samples of one class in the order of its probability.
+
+    The probability itself is 1 in float32 for all samples of which the network is sure; this ties none of them.
+    """
+    return np.concatenate(
+        [_log_odds(part.astype(np.float64)) for part in np.array_split(logits, 1 + logits.size // 2**20)]
+    )
+
+
+def _log_odds(x: np.ndarray) -> np.ndarray:
+    rows, first = np.arange(len(x)), x.argmax(1)
+    largest = x[rows, first]
+    x[rows, first] = -np.inf
+    with np.errstate(divide="ignore", invalid="ignore"):  # one class alone is certain; NaN stays NaN
+        second = x.max(1)
+        second = np.where(np.isinf(second), 0, second)
+        rest = second + np.log(np.exp(x - second[:, None]).sum(1))
+        log_p = x - np.logaddexp(largest, rest)[:, None]  # of all but the first, at most log(1/2)
+        odds = log_p - np.log1p(-np.exp(log_p))
+        odds[rows, first] = largest - rest
+    return odds
 
 
 def worst_for_nan(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -113,7 +179,7 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     return float(np.sum(np.diff(hits, prepend=0) * hits / count) / hits[-1])
 
 
-def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+def roc_area(scores: np.ndarray, positive: np.ndarray) -> float:
     """The probability that a positive scores above a negative, ties counting half; NaN without either."""
     _, hits, count = _curve(scores, positive)
     misses = count - hits

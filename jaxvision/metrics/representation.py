@@ -16,7 +16,7 @@ def knn(*, classes: int, k: Count = 20, temperature: Positive = 0.07) -> Metric:
 
     Needs a `bank`, the labelled images (evals.NAME.bank), whose features are kept in memory: 4 bytes a value. Nearness
     is the cosine; a neighbour counts exp(cosine / temperature) for its class. With a smaller bank all of it votes.
-    Equal votes go to the lower class.
+    Equal votes go to the lower class. Images whose features are not finite are nobody's neighbours, and wrong.
 
     Source: Wu et al. 2018, https://arxiv.org/abs/1805.01978, section 3.4; k and temperature as DINO has them.
     Raises ValueError for k below 1 or a temperature that is not positive.
@@ -30,12 +30,12 @@ def knn(*, classes: int, k: Count = 20, temperature: Positive = 0.07) -> Metric:
         right = 0
         for start in range(0, len(query), 1024):
             part = slice(start, start + 1024)
-            cosine = query[part] @ known.T
+            cosine = np.nan_to_num(query[part] @ known.T, nan=-np.inf)
             chosen = np.argpartition(-cosine, nearest - 1, axis=1)[:, :nearest]
-            weight = np.exp(np.take_along_axis(cosine, chosen, 1) / temperature)
+            weight = votes_of(np.take_along_axis(cosine, chosen, 1), temperature)
             votes = np.zeros((len(weight), classes))
             np.add.at(votes, (np.arange(len(weight))[:, None], bank["label"][chosen]), weight)
-            right += int(np.sum(np.argmax(votes, 1) == rows["label"][part]))
+            right += int(np.sum((np.argmax(votes, 1) == rows["label"][part]) & votes.any(1)))
         return {"knn": right / len(query), **spread(rows["features"])}
 
     return Metric(_rows, finish, gather=True, bank="bank", draw=scatter)
@@ -44,10 +44,10 @@ def knn(*, classes: int, k: Count = 20, temperature: Positive = 0.07) -> Metric:
 def probe(*, classes: int, strength: Positive = 1.0, per_class: CountOrNone = 0, seeds: Depth = 5) -> Metric:
     """`probe`: top-1 of a linear classifier on the frozen features, fitted to those of the `bank` (evals.NAME.bank).
 
-    Multinomial logistic regression by scikit-learn's L-BFGS on features scaled to mean 0 and variance 1 over the bank;
-    `strength` is its C. A full fit to ImageNet takes hours: give a part of it as the bank (`?split=`), or train task
-    `linear_probe`. With `per_class`, fitted to so many images of each class, drawn anew for each of `seeds` draws:
-    `probe` is the mean and `probe_spread` the standard deviation over the draws.
+    Multinomial logistic regression by scikit-learn's L-BFGS on features scaled to mean 0 and variance 1 over the bank
+    (one that does not vary becomes 0); `strength` is its C. A full fit to ImageNet takes hours: give a part of it as
+    the bank (`?split=`), or train task `linear_probe`. With `per_class`, fitted to so many images of each class, drawn
+    anew for each of `seeds` draws: `probe` is the mean and `probe_spread` the standard deviation over the draws.
 
     Raises ValueError for a strength that is not positive, or per_class or seeds out of range.
     """
@@ -66,6 +66,16 @@ def probe(*, classes: int, strength: Positive = 1.0, per_class: CountOrNone = 0,
         return {"probe": float(np.mean(scores)), "probe_spread": float(np.std(scores, ddof=min(1, seeds - 1)))}
 
     return Metric(_rows, finish, gather=True, bank="bank", draw=scatter)
+
+
+def votes_of(cosine: np.ndarray, temperature: float) -> np.ndarray:
+    """exp(cosine / temperature) of float[N, k], each row over that of its largest: float64[N, k].
+
+    A vote is not changed by a factor of the row, and no temperature is then too small for the exponential. A cosine of
+    -inf counts 0.
+    """
+    largest = np.maximum(cosine.max(1, keepdims=True), -1.0)
+    return np.exp((cosine.astype(np.float64) - largest) / temperature)
 
 
 def _rows(predictions: dict[str, Any], batch: Batch) -> dict[str, Any]:
@@ -87,28 +97,47 @@ def few(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
 def linear_top1(
     features: np.ndarray, labels: np.ndarray, test: np.ndarray, truth: np.ndarray, strength: float = 1.0
 ) -> float:
-    """Top-1 on (`test`, `truth`) of logistic regression fitted to (`features`, `labels`), see `probe`."""
+    """Top-1 on (`test`, `truth`) of logistic regression fitted to (`features`, `labels`), see `probe`.
+
+    NaN where a value of `features` is not finite; a row of `test` that is not counts as wrong. Fitted to one class it
+    predicts that.
+    """
     from sklearn.linear_model import LogisticRegression
 
     features, test = np.asarray(features, np.float64), np.asarray(test, np.float64)
-    mean, std = features.mean(0), np.maximum(features.std(0), 1e-6)
+    if not np.isfinite(features).all():
+        return float("nan")
+    finite = np.isfinite(test).all(1)
+    if (labels == labels[0]).all():
+        return float(np.mean((truth == labels[0]) & finite))
+    mean, std = features.mean(0), features.std(0)
+    varies = std > 1e-6 * np.abs(mean)  # below is the rounding of float32
+    std = np.where(varies, std, 1.0)
     model = LogisticRegression(C=strength, max_iter=2000).fit((features - mean) / std, labels)
-    return float(np.mean(model.predict((test - mean) / std) == truth))
+    found = model.predict((np.where(finite[:, None], test, mean) - mean) / std)
+    return float(np.mean((found == truth) & finite))
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a zero row stays."""
+    """Rows of length 1; a zero row stays, one with a value that is not finite is NaN."""
     x = np.asarray(x, np.float32)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    x = np.where(np.isfinite(x).all(1, keepdims=True), x, np.nan)
+    largest = np.max(np.abs(x), axis=1, keepdims=True)  # over it first: squares leave the range of float32
+    x = x / np.where(largest > 0, largest, 1)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1)
 
 
 def spread(features: np.ndarray) -> dict[str, float]:
     """`feature_std`: standard deviation of the rows at length 1, mean over the D dimensions, times sqrt(D): 0 if all
-    are the same. `effective_rank`: exp of the entropy of the covariance's singular values, over all 1 .. D.
+    are the same. `effective_rank`: exp of the entropy of the covariance's singular values, over all 1 .. D; in a
+    training log `participation_ratio` measures the same otherwise (`tasks.encoder.spread`). Both are NaN where a value
+    is not finite.
 
     Source: Roy and Vetterli 2007, "The effective rank"; Garrido et al. 2022 (RankMe), https://arxiv.org/abs/2210.02885.
     """
     rows = unit(features).astype(np.float64)
+    if not np.isfinite(rows).all():
+        return {"feature_std": float("nan"), "effective_rank": float("nan")}
     centred = rows - rows.mean(0)
     values = np.maximum(np.linalg.eigvalsh(centred.T @ centred / len(rows)), 0)
     share = np.sqrt(values) / max(np.sqrt(values).sum(), 1e-12)

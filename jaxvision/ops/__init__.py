@@ -6,11 +6,12 @@ from jaxvision.ops.bottleneck import Tail, finish, finish_and_narrow
 from jaxvision.ops.convolution import conv, max_pool
 from jaxvision.ops.mixing import cutmix_images, mixup_images
 from jaxvision.ops.mlp import gelu, mlp_branch
-from jaxvision.ops.reduce import at_least_float32, masked_mean
+from jaxvision.ops.reduce import at_least_float32, at_temperature, masked_mean
 
 __all__ = [
     "Tail",
     "at_least_float32",
+    "at_temperature",
     "attention",
     "attention_branch",
     "batch_statistics",

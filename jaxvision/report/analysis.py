@@ -87,7 +87,9 @@ def extremes(goodness: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     return worst, order[::-1][: min(most, len(order) - len(worst))]
 
 
-def tag_loss(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """float64 [N]: binary cross-entropy, mean over the tags, of probabilities [N, K] kept within 1e-4 of 0 and 1."""
+def tag_loss(scores: np.ndarray, label: np.ndarray, known: np.ndarray | bool = True) -> np.ndarray:
+    """float64 [N]: binary cross-entropy, mean over the known tags, of probabilities [N, K] kept within 1e-4 of 0 and 1;
+    0 where no tag is known."""
     p = np.clip(np.asarray(scores, np.float64), 1e-4, 1 - 1e-4)
-    return -np.log(np.where(label, p, 1 - p)).mean(1)
+    known = np.broadcast_to(known, p.shape)
+    return np.sum(-np.log(np.where(label, p, 1 - p)), 1, where=known) / np.maximum(known.sum(1), 1)

@@ -140,24 +140,25 @@ def _calibration(confidence: np.ndarray, right: np.ndarray) -> Html:
 
 def _tags(certificate: dict[str, Any], outcomes: Outcomes, show: _Pictures) -> list[Html]:
     names, label, scores = certificate["classes"], outcomes["label"], outcomes["scores"].astype(np.float32)
+    known = outcomes.get("known", np.ones_like(label))  # older files have none
     metrics = certificate["metrics"]
     said = scores >= 0.5
     with np.errstate(invalid="ignore"):
         hits = (said & label).sum(0).astype(float)
-        recall, precision = hits / label.sum(0), hits / said.sum(0)
+        recall, precision = hits / label.sum(0), hits / (said & known).sum(0)
     rows = [
         [text(name), f"{label[:, k].sum():,}", *(number(metrics.get(f"{m}/{name}")) for m in
          ("ap", "f1", "threshold")), share(recall[k]), share(precision[k])]
         for k, name in enumerate(names)
     ]  # fmt: skip
     head = ("tag", "positives", "average precision", "best F1", "its threshold", "recall at 1/2", "precision at 1/2")
-    worst, best = analysis.extremes(-analysis.tag_loss(scores, label), EXAMPLES)
+    worst, best = analysis.extremes(-analysis.tag_loss(scores, label, known), EXAMPLES)
 
     def caption(row: int) -> Html:
         """Tag by tag: one that is wrong does not make the others wrong."""
         truth = label[row].astype(bool)
-        kinds = (("found", "right", said[row] & truth), ("wrongly said", "wrong", said[row] & ~truth),
-                 ("missed", "wrong", ~said[row] & truth))  # fmt: skip
+        kinds = (("found", "right", said[row] & truth), ("wrongly said", "wrong", said[row] & ~truth & known[row]),
+                 ("missed", "wrong", ~said[row] & truth), ("said, not known", None, said[row] & ~known[row]))  # fmt: skip
         listed = [
             tag("div", tag("small", f"{what}: "),
                 tag("span", ", ".join(f"{names[k]} {scores[row, k]:.2f}" for k in np.flatnonzero(which)), cls=cls))

@@ -69,7 +69,7 @@ def classification(
         else:
             value = softmax_cross_entropy(logits, label, smoothing=label_smoothing)
         if len(weights):
-            value = value * (_one_hot(label, logits) @ jnp.asarray(weights, jnp.float32))
+            value = value * jnp.dot(_one_hot(label, logits), jnp.asarray(weights, jnp.float32), precision="highest")
         return value, {"top1": agreement(logits, label)}
 
     def _sigmoid(logits: jax.Array, target: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import dino_cross_entropy
-from jaxvision.ops import masked_mean
+from jaxvision.ops import at_temperature, masked_mean
 from jaxvision.ranges import Count, Positive, Share
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.encoder import check_share, encoder, momentum_at, moved, spread, views, without_drops
@@ -109,7 +109,7 @@ def dino(
             count * jnp.maximum(jnp.sum(mask), 1)
         )
         centre = moved(extra["centre"], mean, jnp.float32(centre_momentum))
-        sharp = jax.nn.softmax((goals[0] - extra["centre"]) / warmth)
+        sharp = jax.nn.softmax(at_temperature(goals[0] - extra["centre"], warmth))
         information = _information(sharp, mask)
         logs = {
             **spread(seen["features"][0::2], mask),

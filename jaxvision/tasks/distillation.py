@@ -14,7 +14,7 @@ from jaxvision.ops import masked_mean
 from jaxvision.ranges import NotNegative, Positive
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.classification import classification
-from jaxvision.tasks.common import network
+from jaxvision.tasks.common import agreement, network
 
 
 def distillation(
@@ -74,12 +74,10 @@ def distillation(
         value = divergence
         if alpha:
             value = value + alpha * masked_mean(softmax_cross_entropy(logits, label), mask)
-        hard = label if label.ndim == 1 else jnp.argmax(label, -1)
-        named, by_teacher = jnp.argmax(logits, -1), jnp.argmax(theirs, -1)
         logs = {
             "divergence": divergence,
-            "top1": masked_mean((named == hard).astype(jnp.float32), mask),
-            "agreement": masked_mean((named == by_teacher).astype(jnp.float32), mask),
+            "top1": masked_mean(agreement(logits, label).astype(jnp.float32), mask),
+            "agreement": masked_mean(agreement(logits, theirs).astype(jnp.float32), mask),
         }
         return value, ({**extra, "model": stats}, logs)
 

@@ -124,19 +124,21 @@ def spread(embedding: jax.Array, mask: jax.Array, *, std_below: float = COLLAPSE
 
     `feature_std`: standard deviation of the rows at length 1, mean over the dimensions, times sqrt(D): 1 for rows that
       point everywhere alike, 0 once all are the same (Chen and He 2020, https://arxiv.org/abs/2011.10566, section 4.1).
-    `effective_rank`: (sum of eigenvalues)^2 / sum of their squares, of the rows' covariance: how many dimensions they
-      fill alike. It needs no decomposition. At most min(B - 1, D).
-    `alarm_collapse`: 1 where feature_std is below `std_below`, or effective_rank below LOW_RANK (and below a quarter of
-      what it could be): a batch normalisation at the end keeps the deviation up while all rows come to lie on one line,
-      "dimensional collapse" (Jing et al. 2021, https://arxiv.org/abs/2110.09348).
+    `participation_ratio`: (sum of eigenvalues)^2 / sum of their squares, of the rows' covariance: how many dimensions
+      they fill alike. It needs no decomposition. At most min(B - 1, D); 0 where all rows are the same. (The metrics of
+      features measure the same by an entropy, `effective_rank`, which is larger.)
+    `alarm_collapse`: 1 where feature_std is below `std_below`, or participation_ratio below LOW_RANK (and below a
+      quarter of what it could be): a batch normalisation at the end keeps the deviation up while all rows come to lie
+      on one line, "dimensional collapse" (Jing et al. 2021, https://arxiv.org/abs/2110.09348).
     """
-    rows = jax.lax.stop_gradient(normalised(embedding)) * mask[:, None]
+    there = mask[:, None]
+    rows = jnp.where(there, jax.lax.stop_gradient(normalised(embedding)), 0)
     count = jnp.maximum(jnp.sum(mask), 1)
-    centred = (rows - jnp.sum(rows, 0) / count) * mask[:, None]
+    centred = jnp.where(there, rows - jnp.sum(rows, 0) / count, 0)
     variance = jnp.sum(centred**2, 0) / count
     std = jnp.mean(jnp.sqrt(variance)) * jnp.sqrt(jnp.float32(rows.shape[1]))
     gram = centred.T @ centred if rows.shape[1] <= rows.shape[0] else centred @ centred.T
-    rank = jnp.sum(centred**2) ** 2 / jnp.maximum(jnp.sum(gram**2), 1e-20)
+    ratio = jnp.sum(centred**2) ** 2 / jnp.maximum(jnp.sum(gram**2), 1e-20)
     low = jnp.minimum(LOW_RANK, 0.25 * jnp.minimum(count - 1, rows.shape[1]))
-    alarm = ((std < std_below) | (rank < low)).astype(jnp.float32)
-    return {"feature_std": std, "effective_rank": rank, "alarm_collapse": alarm}
+    alarm = ((std < std_below) | (ratio < low)).astype(jnp.float32)
+    return {"feature_std": std, "participation_ratio": ratio, "alarm_collapse": alarm}

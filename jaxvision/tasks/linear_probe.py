@@ -12,7 +12,7 @@ from jaxvision.data.contract import InputContract
 from jaxvision.losses import softmax_cross_entropy
 from jaxvision.ops import at_least_float32, masked_mean
 from jaxvision.task import Batch, PyTree, Task
-from jaxvision.tasks.common import given_part, network, overlay
+from jaxvision.tasks.common import agreement, given_part, network, overlay
 
 _EPSILON, _MOMENTUM = 1e-6, 0.9
 
@@ -62,9 +62,7 @@ def linear_probe(model: nn.Module, contract: InputContract, *, classes: int, nor
             moved = jax.tree.map(lambda a, b: _MOMENTUM * a + (1 - _MOMENTUM) * b, extra["head"], statistics)
             extra = {**extra, "head": moved}
         value = masked_mean(softmax_cross_entropy(logits, label), mask)
-        hard = label if label.ndim == 1 else jnp.argmax(label, -1)
-        logs = {"top1": masked_mean((jnp.argmax(logits, -1) == hard).astype(jnp.float32), mask)}
-        return value, (extra, logs)
+        return value, (extra, {"top1": masked_mean(agreement(logits, label).astype(jnp.float32), mask)})
 
     def predict(params: PyTree, extra: PyTree, batch: Batch) -> dict[str, jax.Array]:
         features = features_of(params, extra, batch)

@@ -56,7 +56,9 @@ def _mixing(task: Task, mix: Callable, name: str, classes: int, alpha: float, pr
         use = jax.random.uniform(key_use) < probability
         image = jax.numpy.where(use, mixed, plain)
         own = jax.numpy.where(use, own, 1.0)[:, None]
-        mixture = {**batch, "image": image, "label": own * labels + (1.0 - own) * labels[::-1]}
+        # what is not mixed keeps its labels, even if the partner's are unknown: 0 * NaN is NaN
+        labels = jax.numpy.where(own == 1.0, labels, own * labels + (1.0 - own) * labels[::-1])
+        mixture = {**batch, "image": image, "label": labels}
         return task.loss(params, extra, mixture, key=key, step=step)
 
     return task._replace(loss=loss)

@@ -25,9 +25,11 @@ def multilabel(
 ) -> Task:
     """Binary cross-entropy of each class, mean over the classes and the samples.
 
-    batch["label"] is float32[B, K] of 0 and 1, or between them from a wrapper that mixes. Predicts "logits" f32[B, K],
+    batch["label"] is float32[B, K] of 0 and 1, NaN where it is unknown, or between them from a wrapper that mixes. The
+    loss of a sample is the mean over its known labels, 0 if it has none: the partial binary cross-entropy of Durand et
+    al. 2019 (https://arxiv.org/abs/1902.09720), divided by the share that is known. Predicts "logits" f32[B, K],
     "probabilities" f32[B, K] (each class by itself) and "features" f32[B, D]. Logs `loss` and `accuracy`, the share of
-    the labels that are predicted right at a probability of 1/2.
+    the known labels that are predicted right at a probability of 1/2.
 
     Args:
       label_smoothing: moves each target towards 1/2.
@@ -48,7 +50,10 @@ def multilabel(
     def objective(params: PyTree, extra: PyTree, outputs: dict[str, jax.Array], label: jax.Array) -> tuple:
         logits, weight = outputs["logits"], jnp.asarray(numbers, jnp.float32)
         value = sigmoid_focal(logits, label, gamma=focal, smoothing=label_smoothing, pos_weight=weight)
-        return jnp.mean(value, -1), {"accuracy": jnp.mean((logits > 0) == (label > 0.5), -1)}
+        known = ~jnp.isnan(label)
+        right = ((logits > 0) == (label > 0.5)) & known
+        count = jnp.maximum(jnp.sum(known, -1), 1)
+        return jnp.sum(value, -1) / count, {"accuracy": jnp.sum(right, -1) / count}
 
     def predictions(params: PyTree, extra: PyTree, outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {

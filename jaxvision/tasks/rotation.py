@@ -12,6 +12,7 @@ from jaxvision.data.contract import InputContract
 from jaxvision.losses import softmax_cross_entropy
 from jaxvision.ops import masked_mean
 from jaxvision.task import Batch, PyTree, Task
+from jaxvision.tasks.common import agreement
 from jaxvision.tasks.encoder import encoder, spread
 from jaxvision.tasks.projector import Projector
 
@@ -36,8 +37,7 @@ def rotation(model: nn.Module, contract: InputContract) -> Task:
         made, extra = net.train(params, extra, turned.reshape(-1, *image.shape[1:]), key)
         label = jnp.tile(jnp.arange(4), len(image))
         mask = jnp.repeat(mask, 4)
-        right = jnp.argmax(made["head"], -1) == label
-        logs = {"rotation_top1": masked_mean(right.astype(jnp.float32), mask)}
+        logs = {"rotation_top1": masked_mean(agreement(made["head"], label).astype(jnp.float32), mask)}
         value = masked_mean(softmax_cross_entropy(made["head"], label), mask)
         return value, (extra, {**logs, **spread(made["features"][::4], batch["mask"])})
 

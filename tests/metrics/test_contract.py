@@ -24,6 +24,7 @@ LABELS = {
     "regression": RNG.normal(size=(8, 6)).astype(np.float32),
 }
 CASES = {
+    "auroc": lambda: metrics.auroc(classes=6),
     "knn": lambda: metrics.knn(classes=6, k=3),
     "probe": lambda: metrics.probe(classes=6),
     "binary": lambda: metrics.binary(classes=2),

@@ -100,14 +100,68 @@ def test_one_class_only():
 
 def test_constant_scores_are_no_better_than_chance_and_nan_is_the_worst():
     labels = np.array([1, 0, 0, 1, 0], bool)
-    assert ranking.auroc(np.zeros(5), labels) == 0.5
+    assert ranking.roc_area(np.zeros(5), labels) == 0.5
     assert ranking.average_precision(np.zeros(5), labels) == pytest.approx(0.4)
     worst = ranking.worst_for_nan(np.full(5, np.nan), labels)
-    assert ranking.auroc(worst, labels) == 0
+    assert ranking.roc_area(worst, labels) == 0
     one = ranking.worst_for_nan(np.array([np.nan, 0, 0, 1, 0]), labels)
-    assert ranking.auroc(one, labels) == 0.5
+    assert ranking.roc_area(one, labels) == 0.5
 
 
 def test_binary_refuses_other_numbers_of_classes():
     with pytest.raises(ValueError, match="there are 3: take topk"):
         metrics.binary(classes=3)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 10**6), st.sampled_from([3, 6]))
+def test_auroc_of_classes_equals_scikit_learn(seed, classes):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, (60, classes)).astype(np.float32)
+    labels = np.append(rng.integers(0, classes, 60 - classes), range(classes)).astype(np.int32)
+    p = np.exp(logits.astype(np.float64))
+    p /= p.sum(-1, keepdims=True)
+    got = measure(metrics.auroc(classes=classes), ({"logits": logits}, batch(labels)))
+    assert got["auroc"] == pytest.approx(sk.roc_auc_score(labels, p, multi_class="ovr", average="macro"), abs=1e-9)
+    assert got["auroc/1"] == pytest.approx(sk.roc_auc_score(labels == 1, p[:, 1]), abs=1e-9)
+    # of a task whose classes each have a probability of their own, that one orders the samples
+    alone = {"logits": logits, "probabilities": 1 / (1 + np.exp(-logits))}
+    got = measure(metrics.auroc(classes=classes), (alone, batch(labels)))
+    assert got["auroc/1"] == pytest.approx(sk.roc_auc_score(labels == 1, logits[:, 1]), abs=1e-9)
+
+
+def test_a_class_without_samples_is_in_no_mean_of_auroc():
+    logits = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    got = measure(metrics.auroc(classes=3, names=tuple("abc")), ({"logits": logits}, batch(np.arange(20) % 2)))
+    assert got["auroc"] == pytest.approx((got["auroc/a"] + got["auroc/b"]) / 2)
+    assert "auroc/c" not in got
+    assert got["absent_classes"] == 1
+    alone = measure(metrics.auroc(classes=3), ({"logits": logits}, batch(np.zeros(20, int))))
+    assert np.isnan(alone["auroc"])
+    assert measure(metrics.auroc(classes=1), ({"logits": logits[:, :1]}, batch(np.zeros(20, int))))["top1"] == 1
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 10**6))
+def test_unknown_tags_count_nowhere(seed):
+    """Each tag is measured as if the samples that do not know it were not there."""
+    scores, labels = some(seed, 40, 4, True)
+    unknown = np.random.default_rng(seed + 1).random((40, 4)) < 0.3
+    unknown[:2] = False
+    labels[2:, 3] = 1
+    unknown[1, 3] = True  # so that of d no negative is known
+    given_ = {"logits": np.where(unknown, 1e4, scores)}, batch(np.where(unknown, np.nan, labels))
+    got = measure(metrics.multilabel(classes=4, names=tuple("abcd")), given_)
+    for k, name in enumerate("abc"):
+        x, y = scores[~unknown[:, k], k], labels[~unknown[:, k], k]
+        assert got[f"ap/{name}"] == pytest.approx(sk.average_precision_score(y, x), abs=1e-6)
+        assert got[f"auroc/{name}"] == pytest.approx(sk.roc_auc_score(y, x), abs=1e-6)
+        assert got[f"f1/{name}"] == pytest.approx(best_f1(y, x)[0], abs=1e-6)
+    for name in ("ap", "auroc", "f1"):
+        assert got["map" if name == "ap" else name] == pytest.approx(np.mean([got[f"{name}/{c}"] for c in "abc"]))
+    assert got["absent_classes"] == 1
+    assert not [k for k in got if k.endswith("/d")]
+    p = 1 / (1 + np.exp(-scores[~unknown].astype(np.float64)))
+    assert got["loss"] == pytest.approx(sk.log_loss(labels[~unknown], p), abs=1e-6)
+    nothing = measure(metrics.multilabel(classes=4), (given_[0], batch(np.full((40, 4), np.nan, np.float32))))
+    assert np.isnan([nothing[k] for k in ("map", "map_micro", "auroc", "f1", "loss")]).all()

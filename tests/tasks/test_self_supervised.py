@@ -8,9 +8,11 @@ import pytest
 
 from jaxvision import build, sharding, tasks
 from jaxvision.errors import UserError
+from jaxvision.losses import info_nce, normalised
 from jaxvision.step import init_state, make_step
 from jaxvision.tasks.encoder import COLLAPSED, momentum_at, spread, without_drops
 from jaxvision.tasks.mae import patches_of
+from jaxvision.tasks.projector import Projector
 from tests.tasks.test_contract import CONTRACT, VIEWS, batch, model, ready, transformer
 
 AVERAGED = {"byol": "target", "moco": "target", "dino": "ema"}
@@ -65,6 +67,44 @@ def test_simsiams_targets_get_no_gradient():
         with_targets["predictor"],
     )
     assert optax.global_norm(jax.tree.map(np.subtract, full["model"], with_targets["model"])) > 1e-3
+
+
+PAIRS = {
+    "byol": lambda p, z: 2 - 2 * jnp.sum(normalised(p) * normalised(z), -1),
+    "simsiam": lambda p, z: -jnp.sum(normalised(p) * normalised(z), -1) / 2,
+    "moco": lambda p, z: info_nce(p, z, jnp.ones(8, bool), temperature=1.0),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PAIRS))
+def test_a_view_is_compared_with_the_targets_other_view(name):
+    """Each prediction with the projection of the other view, which is the idea of all three; never with its own."""
+    from jaxvision.tasks.encoder import encoder
+
+    _, params, extra, gradients = ready(name, "none")
+    data = batch(name=name)
+    data["image"][:, 1] //= 8  # dark, so that a view's own projection is another than the other view's
+    heads = {
+        "byol": (Projector((16, 8), "none"), Projector((16, 8), "none")),
+        "moco": (Projector((16, 8), "none"), Projector((16, 8), "none")),
+        "simsiam": (Projector((16, 16, 16), "none"), Projector((8, 16), "none")),
+    }[name]
+    noise = iter(jax.random.split(jax.random.key(5), 100))
+    other = lambda tree: jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(noise), x.shape), tree)  # noqa: E731
+    target = params = other(params)  # fresh ones make nearly one thing of all images
+    if "target" in extra:  # an average that is no copy any more
+        average = other(extra["target"]["params"])
+        extra = {**extra, "target": {**extra["target"], "params": average}}
+        target = {**params, **average}
+    net = encoder(model("none"), CONTRACT, projector=heads[0], predictor=heads[1])
+    made = lambda weights, head: [  # noqa: E731
+        net.train(weights, extra, data["image"][:, k], jax.random.key(0))[0][head] for k in (0, 1)
+    ]
+    p, z = made(params, "predictor"), made(target, "projector")
+    want = float(jnp.mean(PAIRS[name](p[0], z[1]) + PAIRS[name](p[1], z[0])))
+    own = float(jnp.mean(PAIRS[name](p[0], z[0]) + PAIRS[name](p[1], z[1])))
+    assert float(gradients(params, extra, data)[0][0]) == pytest.approx(want, rel=2e-5)
+    assert abs(want - own) > 2e-4 * abs(want)
 
 
 @pytest.mark.parametrize("name", sorted(AVERAGED))
@@ -199,18 +239,20 @@ def test_spread_of_known_rows():
     rows = jax.random.normal(jax.random.key(0), (512, 16))
     logs = spread(rows, mask)
     assert float(logs["feature_std"]) == pytest.approx(1, abs=0.02)
-    assert float(logs["effective_rank"]) == pytest.approx(16, rel=0.05)
+    assert float(logs["participation_ratio"]) == pytest.approx(16, rel=0.05)
     assert float(logs["alarm_collapse"]) == 0
     alike = spread(jnp.ones((512, 16)) + 1e-3 * rows, mask)
     assert float(alike["feature_std"]) < COLLAPSED
     assert float(alike["alarm_collapse"]) == 1
     line = spread(rows[:, :1] * jnp.ones(16), mask)  # a deviation of 1, and one dimension
     assert float(line["feature_std"]) == pytest.approx(1, abs=0.02)
-    assert float(line["effective_rank"]) == pytest.approx(1, abs=0.01)
+    assert float(line["participation_ratio"]) == pytest.approx(1, abs=0.01)
     assert float(line["alarm_collapse"]) == 1
     assert float(spread(rows[:2], mask[:2])["alarm_collapse"]) == 0  # two rows have one dimension between them
+    padded = spread(jnp.concatenate([rows, jnp.full((8, 16), jnp.nan)]), jnp.arange(520) < 512)
+    assert {k: float(v) for k, v in padded.items()} == pytest.approx({k: float(v) for k, v in logs.items()})
     wide = spread(rows[:8], jnp.ones(8, bool))  # more dimensions than rows: the smaller product
-    assert 1 < float(wide["effective_rank"]) <= 7
+    assert 1 < float(wide["participation_ratio"]) <= 7
 
 
 def digits(step, count=64):

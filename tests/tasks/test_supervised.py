@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxvision import tasks
-from jaxvision.losses import sigmoid_cross_entropy, softmax_cross_entropy
+from jaxvision.losses import sigmoid_cross_entropy, sigmoid_focal, softmax_cross_entropy
 from tests.tasks.test_contract import CONTRACT, batch
 
 LOGITS = np.random.default_rng(0).normal(0, 2, (8, 3)).astype(np.float32)
@@ -105,6 +105,24 @@ def test_multilabel_is_the_mean_over_classes():
     assert loss == pytest.approx(want.mean(), rel=1e-5)
     assert logs["accuracy"] == pytest.approx(np.mean((LOGITS > 0) == tags))
     np.testing.assert_allclose(predicted["probabilities"], p, rtol=1e-5)
+
+
+def test_unknown_tags_are_left_out_of_the_loss():
+    """NaN is unknown: the loss is that of the known tags, no gradient comes of the others, nor of a sample of none."""
+    tags = (LOGITS > 1).astype(np.float32)
+    unknown = np.random.default_rng(0).random(tags.shape) < 0.4
+    unknown[0], unknown[1] = True, False
+    label = np.where(unknown, np.nan, tags)
+    options = dict(label_smoothing=0.2, pos_weight=(1.0, 2.0, 3.0), focal=1.0)
+    loss, logs, _ = measured(tasks.multilabel, label, **options)
+    rows = [measured(tasks.multilabel, tags[i : i + 1][:, ~u], LOGITS[i : i + 1][:, ~u],
+                     **{**options, "pos_weight": tuple(np.array(options["pos_weight"])[~u])})
+            for i, u in enumerate(unknown) if not u.all()]  # fmt: skip
+    assert loss == pytest.approx(sum(value for value, _, _ in rows) / len(tags), rel=1e-5)
+    assert logs["accuracy"] == pytest.approx(sum(log["accuracy"] for _, log, _ in rows) / len(tags))
+    slopes = jax.grad(lambda x: jnp.sum(sigmoid_focal(x, jnp.asarray(label), gamma=1.0)))(jnp.asarray(LOGITS))
+    assert np.isfinite(slopes).all()
+    assert ((slopes == 0) == unknown).all()
 
 
 @pytest.mark.parametrize("loss", ["mse", "huber", "mae"])

@@ -55,6 +55,28 @@ def test_mixing_with_probability_0_changes_nothing(wrap):
     )
 
 
+def test_the_unknown_tags_of_a_partner_spoil_mixtures_alone():
+    """A tag of a mixture is unknown where it is of either image; what is not mixed keeps its own."""
+    from jaxvision.task import Task
+
+    labels = np.eye(8, 3, dtype=np.float32)
+    labels[7, 1] = np.nan
+    data = {**batch(), "label": labels, "mask": np.arange(8) != 6}  # the partner of row 1 is padding
+
+    def spy(params, extra, data, *, key, step):
+        return data["label"], (extra, {})
+
+    task = Task(None, spy, None)
+    for probability in (1.0, 0.0):
+        wrapped = tasks.mixup(task, classes=3, alpha=0.4, probability=probability)
+        mixed, _ = wrapped.loss({}, {}, data, key=jax.random.key(3), step=jnp.int32(0))
+        unknown = np.zeros((8, 3), bool)
+        unknown[7, 1] = True
+        unknown[0, 1] = probability == 1.0
+        np.testing.assert_array_equal(np.isnan(mixed), unknown)
+        np.testing.assert_array_equal(mixed[1], labels[1])
+
+
 def test_mixup_loss_is_the_mixture_of_two_losses():
     """Cross-entropy is linear in the target: lam * CE(x, y) + (1 - lam) * CE(x, y of the partner)."""
     from jaxvision.losses import softmax_cross_entropy
