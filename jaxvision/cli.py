@@ -187,7 +187,8 @@ class _Unheard:
 
 
 def _open_standard_streams() -> None:
-    """Opens those that were closed (`>&-`): a file that is opened next would get their numbers, and what is printed."""
+    """Opens those that were closed (`>&-`): a file that is opened next would get their numbers, and what is printed.
+    Has what their encoding lacks printed as escapes: the name of a file must not end a command."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -195,6 +196,9 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a test's has it not
+            stream.reconfigure(errors="backslashreplace")
 
 
 def sayer(arguments: argparse.Namespace) -> Callable[[str], None]:

@@ -42,11 +42,21 @@ class Interrupted(UserError):
     exit_code = 75
 
 
+def look_alike(a: str, b: str) -> bool:
+    """Whether two names are the same but for how Unicode spells them, such as accents composed (NFC) or not (NFD)."""
+    import unicodedata
+
+    return unicodedata.normalize("NFKC", a) == unicodedata.normalize("NFKC", b)
+
+
 def nearest(name: str, valid: "list[str] | tuple[str, ...]") -> str:
     """The tail of an error message: a near name where there is one, else what there is."""
     import difflib
 
     close = difflib.get_close_matches(name, [str(v) for v in valid], n=1, cutoff=0.5)
+    alike = next((str(v) for v in valid if str(v) != name and look_alike(name, str(v))), None)
+    if alike is not None:
+        return f"did you mean {alike!a}, which looks the same as {name!a}?"
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(sorted(str(v) for v in valid)) or 'none'}"

@@ -25,6 +25,7 @@ from jaxvision import config as config_lib
 from jaxvision import stop as stop_lib
 from jaxvision.chips import KINDS
 from jaxvision.config import Config
+from jaxvision.data.sources.common import notes
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, lock, plain, read_records
 from jaxvision.paths import write_whole
@@ -127,6 +128,8 @@ class Run(Setup):
             f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs"
             + (self.learns and f"\n{self.learns}")
         )
+        for line in notes(self.source):
+            say(line)
         if self.task.frozen and not config.init:
             say(
                 f"warning: task {config.task.name} never moves {', '.join(self.task.frozen)}, and config.init is "
@@ -541,6 +544,7 @@ class Run(Setup):
             "best": self.log.best(),
             "alarms": self.log.alarms(),
             "skipped": self.skips.rows() if self.skips else [],
+            "left_out": getattr(self.source, "left_out", {}),
             "devices": self.mesh.size,
             "versions": evals.versions(),
             "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -198,6 +198,14 @@ def test_paths_begin_at_the_root_or_at_the_table(tmp_path, monkeypatch):
     assert open_source("csv:table.csv").where(0) == "a.jpg"
 
 
+def test_paths_of_files_that_are_there_may_be_any_bytes(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    source = open_source(table(tmp_path, b"path,c\ncaf\xe9.png,a\n"))
+    assert source[0]["image"] == b"x"
+    with pytest.raises(UserError, match="line 3: no UTF-8 text"):
+        open_source(table(tmp_path, b"path,c\ncaf\xe9.png,a\nth\xe9.png,a\n"))  # as Latin-1 would be
+
+
 def test_a_file_that_is_absent_is_named_when_it_is_read(tmp_path):
     source = open_source(table(tmp_path, "path,c\na.jpg,1\n"))
     with pytest.raises(Unreadable, match=r"a\.jpg: No such file.*table\.csv lists it"):
@@ -254,7 +262,7 @@ def test_the_table_is_flat(tmp_path):
         ("path,x\na,\n", "?kind=values", "line 2: x is ''"),
         ("path\na\n", "?kind=tags", "no tag in any row"),
         ('path,c\na,1\n"b"c,1\n', "", "line 3: .*correct the quotes"),
-        (b"path,c\na,\xff\n", "", "save it as UTF-8"),
+        (b"path,c\na,\xff\n", "", r"line 2: no UTF-8 text: save the table as UTF-8"),
         ("path,x\na,0.5\nb,1.25\n", "", r"line 2 has '0\.5', and all labels.*kind=values \(num.*or kind=class \(names"),
         ("path,x\na,1.0\nb,0.0\n", "", r"line 2 has '1\.0', and all.*kind=class.*or kind=tags \(whether it has"),
         ("path,x,y\na,0.5,1\nb,2,1\n", "?kind=tags", r"line 2 has '0\.5'.*kind=values instead of kind=tags.*sep=none"),

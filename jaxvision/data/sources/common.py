@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageFile
 
-from jaxvision.errors import Unreadable, UserError, nearest
+from jaxvision.errors import Unreadable, UserError, look_alike, nearest
 
 
 def _extensions() -> tuple[str, ...]:
@@ -140,6 +140,25 @@ def counted(left_out: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in sorted(left_out.items(), key=lambda pair: -pair[1]))
 
 
+def notes(source: Source) -> list[str]:
+    """What somebody should know of a source before training: how often each tag comes, what was left out."""
+    lines = []
+    left_out: dict[str, int] = getattr(source, "left_out", {})
+    if left_out:
+        lines.append(f"{source.uri} leaves out {counted(left_out)}")
+    if source.kind == "tags":
+        labels = source.labels
+        ones, unknown = np.nansum(labels, 0).astype(int).tolist(), np.isnan(labels).sum(0).tolist()
+        tags = [
+            f"{name} {count:,}" + (f" ({missing:,} unknown)" if missing else "")
+            for name, count, missing in zip(source.classes[:50], ones, unknown)
+        ]
+        more = f", and {len(source.classes) - 50:,} more tags" if len(source.classes) > 50 else ""
+        none = int((labels == 0).all(1).sum())
+        lines.append(f"tags: {', '.join(tags)}{more}; without any: {none:,}")
+    return lines
+
+
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder or a link to one; no link that leads to itself is."""
     try:
@@ -218,7 +237,11 @@ def sibling(path: str, files: bool = False) -> str:
     parent, name = os.path.split(os.path.abspath(path))
     if os.path.exists(path) or not os.path.isdir(parent):
         return ""
-    near = difflib.get_close_matches(name, os.listdir(parent) if files else subfolders(parent), n=1, cutoff=0.5)
+    there = os.listdir(parent) if files else subfolders(parent)
+    alike = next((other for other in there if look_alike(name, other)), None)
+    if alike is not None:
+        return f"; did you mean {alike!a} of {parent}, which looks the same as {name!a}?"
+    near = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {os.path.join(parent, near[0])}?"
     return f"; {parent} exists, see what it holds"

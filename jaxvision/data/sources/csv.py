@@ -61,7 +61,7 @@ class Csv:
         rows = _rows(path, _sign(self.uri, "delimiter", query.get("delimiter", ",")))
         columns = _columns(self.uri, path, next(rows, (1, []))[1], query, self.kind)
         self.kind = self.kind or columns.kind
-        table = _Table(self.uri, path, columns, self.kind, query.get("suffix", ""))
+        table = _Table(self.uri, path, columns, self.kind, self.root, query.get("suffix", ""))
         table.read(rows)
         self._names = Names(table.names)
         self._tag_ends: np.ndarray | None = None  # of tags by name: those of row i are _labels[ends[i] : ends[i + 1]]
@@ -262,8 +262,8 @@ def _sign(uri: str, key: str, text: str) -> str:
 class _Table:
     """The rows of a table while they are read. Equal cells are kept once."""
 
-    def __init__(self, uri: str, path: str, columns: _Columns, kind: str, suffix: str) -> None:
-        self.uri, self.path, self.columns, self.kind, self.suffix = uri, path, columns, kind, suffix
+    def __init__(self, uri: str, path: str, columns: _Columns, kind: str, root: str, suffix: str) -> None:
+        self.uri, self.path, self.columns, self.kind, self.root, self.suffix = uri, path, columns, kind, root, suffix
         self.names: list[bytes] = []
         self.lines = array.array("i")  # of each row
         self.groups = array.array("i")
@@ -283,6 +283,7 @@ class _Table:
                 )
             if len(row) <= max(columns.image, columns.group or 0):
                 raise UserError(f"{place}: {_cells(len(row))}, too few: correct it")
+            _check_text(place, row, os.path.join(self.root, row[columns.image] + self.suffix))
             self.names.append(_name(place, row[columns.image], self.suffix, line, seen))
             self.lines.append(line)
             if columns.group is not None:
@@ -384,7 +385,7 @@ class _Table:
 def _rows(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of each row that is not blank. Of a row of several lines, the last one counts."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file, strict=True, delimiter=delimiter)
             try:
                 for row in reader:
@@ -392,14 +393,26 @@ def _rows(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
                         yield reader.line_num, row
             except csv.Error as error:
                 raise UserError(f"{path}, line {reader.line_num}: {error}: correct the quotes") from error
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}, after line {reader.line_num}: no UTF-8 text: save it as UTF-8") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}{sibling(path, files=True)}") from error
 
 
 def _cells(count: int) -> str:
     return f"{count} column{'s' * (count != 1)}"
+
+
+def _check_text(place: str, row: list[str], image: str) -> None:
+    """UserError if a row is no UTF-8, but for the name of a file that exists: those may be any bytes."""
+    if not _is_utf8("".join(row)) and (_is_utf8(image) or not os.path.exists(image)):
+        raise UserError(f"{place}: no UTF-8 text: save the table as UTF-8")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _name(place: str, name: str, suffix: str, line: int, seen: dict[str, int]) -> bytes:

@@ -26,7 +26,7 @@ from jaxvision.data.sources.common import (
 )
 from jaxvision.errors import UserError, nearest
 
-BESIDE = "images beside the class folders"  # in `left_out`
+BESIDE = "beside the class folders"  # of images, in `left_out`
 PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")  # of a data set: folders, no classes
 
 
