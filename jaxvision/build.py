@@ -105,6 +105,8 @@ def contract(config: Config) -> InputContract:
         channels=data.channels,
         mean=data.mean,
         std=data.std,
+        range=data.range,
+        background=data.background,
     )
 
 

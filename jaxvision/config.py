@@ -121,7 +121,7 @@ def default() -> Config:
         dict(
             fresh=(),  # patterns of leaves that start afresh although init has them, or since it lacks them
             ignore=(),  # patterns of what init has and this network has no use for
-            contract=(),  # of mean, std, filter: what may differ from what the weights were trained with
+            contract=(),  # of mean, std, filter, range, background: what may differ from the weights' own
         )
     )
     c.data = Config(
@@ -133,6 +133,8 @@ def default() -> Config:
             channels=3,  # or 1
             mean=(0.485, 0.456, 0.406),  # of pixels in 0..1, one a channel
             std=(0.229, 0.224, 0.225),
+            range=(),  # grey files of more than 8 bits: levels that become black and white, (0, 4095); (): all 16 bits
+            background=(),  # (red, green, blue) that transparent pixels are put on; (): alpha is dropped
             transforms=(),  # training: (("random_resized_crop", {}), ("flip", {})), see jaxvision.data.transforms
             sampling="uniform",  # each sample once an epoch; "balanced": each class as often; "weighted"
             weights=(),  # weighted: (("rare class", 5.0), ...), classes not named count 1

@@ -30,6 +30,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
 
     from jaxvision import build, evals, paths, pretrained
     from jaxvision import config as config_lib
+    from jaxvision.data import survey
     from jaxvision.data.sources import open_source
     from jaxvision.log import in_words, plain
 
@@ -51,6 +52,8 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         source, bank = open_source(uri), open_source(options["bank"]) if options["bank"] else None
         classes = trained.classes_of(uri, source.classes, say)
         build.check_eval(trained.config, name, source, bank, classes)
+        for line in survey.levels_told(uri, survey.encoded(source), trained.contract):
+            say(line)
         result = evals.measure(
             trained.config, trained.task, trained, build.measures(trained.config, name, source.classes), source, bank,
             trained.contract, trained.mesh, batch_size=arguments.batch_size or 0,

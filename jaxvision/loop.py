@@ -135,6 +135,8 @@ class Run(Setup):
                 f"warning: task {config.task.name} never moves {', '.join(self.task.frozen)}, and config.init is "
                 "empty: what it learns from are random features"
             )
+        for line in self.told_of_data() if self.leader else ():
+            say(line)
         for name in self.held_out:
             say(
                 f"evals.{name} names no data: {len(self.eval_sources[name]):,} images of {self.whole} are held out "

@@ -84,6 +84,9 @@ def pack(argv: list[str]) -> dict[str, Any]:
     if arguments.quality is not None and not 1 <= arguments.quality <= 100:
         raise UserError(f"--quality is {arguments.quality}: it must be 1 to 100")
 
+    from jaxvision.data import survey
+    from jaxvision.data.contract import InputContract
+
     began = time.perf_counter()
     source = open_source(arguments.source)
     if len(source) == 0:
@@ -91,15 +94,18 @@ def pack(argv: list[str]) -> dict[str, Any]:
     shards = arguments.shards or -(-len(source) // SHARD)
     if shards > len(source):
         raise UserError(f"--shards is {shards}, but {source.uri} holds {len(source)} samples: take fewer")
+    encoder, say = Encoder(arguments.longest, arguments.quality), cli.sayer(arguments)
+    for line in () if encoder.keeps_bytes else survey.levels_told(source.uri, survey.encoded(source), InputContract()):
+        say(f"{line}; --longest and --quality store 8 bits and no alpha for good: without them files stay as they are")
     packing = Packing(
         began=began,
         source=source,
         out=paths.on_disk(arguments.out, "--out"),
         shards=shards,
-        encoder=Encoder(arguments.longest, arguments.quality),
+        encoder=encoder,
         threads=threads,
         skip=arguments.on_error == "skip",
-        say=cli.sayer(arguments),
+        say=say,
         live=not arguments.json and sys.stderr.isatty(),
     )
     try:

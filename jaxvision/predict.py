@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from jaxvision import cli, paths
 from jaxvision.data.sources import EXTENSIONS
-from jaxvision.data.sources.common import images
+from jaxvision.data.sources.common import images, read_file
 from jaxvision.errors import UserError
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp")
@@ -90,6 +90,7 @@ def _check(arguments: Any) -> None:
 
 
 def _run(arguments: Any, items: list[Any], videos: bool, file: IO[str] | None) -> dict[str, Any]:
+    from jaxvision.data import survey
     from jaxvision.deploy import artefact, inference
 
     say, show = cli.sayer(arguments), cli.shower(arguments)
@@ -103,6 +104,10 @@ def _run(arguments: Any, items: list[Any], videos: bool, file: IO[str] | None) -
             raise UserError(
                 f"{flag} is for labels of kind {kind}, {arguments.source} tells {predictor.kind}: remove it"
             )
+    files = [image for _, image in items if not is_video(image)]
+    looked = (files[k] for k in survey.spread(len(files), survey.LOOK))
+    for line in survey.levels_told("these", filter(None, map(_content, looked)), predictor.contract):
+        say(line)
     top = min(arguments.top or 1, len(predictor.classes))
     threshold = 0.5 if arguments.threshold is None else arguments.threshold
     count = None if videos else len(items)
@@ -133,6 +138,16 @@ def _run(arguments: Any, items: list[Any], videos: bool, file: IO[str] | None) -
     say(f"{read:,} images in {seconds:.1f} s, {read / seconds:.1f} images/s")
     result: dict[str, Any] = {"checkpoint": predictor.source, "images": read, "images_per_s": round(read / seconds, 1)}
     return result | ({"predictions": rows} if file is None else {}) | {"failed": failed}
+
+
+def _content(image: str | bytes) -> bytes:
+    """The content of a file; b"" where it cannot be read, which is told in its turn."""
+    if isinstance(image, bytes):
+        return image
+    try:
+        return read_file(image)
+    except OSError:
+        return b""
 
 
 # --------------------------------------------------------------------------- answers

@@ -13,7 +13,7 @@ from etils import epath
 from jaxvision import build, checkpoint, pretrained, sharding, weights
 from jaxvision import config as config_lib
 from jaxvision.config import Config
-from jaxvision.data import pipeline, transforms
+from jaxvision.data import pipeline, survey, transforms
 from jaxvision.data.order import Order, class_weights
 from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import UserError
@@ -59,6 +59,17 @@ class Setup:
         params, _ = build.abstract_init(self.task, config)
         self.tx, self.rate, self.learns = build.optimiser(config, self.task, params, self.total)
         self.parameters = weights.count(params)
+
+    def told_of_data(self) -> list[str]:
+        """Lines for people: levels and transparency that are not used, images on both sides. Looks at some files."""
+        lines: list[str] = []
+        for source in (self.source, *self.eval_sources.values()):
+            # of parts of one data set the first tells enough
+            lines = lines or survey.levels_told(source.uri, survey.encoded(source), self.contract)
+        pairs = {(s.uri, ""): (self.source, s) for s in self.eval_sources.values()}
+        pairs |= {(self.eval_sources[n].uri, b.uri): (b, self.eval_sources[n]) for n, b in self.banks.items()}
+        pairs = {key: pair for key, pair in pairs.items() if key[1] != self.source.uri}
+        return lines + [line for pair in pairs.values() if (line := survey.shared(*pair))]
 
     def rows(self) -> list[int]:
         """Those of a global batch that this host reads."""

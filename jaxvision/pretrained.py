@@ -158,6 +158,8 @@ def _check_contract(source: Source | Published, config: Config) -> None:
     """Pixels as the weights expect them, but for what `init_policy.contract` names. Sizes and crops may differ."""
     mine, theirs = build.contract(config), source.contract
     fields = ["filter"] if mine.channels != theirs.channels else ["mean", "std", "filter"]
+    if not isinstance(source, Published):  # those of other libraries know neither
+        fields += ["range", "background"]
     for field in fields:
         wanted, given = getattr(theirs, field), getattr(mine, field)
         if wanted != given and field not in config.init_policy.contract:
@@ -361,11 +363,12 @@ def teacher(config: Config, classes: tuple[str, ...]) -> Teacher | None:
         return None
     trained = load(source)
     mine, theirs = build.contract(config), trained.contract
-    for field, key in (("size", "data.size"), ("channels", "data.channels")):
+    for field in ("size", "channels", "range", "background"):
         if getattr(mine, field) != getattr(theirs, field):
             raise UserError(
                 f"task.teacher: {trained.source} takes images of {field} {getattr(theirs, field)}, this config has "
-                f"{field} {getattr(mine, field)}: set config.{key} = {getattr(theirs, field)}, or name another teacher"
+                f"{field} {getattr(mine, field)}: set config.data.{field} = {getattr(theirs, field)}, or name another "
+                "teacher"
             )
     build.check_classes(f"the teacher {trained.source}", trained.classes_of(config.data.train, classes), classes)
     # Without its wrappers: what they keep beside the network (averages, anchors) is not carried along.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from jaxvision.errors import UserError, nearest
@@ -15,8 +16,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class InputContract:
     """How evaluation pixels are made, from the file to the network's input.
 
-    The file is decoded to uint8 [H, W, channels]; its shorter side is resized to `resize` pixels and the
-    centre `size` x `size` is cut out. Inside the compiled step, (pixel / 255 - mean) / std.
+    The file is decoded to uint8 [H, W, channels], as `range` and `background` say; its shorter side is resized to
+    `resize` pixels and the centre `size` x `size` is cut out. Inside the compiled step, (pixel / 255 - mean) / std.
     """
 
     size: int = 224
@@ -26,10 +27,14 @@ class InputContract:
     channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN  # of pixels in 0..1
     std: tuple[float, ...] = IMAGENET_STD
+    range: tuple[float, ...] = ()  # levels that become 0 and 255, of grey files of more than 8 bits; (): all of 16 bits
+    background: tuple[int, ...] = ()  # red, green, blue that transparent pixels are put on; (): alpha is dropped
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(m) for m in self.mean))
         object.__setattr__(self, "std", tuple(float(s) for s in self.std))
+        object.__setattr__(self, "range", tuple(self.range))
+        object.__setattr__(self, "background", tuple(self.background))
         if not 0 < self.size <= self.resize:
             raise UserError(
                 f"the centre crop of {self.size} px does not fit into a resize to {self.resize} px: "
@@ -43,13 +48,30 @@ class InputContract:
             raise UserError(f"mean and std need {self.channels} values, one a channel; got {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise UserError(f"std must be positive, got {self.std}")
+        if self.range and not _rising(self.range):
+            raise UserError(
+                f"data.range is {self.range}: it is the lowest and the highest level of grey, as (0, 4095) for 12 "
+                "bits, or () for all of the file's type"
+            )
+        if self.background and not _colour(self.background):
+            raise UserError(
+                f"data.background is {self.background}: it is red, green and blue from 0 to 255, as (255, 255, 255), "
+                "or () to drop alpha"
+            )
 
     def __str__(self) -> str:
         mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
         return (
             f"shorter side to {self.resize} px ({self.filter}, antialiased), centre {self.size} x {self.size}, "
             f"{self.channels} channels, mean ({mean}), std ({std})"
+            + (f", levels {self.range[0]:g} to {self.range[1]:g}" if self.range else "")
+            + (f", on the colour {self.background}" if self.background else "")
         )
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """Arguments of `decode`: all that it must know beside the image and its place."""
+        return {"channels": self.channels, "range": self.range, "background": self.background}
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -61,3 +83,12 @@ class InputContract:
             if name not in fields:
                 raise UserError(f"unknown field {name!r} in an input contract: {nearest(name, fields)}")
         return cls(**values)
+
+
+def _rising(values: tuple[Any, ...]) -> bool:
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    return numbers and len(values) == 2 and values[0] < values[1]
+
+
+def _colour(values: tuple[Any, ...]) -> bool:
+    return len(values) == 3 and all(type(v) is int and 0 <= v <= 255 for v in values)

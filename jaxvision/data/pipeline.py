@@ -236,7 +236,7 @@ class _Writer:
                 f"{where}: label {label} is outside 0..{len(source.classes) - 1}, the "
                 f"{len(source.classes)} classes of {source.uri}: correct the label or the class list"
             )
-        image = (open_image if opens else decode)(sample["image"], self.contract.channels, where)
+        image = (open_image if opens else decode)(sample["image"], where=where, **self.contract.decoding)
         try:
             image = pixels(image)
         except Unreadable:

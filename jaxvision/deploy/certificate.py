@@ -49,7 +49,8 @@ class Images(NamedTuple):
         """uint8 [1, H, W, C], as decoded."""
         assert self.source is not None
         place = self.places[k]
-        return decode(self.source[place]["image"], self.contract.channels, self.source.where(place))[None]
+        image, where = self.source[place]["image"], self.source.where(place)
+        return decode(image, where=where, **self.contract.decoding)[None]
 
 
 def choose(source: Source, contract: InputContract, count: int, show: Show) -> Images:
@@ -60,7 +61,7 @@ def choose(source: Source, contract: InputContract, count: int, show: Show) -> I
     for place in show(iter(chosen), len(chosen), "reading"):
         sample = source[place]
         try:
-            pixels = decode(sample["image"], contract.channels, source.where(place))
+            pixels = decode(sample["image"], where=source.where(place), **contract.decoding)
         except UserError as error:
             skipped.append(str(error))
             continue

@@ -159,15 +159,15 @@ class Predictor:
 
     def pixels(self, image: Any, where: str) -> np.ndarray:
         """uint8 [H, W, C] of what `predict` takes. Raises UserError, which names `where`, or OSError."""
-        channels = self.contract.channels
+        how = {**self.contract.decoding, "where": where}
         if isinstance(image, str | os.PathLike):
-            return decode(_bytes_of(image), channels, where)
+            return decode(_bytes_of(image), **how)
         if isinstance(image, bytes | bytearray | memoryview):
-            return decode(bytes(image), channels, where)
+            return decode(bytes(image), **how)
         if isinstance(image, Image.Image):
             with self._reading:  # Pillow reads a file when its pixels are asked for, and the same may be listed twice
-                return decode(image, channels, where)
-        return decode(_pixels(np.asarray(image), where), channels, where)
+                return decode(image, **how)
+        return decode(_pixels(np.asarray(image), where), **how)
 
 
 def _threads() -> int:

@@ -247,7 +247,7 @@ class _Pictures:
             sample = self.source[place]
             if sample["index"] != self.outcomes["index"][row]:
                 raise UserError(f"sample {place} has another id now")
-            image = picture(self.pixels(decode(sample["image"], self.contract.channels, where)))
+            image = picture(self.pixels(decode(sample["image"], where=where, **self.contract.decoding)))
         except Unreadable as error:
             image = tag("p", f"cannot be read: {error}", cls="wrong")
         return tag("div", image, caption(row), tag("div", last_part(where), cls="file"), cls="card", title=where)

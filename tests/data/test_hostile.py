@@ -237,7 +237,7 @@ UNREADABLE = {
     "lossless, which it is not": (GOOD[: FRAME + 1] + b"\xc3" + GOOD[FRAME + 2 :], ""),
     "0 bytes": (b"", "0 bytes"),
     "text": (b"this is text, not an image\n", "no such format; the first bytes are b'this is "),
-    "web page": (b"<!DOCTYPE html><html>404</html>", "no such format"),
+    "web page": (b"<!DOCTYPE html><html>404</html>", "a web page"),
     "a program": (EPS, "EPS"),
     "zeros": (bytes(5000), "no such format"),
     "PNG, truncated": (encoded(COLOUR, "PNG")[:-300], "truncated"),

@@ -24,6 +24,8 @@ class Subset:
     Where the source has `groups` (see `Source`), or `group` is a pattern that finds one in each path, `split` and
     `part` count groups instead of samples, so that all samples of a group are in one part. Among groups, one counts for
     the class that most of its samples have.
+
+    `chosen` are the places, int64, rising, in the source `whole`.
     """
 
     def __init__(
@@ -50,23 +52,23 @@ class Subset:
             else:
                 chosen = chosen[np.isin(groups[chosen], permutation(int(seed), 0, units)[start:stop])]
         chosen = _of_each_class(self.uri, whole, chosen, per_class) if per_class else chosen
-        self._whole = whole
-        self._chosen = np.sort(_share_of_each(self.uri, whole, chosen, part, groups) if part else chosen)
+        self.whole = whole
+        self.chosen = np.sort(_share_of_each(self.uri, whole, chosen, part, groups) if part else chosen)
         if groups is not None:
-            self.groups = np.unique(groups[self._chosen], return_inverse=True)[1].astype(np.int32)
+            self.groups = np.unique(groups[self.chosen], return_inverse=True)[1].astype(np.int32)
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self.chosen)
 
     @property
     def labels(self) -> np.ndarray:
-        return self._whole.labels[self._chosen]
+        return self.whole.labels[self.chosen]
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        return self._whole[int(self._chosen[i])]
+        return self.whole[int(self.chosen[i])]
 
     def where(self, i: int) -> str:
-        return self._whole.where(int(self._chosen[i]))
+        return self.whole.where(int(self.chosen[i]))
 
 
 def _of_each_class(uri: str, whole: Source, chosen: np.ndarray, per_class: str) -> np.ndarray:
