@@ -38,6 +38,7 @@ config.optim.update(
     name="adamw",
     lr=2e-3,  # 5e-4 for 256 images
     weight_decay=0.05,
+    no_decay=("class_token",),  # theirs: and the positions, which are fixed here
     layer_decay=0.65,
     schedule="cosine",
     warmup=5 / 100,

@@ -41,7 +41,7 @@ from jaxvision.ranges import (
 # Parts that take keys beyond their defaults: names the user chooses, or arguments of what `name` names.
 OPEN = ("model", "task", "wrap", "evals", "optim")
 # Arguments of factories that the program gives and no config.
-PROVIDED = ("classes", "labels", "names", "total_steps")
+PROVIDED = ("classes", "labels", "names", "total_steps", "decays")
 # What may differ when a workdir is run again; anything else would make it another run.
 MAY_CHANGE = (
     "epochs",
@@ -154,6 +154,7 @@ def default() -> Config:
             name="sgd",  # sgd, adamw, lamb, lars; and its arguments: momentum, nesterov, b1, b2, eps
             lr=0.1,  # peak, for this batch size: nothing is scaled behind your back
             weight_decay=0.0,  # not for biases and norms (leaves of fewer than two dimensions)
+            no_decay=(),  # patterns of other leaves without it, as ("class_token", "pos_embedding") in DeiT and timm
             weight_decay_final=-1.0,  # a cosine from weight_decay to this over the run, as DINO; -1: constant
             schedule="cosine",  # constant, cosine, linear, step
             warmup=0.0,  # share of all steps, linear from 0
@@ -323,6 +324,7 @@ CHECKS: tuple[tuple[str, Range], ...] = (
     ("optim.unfreeze", pairs(RATE.test, 'pairs like ("layer1", 0.5), of a share of all steps, in [0, 1); to freeze '
                              'for good, take optim.groups = (("layer1", 0.0),)')),
     ("optim.unfreeze", _OF_PATTERNS),
+    ("optim.no_decay", _PATTERNS),
     ("evals.*.every_epochs", at_least(0)),
     ("evals.*.every_steps", at_least(0)),
     ("checkpoint.every_epochs", at_least(0)),

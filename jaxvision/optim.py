@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -21,8 +22,21 @@ __all__ = ["adamw", "lamb", "lars", "sgd"]
 # Keys of config.optim that `make` itself reads; the others are arguments of the optimiser.
 SHARED = (
     "lr", "weight_decay", "weight_decay_final", "schedule", "warmup", "final", "milestones", "gamma", "clip", "groups",
-    "layer_decay", "unfreeze",
+    "layer_decay", "unfreeze", "no_decay",
 )  # fmt: skip
+
+
+Decays = Callable[[PyTree], PyTree]  # params -> True for the leaves that weight decay applies to
+
+
+def decayed(params: PyTree, no_decay: Sequence[str] = ()) -> PyTree:
+    """True for the leaves that weight decay applies to: those of two dimensions or more (biases, norms and scalars have
+    fewer) in whose name no pattern of `no_decay` is found."""
+
+    def one(path: Any, leaf: Any) -> bool:
+        return leaf.ndim > 1 and not any(re.search(pattern, leaf_name(path)) for pattern in no_decay)
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def sgd(decay: optax.GradientTransformation, *, momentum: Rate = 0.9, nesterov: bool = False):
@@ -35,29 +49,33 @@ def adamw(decay: optax.GradientTransformation, *, b1: Rate = 0.9, b2: Rate = 0.9
     return optax.chain(optax.scale_by_adam(b1, b2, eps), decay)
 
 
-def lamb(decay: optax.GradientTransformation, *, b1: Rate = 0.9, b2: Rate = 0.999, eps: Positive = 1e-6):
-    """You et al. 2020, https://arxiv.org/abs/1904.00962: Adam's step with decay, scaled by the leaf's norm. Biases and
-    norms take Adam's steps, as in the authors' code and timm's: by the norm of a bias, which begins at 0, they would
-    hardly move."""
-    scaled = optax.masked(optax.scale_by_trust_ratio(), decayed)
+def lamb(
+    decay: optax.GradientTransformation,
+    *,
+    decays: Decays = decayed,
+    b1: Rate = 0.9,
+    b2: Rate = 0.999,
+    eps: Positive = 1e-6,
+):
+    """You et al. 2020, https://arxiv.org/abs/1904.00962: Adam's step with decay, scaled by the leaf's norm. Biases,
+    norms and what else does not decay take Adam's steps, as in the authors' code and timm's: by the norm of a bias,
+    which begins at 0, they would hardly move."""
+    scaled = optax.masked(optax.scale_by_trust_ratio(), decays)
     return optax.chain(optax.scale_by_adam(b1, b2, eps), decay, scaled)
 
 
 def lars(
     decay: optax.GradientTransformation,
     *,
+    decays: Decays = decayed,
     momentum: Rate = 0.9,
     nesterov: bool = False,
     trust: Positive = 0.001,
 ):
-    """You et al. 2017, https://arxiv.org/abs/1708.03888; biases and norms take plain steps, as is usual."""
-    scaled = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), decayed)
+    """You et al. 2017, https://arxiv.org/abs/1708.03888; what does not decay (biases, norms) takes plain steps, as is
+    usual."""
+    scaled = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), decays)
     return optax.chain(decay, scaled, optax.trace(momentum, nesterov))
-
-
-def decayed(params: PyTree) -> PyTree:
-    """True for the leaves that weight decay applies to: kernels; not biases, norms and scalars."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def make(
@@ -77,9 +95,10 @@ def make(
     build = check(config)
     by_leaf = rules(config, params, modules, frozen)
     rate = schedule(config, total_steps)
+    decays = functools.partial(decayed, no_decay=config.no_decay)
 
     def from_step(start: int) -> optax.GradientTransformation:
-        return gate(build(_decay(config, total_steps, start)), start)
+        return gate(build(_decay(config, total_steps, start, decays), decays=decays), start)
 
     starts = {f"{rule.start:g}": round(rule.start * total_steps) for rule in by_leaf.values() if rule.multiplier}
     labels = {n: f"{rule.start:g}" if rule.multiplier else "frozen" for n, rule in by_leaf.items()}
@@ -99,12 +118,12 @@ def make(
     return optax.chain(*parts), rate
 
 
-def _decay(config: Config, total_steps: int, start: int) -> optax.GradientTransformation:
+def _decay(config: Config, total_steps: int, start: int, decays: Decays) -> optax.GradientTransformation:
     """Weight decay for an optimiser whose first step is the run's step `start`."""
     if config.weight_decay_final >= 0:
         decay = weight_decay(config, total_steps)
-        return optax.add_decayed_weights(lambda count: decay(start + count), mask=decayed)
-    return optax.add_decayed_weights(config.weight_decay, mask=decayed) if config.weight_decay else optax.identity()
+        return optax.add_decayed_weights(lambda count: decay(start + count), mask=decays)
+    return optax.add_decayed_weights(config.weight_decay, mask=decays) if config.weight_decay else optax.identity()
 
 
 def check(config: Config) -> Callable:
@@ -112,8 +131,26 @@ def check(config: Config) -> Callable:
     import jaxvision.optim as here
 
     spec = {k: v for k, v in config.items() if k not in SHARED}
-    check_values(Config(optim=config))
+    for key, pairs in _patterns(config):
+        for pattern, value in pairs:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(f"optim.{key}: {pattern!r} is no regular expression: {error}") from error
+            if key == "groups" and not value >= 0:
+                raise UserError(f"optim.groups: the multiplier of {pattern!r} is {value}: it must be at least 0")
+            if key == "unfreeze" and not 0 <= value < 1:
+                raise UserError(
+                    f"optim.unfreeze: {pattern!r} has {value}: it must be a share of all steps, in [0, 1); to freeze "
+                    f'for good, take optim.groups = (("{pattern}", 0.0),)'
+                )
     return factory(here, spec, "optim", also=("name", *SHARED))
+
+
+def _patterns(config: Config) -> tuple[tuple[str, tuple], ...]:
+    """(key, (pattern, value) pairs) of the keys that name leaves by patterns."""
+    none = tuple((pattern, 0.0) for pattern in config.no_decay)
+    return ("groups", config.groups), ("unfreeze", config.unfreeze), ("no_decay", none)
 
 
 def schedule(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
@@ -173,7 +210,7 @@ def rules(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: S
     Raises UserError for a pattern that matches nothing, or that would free what is frozen for good.
     """
     names = leaf_names(params)
-    for key, pairs in (("groups", config.groups), ("unfreeze", config.unfreeze)):
+    for key, pairs in _patterns(config):
         for pattern, _ in pairs:
             if not any(re.search(pattern, n) for n in names):
                 raise UserError(f"optim.{key}: no parameter's name matches {pattern!r}; there are, for example, "
@@ -251,9 +288,31 @@ def table(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: S
                 f"  {rule.multiplier:<25.6g} {len(leaves):>6}  {sum(size for _, size in leaves):>12,}"
                 f"  {when + ': ' if when else ''}{examples}"
             )
-    if config.weight_decay_final >= 0:
-        lines.append(f"optim: weight decay from {config.weight_decay:g} to {config.weight_decay_final:g}, a cosine")
+    lines += _decay_lines(config, params, {n for n, rule in by_leaf.items() if rule.multiplier})
     return "\n".join(lines)
+
+
+def _decay_lines(config: Config, params: PyTree, learning: set[str]) -> list[str]:
+    """What decays, of the leaves that learn; kernels are counted, other leaves named."""
+    begin, end = config.weight_decay, config.weight_decay_final
+    if not begin and end <= 0:
+        return []
+    decays = dict(zip(leaf_names(params), jax.tree.leaves(decayed(params, config.no_decay)), strict=True))
+    sizes = {n: math.prod(leaf.shape) for n, leaf in zip(leaf_names(params), jax.tree.leaves(params), strict=True)}
+    yes = [n for n in sizes if n in learning and decays[n]]
+    without = [n for n in sizes if n in learning and not decays[n]]
+    plain = ("kernel", "bias", "scale")  # as flax calls what everybody expects to decay, and not to
+
+    def named(names: list[str]) -> str:
+        odd = [n for n in names if n.rpartition("/")[2] not in plain]
+        return f", among them {', '.join(odd[:3])}{f' and {len(odd) - 3} more' if len(odd) > 3 else ''}" if odd else ""
+
+    how = f"from {begin:g} to {end:g}, a cosine" if end >= 0 else f"{begin:g}"
+    return [
+        f"optim: weight decay {how}",
+        f"  of {len(yes)} leaves, {sum(sizes[n] for n in yes):,} parameters{named(yes)}; "
+        f"none of {len(without)} leaves{named(without)}",
+    ]
 
 
 # --------------------------------------------------------------------------- transformations

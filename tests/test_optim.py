@@ -1,5 +1,7 @@
 """Optimisers against torch's written-out rules, schedules against their formulas, groups by name."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -321,5 +323,88 @@ def test_table_counts_all_leaves():
     assert (
         "1                              2         5,130  from 25% of the steps: model/fc/bias, model/fc/kernel" in text
     )
-    line = optim.table(settings(weight_decay=0.04, weight_decay_final=0.4), params)
+    line, of = optim.table(settings(weight_decay=0.04, weight_decay_final=0.4), params).splitlines()
     assert line == "optim: weight decay from 0.04 to 0.4, a cosine"
+    assert of == "  of 21 leaves, 11,172,032 parameters; none of 41 leaves"
+
+
+TOKENS = {"model": {"class_token": jnp.full((1, 1, 4), 2.0), "head": {"kernel": jnp.full((4, 2), 2.0),
+                    "bias": jnp.full((2,), 2.0)}}}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lars"])
+@pytest.mark.parametrize("final", [-1.0, 0.2])
+@pytest.mark.parametrize("unfreeze", [(), (("head", 0.1),)], ids=["", "unfreeze"])
+def test_no_decay_is_as_if_there_were_none(name, final, unfreeze):
+    """A leaf that a pattern names moves as a leaf of one dimension does; the others as without the key."""
+
+    def trained(params, **changes):
+        config = settings(name=name, lr=0.1, weight_decay=0.1, weight_decay_final=final, unfreeze=unfreeze, **changes)
+        tx, _ = optim.make(config, 10, params)
+        state = tx.init(params)
+        for _ in range(3):
+            updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    with_decay, without = trained(TOKENS), trained(TOKENS, no_decay=("token",))
+    as_bias = trained({"model": {**TOKENS["model"], "class_token": jnp.full((4,), 2.0)}})
+    np.testing.assert_array_equal(without["model"]["class_token"][0, 0], as_bias["model"]["class_token"])
+    assert not np.array_equal(with_decay["model"]["class_token"], without["model"]["class_token"])
+    for leaf in ("kernel", "bias"):
+        np.testing.assert_array_equal(with_decay["model"]["head"][leaf], without["model"]["head"][leaf])
+
+
+def test_what_decays_is_told():
+    assert optim.table(settings(weight_decay=0.1), TOKENS).splitlines() == [
+        "optim: weight decay 0.1",
+        "  of 2 leaves, 12 parameters, among them model/class_token; none of 1 leaves",
+    ]
+    assert optim.table(settings(weight_decay=0.1, no_decay=("token",)), TOKENS).splitlines()[1] == (
+        "  of 1 leaves, 8 parameters; none of 2 leaves, among them model/class_token"
+    )
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_the_rule_of_timm_is_three_patterns(family):
+    """What timm's no_weight_decay names: class token, positions and, by a keyword, Swin's tables."""
+    name, options, size = SMALL[family]
+    config = config_lib.default()
+    config.model, config.data.size, config.data.train = dict(name=name, **options), size, "fake:8x8"
+    params, _ = build.abstract_init(build.task(config, 3), config)
+    rule = ("class_token|pos_embedding|relative_position_bias_table",)
+    decays = dict(zip(leaf_names(params), jax.tree.leaves(optim.decayed(params, rule))))
+    assert {n.rpartition("/")[2] for n, yes in decays.items() if yes} == {"kernel"}
+    assert any(not yes and leaf.ndim > 1 for yes, leaf in zip(decays.values(), jax.tree.leaves(params)))
+
+
+def test_a_config_from_before_decays_as_it_did():
+    """config.json without the key: the run is the same run, and decays what it did."""
+    config = config_lib.default()
+    config.update(steps=1)
+    config.data.train = "fake:8x8"
+    old = config.to_dict()
+    del old["optim"]["no_decay"]
+    read = config_lib.from_json(json.dumps(old))
+    assert read.optim.no_decay == ()
+    assert config_lib.differences(read, config) == []
+    config.optim.no_decay = ("class_token",)
+    assert config_lib.differences(read, config) == ["optim.no_decay: () -> ('class_token',)"]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(("(",), "optim.no_decay: '\\('"), (("nowhere",), "optim.no_decay: no parameter's name matches 'nowhere'"),
+     ((3,), "optim.no_decay holds 3: expected patterns"), ("class_token", "optim.no_decay is 'class_token'")],
+)  # fmt: skip
+def test_patterns_of_no_decay_are_checked(value, words):
+    config = config_lib.default()
+    config.update(steps=1, optim={**config.optim, "no_decay": value})
+    config.data.train = "fake:8x8"
+
+    def made():
+        config_lib.check(config)
+        optim.make(config.optim, 10, TOKENS)
+
+    with pytest.raises(UserError, match=words):
+        made()
