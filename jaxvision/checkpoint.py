@@ -27,7 +27,7 @@ from etils import epath
 from flax import serialization, traverse_util
 
 from jaxvision import paths, sharding
-from jaxvision.errors import UserError
+from jaxvision.errors import Gone, UserError
 from jaxvision.log import plain
 from jaxvision.task import PyTree
 
@@ -253,16 +253,22 @@ def _remove(path: epath.Path) -> None:
     path.rmtree()
 
 
+_REFUSED = ("No space", "RESOURCE_EXHAUSTED", "ermission", "Read-only", "File too large", "uota exceeded", "No such file")
+
+
 def _unwritable(path: epath.Path, error: BaseException) -> BaseException:
-    text = str(error)
-    if isinstance(error, OSError) or any(
-        w in text for w in ("No space", "RESOURCE_EXHAUSTED", "ermission", "Read-only")
-    ):
-        return UserError(
-            f"cannot write a checkpoint to {path}: {text.splitlines()[0]}. Checkpoints that were whole before are "
-            "untouched; make room or choose another --workdir, then run the same command"
-        )
-    return error
+    """What a failed save is to people: a UserError if the disk refused it, and what is left there."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, Gone) or not (isinstance(error, UserError | OSError) or any(w in text for w in _REFUSED)):
+        return error
+    whole = [step for step in steps(path) if (path / str(step) / "digests.json").exists()]
+    left = f"the last whole one there is that of step {whole[-1]}" if whole else "no whole one is there"
+    if not path.parent.exists():
+        left = f"{path.parent} is gone, with all that was saved there"
+    return UserError(
+        f"cannot write a checkpoint to {path}: {text.splitlines()[0]}; {left}. Make room or choose another --workdir, "
+        "then run the same command"
+    )
 
 
 def restore(path: epath.Path, abstract: PyTree) -> PyTree:

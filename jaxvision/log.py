@@ -230,7 +230,7 @@ class Log:
                 paths.write_whole(self.workdir / "tensorboard" / file.name, file.read_bytes())
 
     def there(self) -> bool:
-        """Whether the workdir is where it was; True on hosts that do not write."""
+        """Whether metrics.jsonl is where it was; True on hosts that do not write, and in a bucket."""
         return not self.writes or self._file.there()
 
     def _note_best(self, record: dict[str, Any]) -> None:
@@ -274,10 +274,13 @@ class Log:
         if self._wandb is not None:
             self._wandb.finish()
         if self.writes:
-            there = self.there()
+            drawn = self.records and self.there()
             self._file.close()
-            if self.records and there:
-                plot_curves(self.records, self.workdir / "curves.png")
+            if drawn:
+                try:
+                    plot_curves(self.records, self.workdir / "curves.png")
+                except Exception as error:  # whatever goes wrong with a picture must not spoil a run that is saved
+                    self.say(f"warning: no curves.png was written ({type(error).__name__}: {error})")
 
 
 def _alarms(values: dict[str, Any]) -> dict[str, float]:

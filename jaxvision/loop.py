@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import jax
@@ -497,8 +497,10 @@ class Run(Setup):
             with self.clock("log"):
                 self.log.close()
             hosts.tell("time", self._mine(last=True))
-            self.write_summary(status)
-            self._write_report()
+            if self.log.there():  # else they would make a new folder, with nothing else in it
+                with suppress(*((UserError,) if sys.exc_info()[0] else ())):  # the first error is what is told
+                    self.write_summary(status)
+                self._write_report()
 
     def write_summary(self, status: str) -> None:
         if self.leader:

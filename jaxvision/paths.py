@@ -175,8 +175,8 @@ class Lines:
 
     def there(self) -> bool:
         """Whether the file still has its name: one that was deleted or moved takes lines without a word."""
-        if self._file is None:
-            return True
+        if self._file is None or self._file.closed:
+            return self._file is None or self.path.exists()
         ours = os.fstat(self._file.fileno())
         try:
             found = os.stat(self.path)

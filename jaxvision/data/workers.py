@@ -17,6 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from jaxvision.errors import UserError
+
 Load = Callable[[int], Any]
 
 
@@ -49,7 +51,7 @@ class Processes:
         self._free: list[_Memory] = []
 
     def submit(self, step: int) -> Callable[[], Any]:
-        """As Threads.submit; both raise RuntimeError if a process died."""
+        """As Threads.submit; both raise UserError if a process died."""
         memory = self._free.pop() if self._free else _Memory()
         with _died(), _without_ctrl_c():  # a process may be started here
             future = self._executor.submit(_call, step, memory.path)
@@ -113,7 +115,7 @@ def _died() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise UserError(
             "a worker process of the loader died without a word: it was killed, perhaps for memory, or a library "
             "crashed on a file. Look into the system's log, or use data.processes=0"
         ) from error
