@@ -48,7 +48,8 @@ def multilabel(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
             **each,
         }
 
-    return Metric(update, finish, gather=True)
+    parts = (f"{what}/{name}" for name in names for what in ("ap", "f1", "threshold"))
+    return Metric(update, finish, gather=True, names=("map", "map_micro", "f1", "loss", "absent_classes", *parts))
 
 
 def binary(*, classes: int) -> Metric:
@@ -79,7 +80,7 @@ def binary(*, classes: int) -> Metric:
             "loss": float(cross_entropy(logits, positive).mean()),
         }
 
-    return Metric(update, finish, gather=True)
+    return Metric(update, finish, gather=True, names=("auroc", "ap", "f1", "threshold", "top1", "loss"))
 
 
 def worst_for_nan(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
