@@ -24,7 +24,7 @@ from jaxvision.data.contract import InputContract
 from jaxvision.data.pipeline import Skips
 from jaxvision.data.sources import Source, Tfds, hold_out
 from jaxvision.data.sources.common import SCALAR, class_order
-from jaxvision.errors import UserError, look_alike
+from jaxvision.errors import UserError, look_alike, nearest
 from jaxvision.metrics.outcomes import OUTCOMES, outcomes
 from jaxvision.task import Batch, Metric, PyTree, Task
 
@@ -313,6 +313,32 @@ def check_eval(config: Config, name: str, data: Source, bank: Source | None, tra
         check_classes(data.uri, data.classes, training)
     if bank is not None:
         check_classes(bank.uri, bank.classes, data.classes, data.uri)
+        _check_bank_labels(config, name, bank)
+
+
+def _check_bank_labels(config: Config, name: str, bank: Source) -> None:
+    check = metric(config, name, bank.classes).check
+    if check is None or bank.kind not in SCALAR or isinstance(bank, Tfds):  # TFDS would have to read all images for it
+        return
+    try:
+        check(bank.labels)
+    except ValueError as error:
+        raise UserError(f"evals.{name}.bank, {bank.uri}: {error}") from error
+
+
+def check_figures(config: Config, metrics: dict[str, Metric]) -> None:
+    """Raises UserError unless checkpoint.best and stop.metric name a figure of an evaluation's metric."""
+    best, _, figure = config.checkpoint.best.partition("/")
+    stop = config.stop
+    for key, value, evaluation, wanted in (
+        ("checkpoint.best", config.checkpoint.best, best, figure),
+        ("stop.metric", stop.metric, stop.evaluation or best or next(iter(metrics), ""), stop.metric),
+    ):
+        names = metrics[evaluation].names if evaluation in metrics else ()
+        if wanted and names and wanted not in names:
+            shown = [n for n in names if "/" not in n] if "/" not in wanted else list(names)
+            there = f"it has {', '.join(shown)}" if len(shown) <= 20 else nearest(wanted, shown)
+            raise UserError(f"{key} is {value!r}, and evals.{evaluation} has no {wanted!r}: {there}")
 
 
 def check_kind(config: Config, source: Source) -> None:

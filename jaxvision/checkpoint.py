@@ -253,7 +253,8 @@ def _remove(path: epath.Path) -> None:
     path.rmtree()
 
 
-_REFUSED = ("No space", "RESOURCE_EXHAUSTED", "ermission", "Read-only", "File too large", "uota exceeded", "No such file")
+_REFUSED = ("No space", "RESOURCE_EXHAUSTED", "ermission", "Read-only", "File too large", "uota exceeded",
+            "No such file")  # fmt: skip
 
 
 def _unwritable(path: epath.Path, error: BaseException) -> BaseException:

@@ -84,14 +84,28 @@ class Parser(argparse.ArgumentParser):
         arguments, unknown = self.parse_known_args(rest)
         if unknown:
             flags = [f for action in self._actions for f in action.option_strings if f.startswith("--")]
-            name = unknown[0].partition("=")[0]
-            raise UserError(f"unknown argument {unknown[0]!r}: {nearest(name, flags)}")
+            name, _, value = unknown[0].partition("=")
+            keys = _keys_called(name[2:].replace("-", "_")) if prefix == "config" and name[:2] == "--" else []
+            value = value or "".join(unknown[1:2])
+            hint = f"did you mean {' or '.join(f'--config.{key}={value}' for key in keys)}?" if keys else ""
+            raise UserError(f"unknown argument {unknown[0]!r}: {hint or nearest(name, flags)}")
         if arguments.json:
             os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when huggingface_hub is imported, if it is
         return arguments, overrides
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def _keys_called(name: str) -> list[str]:
+    """Keys of the config that somebody may mean by a flag: of this name, or what names the group of this name."""
+    from jaxvision import config
+
+    tree = config.default()
+    group = tree.get(name)
+    if isinstance(group, config.Config):
+        return [f"{name}.{key}" for key in ("name", "train") if key in group]
+    return [key for key in config.flat(tree.to_dict()) if key.rpartition(".")[2] == name][:3]
 
 
 def main(

@@ -348,7 +348,7 @@ def check(config: Config) -> None:
     for name, entry in c.evals.items():
         if not is_name(name):
             raise UserError(
-                f"evals.{name}: its files are named by it: name an evaluation by letters, digits, _, - and ., a . not first"
+                f"evals.{name}: its files are named by it: take letters, digits, _, - and ., and no . first"
             )
         for key, like in EVAL.items():
             if not _fits(entry.get(key, like), like):

@@ -130,6 +130,12 @@ class Run(Setup):
         )
         for line in notes(self.source):
             say(line)
+        if self.epoch < 1:
+            say(
+                f"warning: batch_size is {config.batch_size:,}, and there are {len(self.source):,} training images: a "
+                f"step sees each about {1 / self.epoch:.3g} times, and the run has {self.total:,} of them. A smaller "
+                "batch_size makes more steps of an epoch"
+            )
         if self.task.frozen and not config.init:
             say(
                 f"warning: task {config.task.name} never moves {', '.join(self.task.frozen)}, and config.init is "

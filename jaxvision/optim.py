@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvision.config import Config, check_values, factory
+from jaxvision.config import Config, factory
 from jaxvision.errors import UserError, nearest
 from jaxvision.ranges import Positive, Rate
 from jaxvision.task import PyTree, leaf_name, leaf_names

@@ -56,6 +56,7 @@ class Setup:
         )
         self.order = train_order(config, self.source)
         self.metrics = {n: build.measures(config, n, source.classes) for n, source in self.eval_sources.items()}
+        build.check_figures(config, {name: metrics[name] for name, metrics in self.metrics.items()})
         params, _ = build.abstract_init(self.task, config)
         self.tx, self.rate, self.learns = build.optimiser(config, self.task, params, self.total)
         self.parameters = weights.count(params)

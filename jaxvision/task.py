@@ -69,6 +69,9 @@ class Metric(NamedTuple):
     gather: True where every row is needed (COCO AP, HOTA, k-NN).
     bank: name of a second source whose rows are gathered first and handed to `finish` as its second
       argument (k-NN, linear probe on frozen features). Only with `gather`.
+    names: of the figures that `finish` gives: known before anything is measured, so that a config can
+      name one. Parts of a figure that depends on the data, `accuracy/cat`, may be absent in the end.
+    check: (the bank's labels) raises ValueError where `finish` could make nothing of such a bank.
     draw: (matplotlib axes, what `finish` takes..., class names) draws a picture of it, where there is something to see.
     """
 
@@ -77,3 +80,5 @@ class Metric(NamedTuple):
     gather: bool = False
     bank: str = ""
     draw: Callable[..., None] | None = None
+    names: tuple[str, ...] = ()
+    check: Callable[[Any], None] | None = None

@@ -8,7 +8,8 @@ import resource
 
 import pytest
 
-from jaxvision import cli
+from jaxvision import cli, train
+from jaxvision.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [p for p in (ROOT / "jaxvision").glob("*.py") if '__name__ == "__main__"' in p.read_text()]
@@ -56,6 +57,19 @@ def test_unknown_flag_exits_2_with_the_nearest(command, module):
     assert "did you mean '--json'?" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [(["--data", "X"], "did you mean --config.data.train=X?"), (["--lr", "0.1"], "did you mean --config.optim.lr=0.1?"),
+     (["--epochs=3"], "did you mean --config.epochs=3?"), (["--batch-size", "8"], "--config.batch_size=8?"),
+     (["--model=resnet50"], "did you mean --config.model.name=resnet50?"), (["--wrokdir", "x"], "mean '--workdir'?"),
+     (["--every-steps=3"], "--config.checkpoint.every_steps=3 or --config.log.every_steps=3?")],
+)  # fmt: skip
+def test_a_flag_that_is_a_key_of_the_config(words, hint):
+    with pytest.raises(UserError) as error:
+        train.train(["--config", "configs/digits.py", *words])
+    assert hint in str(error.value)
 
 
 def test_help_loads_no_jax(command):

@@ -243,7 +243,7 @@ def test_defaults_are_fresh_each_time():
 
 def test_no_evaluation_is_called_as_the_training_is(tmp_path):
     """But workdirs of older versions that have one are read."""
-    with pytest.raises(UserError, match="evals.train: the training's own records"):
+    with pytest.raises(UserError, match=r"evals\.train: the training's own records"):
         config_lib.load(write(tmp_path, "config.evals.train = dict(data='digits:train')"))
     config = make_tiny_config()
     config.evals.train = dict(data="digits:train")

@@ -603,6 +603,13 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch):
     assert_bit_equal(jax.device_get(state), jax.device_get(want))
 
 
+def test_a_batch_of_more_than_there_is_is_told(tmp_path):
+    """With the numbers: one step is all of an epoch and more."""
+    _, said = fit(tmp_path, data__train="fake:40x8?classes=10", batch_size=64, steps=1, evals={}, dtype="float32")
+    assert "warning: batch_size is 64, and there are 40 training images: a step sees each about 1.6 times" in said
+    assert "the run has 1 of them" in said
+
+
 def test_stops_early_and_stays_stopped(tmp_path):
     """The likeliest five of five classes are always right, so no evaluation is better than the first."""
     data = "fake:64x8?classes=5"

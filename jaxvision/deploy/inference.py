@@ -59,6 +59,8 @@ class Prediction:
         """The k most probable classes or tags with their probabilities, the most probable first."""
         if self.kind == "values":
             raise UserError("these are values, of which none is the most probable: take .values")
+        if k < 1:
+            raise UserError(f"k is {k}: it must be at least 1")
         order = np.argsort(-self.scores, kind="stable")[:k]
         return [(self.classes[i], float(self.scores[i])) for i in order]
 
@@ -109,6 +111,8 @@ class Predictor:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
         one = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image) or getattr(images, "ndim", 4) < 4
+        if not one and not isinstance(images, Iterable):
+            raise UserError(f"{images!r} is no image: give a file, bytes, a PIL image or uint8 pixels, or several")
         listed: Sequence[Any] = [images] if one else list(images)
         found = []
         named = ((str(x) if isinstance(x, str | os.PathLike) else f"image {k}", x) for k, x in enumerate(listed))

@@ -33,7 +33,7 @@ def topk(*, classes: int, ks: Counts = (1, 5)) -> Metric:
         count = max(float(sums["count"]), 1.0)
         return {name: float(value) / count for name, value in sums.items() if name != "count"}
 
-    return Metric(update, finish)
+    return Metric(update, finish, names=(*(f"top{k}" for k in ks), "loss"))
 
 
 def rank_of_label(logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -70,4 +70,5 @@ def per_class(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
             **{f"accuracy/{name}": float(a) for name, a, here in zip(names, accuracy, there) if here},
         }
 
-    return Metric(update, finish)
+    parts = (f"accuracy/{name}" for name in names)
+    return Metric(update, finish, names=("balanced_accuracy", "top1", "absent_classes", "loss", *parts))

@@ -50,4 +50,4 @@ def ordinal(*, classes: int) -> Metric:
             "loss": float(sums["loss"]) / total,
         }
 
-    return Metric(update, finish)
+    return Metric(update, finish, names=("top1", "mae", "kappa", "loss"))

@@ -55,7 +55,8 @@ def multilabel(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
             **each,
         }
 
-    return Metric(update, finish, gather=True)
+    parts = (f"{what}/{name}" for name in names for what in ("ap", "f1", "threshold"))
+    return Metric(update, finish, gather=True, names=("map", "map_micro", "f1", "loss", "absent_classes", *parts))
 
 
 def binary(*, classes: int) -> Metric:
@@ -86,7 +87,7 @@ def binary(*, classes: int) -> Metric:
             "loss": float(cross_entropy(logits, positive).mean()),
         }
 
-    return Metric(update, finish, gather=True)
+    return Metric(update, finish, gather=True, names=("auroc", "ap", "f1", "threshold", "top1", "loss"))
 
 
 def auroc(*, classes: int, names: tuple[str, ...] = ()) -> Metric:

@@ -34,4 +34,5 @@ def regression(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
             **({f"mae/{name}": float(v) for name, v in zip(names, mae)} if classes > 1 else {}),
         }
 
-    return Metric(update, finish, gather=True)
+    parts = (f"mae/{name}" for name in names) if classes > 1 else ()
+    return Metric(update, finish, gather=True, names=("mse", "mae", "r2", *parts))

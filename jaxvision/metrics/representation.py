@@ -38,7 +38,8 @@ def knn(*, classes: int, k: Count = 20, temperature: Positive = 0.07) -> Metric:
             right += int(np.sum((np.argmax(votes, 1) == rows["label"][part]) & votes.any(1)))
         return {"knn": right / len(query), **spread(rows["features"])}
 
-    return Metric(_rows, finish, gather=True, bank="bank", draw=scatter)
+    names = ("knn", "feature_std", "effective_rank")
+    return Metric(_rows, finish, gather=True, bank="bank", draw=scatter, names=names, check=_check_bank)
 
 
 def probe(*, classes: int, strength: Positive = 1.0, per_class: CountOrNone = 0, seeds: Depth = 5) -> Metric:
@@ -65,7 +66,12 @@ def probe(*, classes: int, strength: Positive = 1.0, per_class: CountOrNone = 0,
             )
         return {"probe": float(np.mean(scores)), "probe_spread": float(np.std(scores, ddof=min(1, seeds - 1)))}
 
-    return Metric(_rows, finish, gather=True, bank="bank", draw=scatter)
+    def check(labels: np.ndarray) -> None:
+        _check_bank(labels)
+        few(labels, per_class, 0)
+
+    names = ("probe", *(("probe_spread",) if per_class else ()))
+    return Metric(_rows, finish, gather=True, bank="bank", draw=scatter, names=names, check=check)
 
 
 def votes_of(cosine: np.ndarray, temperature: float) -> np.ndarray:
@@ -80,6 +86,11 @@ def votes_of(cosine: np.ndarray, temperature: float) -> np.ndarray:
 
 def _rows(predictions: dict[str, Any], batch: Batch) -> dict[str, Any]:
     return {"features": predictions["features"].astype(jnp.float32), "label": batch["label"]}
+
+
+def _check_bank(labels: np.ndarray) -> None:
+    if len(np.unique(labels)) < 2:
+        raise ValueError(f"the {len(labels)} images of the bank are of one class: it needs at least two")
 
 
 def few(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:

@@ -230,6 +230,9 @@ def test_images_are_taken_as_they_are_needed_and_who_stops_early_does_not_wait()
 def test_none_and_one(predictor, photos):
     model = predictor("class_")
     assert model.predict([]) == []
+    for nothing in (None, 5):
+        with pytest.raises(UserError, match=f"{nothing} is no image: give a file"):
+            model.predict(nothing)
     assert model.predict(np.zeros((0, 32, 32, 3), np.uint8)) == []
     assert len(model.predict(str(photos[0]))) == 1
     assert len(model.predict(path for path in photos[:3])) == 3
@@ -338,6 +341,9 @@ def test_a_prediction_of_classes():
     assert found.label == "b"
     assert found.top(2) == [("b", pytest.approx(0.6)), ("a", pytest.approx(0.2))]  # of equals the first
     assert [name for name, _ in found.top(99)] == ["b", "a", "c"]
+    for k in (0, -1):
+        with pytest.raises(UserError, match=f"k is {k}: it must be at least 1"):
+            found.top(k)
     assert repr(found) == "<class: b 0.6, a 0.2, c 0.2>"
     equal = inference.Prediction("class", tuple(range(500)), np.tile(np.float32([0.1, 0.2, 0.3, 0.2]), 125))
     assert [name for name, _ in equal.top(500)] == [

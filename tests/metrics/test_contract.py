@@ -73,11 +73,20 @@ def test_parts_make_the_whole(name):
     metric = CASES[name]()
     predictions, batch = given(name)
     whole = measure(metric, (predictions, batch))
-    assert whole
+    assert set(whole) <= set(metric.names)  # so that a config can name them beforehand
+    assert all("/" in key for key in metric.names if key not in whole)
     assert all(isinstance(v, float) for v in whole.values())
     first, second = np.arange(3), np.arange(3, 8)
     parts = [(rows(predictions, r), rows(batch, r)) for r in (first, second)]
     assert measure(metric, *parts) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(n for n, make in CASES.items() if make().bank))
+def test_a_bank_that_no_figure_can_be_made_of_is_refused_by_its_labels(name):
+    check = CASES[name]().check
+    check(BANK["label"])
+    with pytest.raises(ValueError, match="of one class"):
+        check(np.zeros(12, np.int32))
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

@@ -1,0 +1,37 @@
+"""From a config to what it names: what is refused when the data is open and before the first step."""
+
+import pytest
+
+from jaxvision.errors import UserError
+from jaxvision.prepare import Setup
+from tests.tiny import make_tiny_config
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda c: c.checkpoint.update(best="test/nope"),
+            "checkpoint.best is 'test/nope', .*no 'nope': it has top1, top5",
+        ),
+        (lambda c: c.checkpoint.update(best="test/top7"), "no 'top7': it has top1, top5, loss"),
+        (lambda c: c.stop.update(patience=2, metric="nope"), "stop.metric is 'nope', and evals.test has no 'nope'"),
+        (lambda c: c.evals.test.update(metric="knn", bank="digits:train?split=:1"), "of one class: .* at least two"),
+        (
+            lambda c: c.evals.test.update(metric="probe", per_class=999, bank="digits:train"),
+            r"evals.test.bank, digits:train: .*class 0 of the bank has \d+ images, per_class is 999",
+        ),
+    ],
+)
+def test_what_the_first_evaluation_would_find_is_known_before_step_0(change, words):
+    config = make_tiny_config()
+    change(config)
+    with pytest.raises(UserError, match=words):
+        Setup(config)
+
+
+@pytest.mark.parametrize("best", ["test/top5", "test/loss", "test", ""])
+def test_figures_there_are(best):
+    config = make_tiny_config()
+    config.checkpoint.best = best
+    Setup(config)
