@@ -51,14 +51,16 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """{"image": uint8 [H, W, C] or encoded bytes, "label": labels[i], "index": int}; IndexError outside."""
+        """{"image": uint8 [H, W, C] or encoded bytes, "label": labels[i], "index": int}; IndexError outside.
+
+        An array is the caller's own, or read-only."""
 
     @property
     def labels(self) -> np.ndarray:
         """All labels, in order, without reading images: int32 [N] (SCALAR) or float32 [N, K] (tags, values)."""
 
     def where(self, i: int) -> str:
-        """The place of sample i, for people: a path where there is one."""
+        """The place of sample i, for people: a path where there is one; IndexError outside."""
 
     # Two attributes that not every source has:
     #   left_out: dict[str, int], how many files beside the samples were left out, by ending or reason;

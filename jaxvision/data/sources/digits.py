@@ -52,7 +52,7 @@ class Digits:
         return len(self._rows)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        return {"image": self._images[i], "label": int(self.labels[i]), "index": int(self._rows[i])}
+        return {"image": self._images[i].copy(), "label": int(self.labels[i]), "index": int(self._rows[i])}
 
     def where(self, i: int) -> str:
-        return f"{self.uri}, sample {i}"
+        return f"{self.uri}, sample {range(len(self))[i]}"

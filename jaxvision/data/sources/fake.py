@@ -52,4 +52,4 @@ class Fake:
         }
 
     def where(self, i: int) -> str:
-        return f"{self.uri}, sample {i}"
+        return f"{self.uri}, sample {range(len(self))[i]}"

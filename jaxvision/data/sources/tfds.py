@@ -98,7 +98,7 @@ class Tfds:
         return label * len(self.classes) // self._had
 
     def where(self, i: int) -> str:
-        return f"{self.uri}, record {i}"
+        return f"{self.uri}, record {range(len(self))[i]}"
 
 
 def _joined(uri: str, names: tuple[str, ...], count: str) -> tuple[str, ...]:
