@@ -322,7 +322,7 @@ class Packing:
         digest, count, skipped = hashlib.sha256(), 0, []
         try:
             # uncompressed: JPEG and PNG get no smaller, and zstd takes five times as long to write
-            writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
+            writer = array_record_module.ArrayRecordWriter(os.fsencode(partial), "group_size:1,uncompressed")
             for i, record, piece, error in samples:
                 step()
                 if error and not self.skip:

@@ -7,6 +7,7 @@ import re
 import resource
 
 import pytest
+from PIL import Image
 
 from jaxvision import cli, train
 from jaxvision.errors import UserError
@@ -132,6 +133,19 @@ def test_debug_shows_the_traceback(command):
     done = command("jaxvision.train", "--config", "absent.py", "--debug")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
+
+
+def test_a_name_that_the_encoding_lacks_ends_no_command(command, tmp_path):
+    names = ["zürich", os.fsdecode(b"caf\xe9")]
+    for name in names:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "data" / name / "ü.png")
+    for encoding, out in (("ascii", "gepäck"), ("utf-8", names[1])):
+        done = command("jaxvision.pack", "--from", f"folder:{tmp_path}/data", "--out", tmp_path / out,
+                       process=True, PYTHONIOENCODING=encoding)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert ascii(out)[1:-1] in done.stdout
+        assert "Traceback" not in done.stderr
 
 
 def test_json_prints_one_line(command, tmp_path):

@@ -126,7 +126,7 @@ def open_shard(path: str, count: int) -> Any:
     """A reader of an ArrayRecord file. Raises ValueError if it does not hold `count` records."""
     from array_record.python import array_record_module  # here: compiled, not for every machine
 
-    reader = array_record_module.ArrayRecordReader(path, _READER, file_reader_buffer_size=1 << 15)
+    reader = array_record_module.ArrayRecordReader(os.fsencode(path), _READER, file_reader_buffer_size=1 << 15)
     if not reader.ok() or reader.num_records() != count:
         raise ValueError(f"{reader.num_records()} records instead of {count}")
     return reader
