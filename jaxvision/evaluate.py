@@ -32,6 +32,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     from jaxvision import config as config_lib
     from jaxvision.data import survey
     from jaxvision.data.sources import open_source
+    from jaxvision.data.sources.common import notes
     from jaxvision.log import in_words, plain
 
     hosts.join(say, arguments.wait)
@@ -52,7 +53,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         source, bank = open_source(uri), open_source(options["bank"]) if options["bank"] else None
         classes = trained.classes_of(uri, source.classes, say)
         build.check_eval(trained.config, name, source, bank, classes)
-        for line in survey.levels_told(uri, survey.encoded(source), trained.contract):
+        for line in (*notes([source]), *survey.levels_told(uri, survey.encoded(source), trained.contract)):
             say(line)
         result = evals.measure(
             trained.config, trained.task, trained, build.measures(trained.config, name, source.classes), source, bank,

@@ -25,7 +25,7 @@ from jaxvision import config as config_lib
 from jaxvision import stop as stop_lib
 from jaxvision.chips import KINDS
 from jaxvision.config import Config
-from jaxvision.data.sources.common import notes
+from jaxvision.data.sources.common import left_out, notes
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, lock, plain, read_records
 from jaxvision.paths import write_whole
@@ -128,7 +128,7 @@ class Run(Setup):
             f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs"
             + (self.learns and f"\n{self.learns}")
         )
-        for line in notes(self.source):
+        for line in notes([self.source, *self.eval_sources.values()]):
             say(line)
         if self.epoch < 1:
             say(
@@ -554,7 +554,7 @@ class Run(Setup):
             "best": self.log.best(),
             "alarms": self.log.alarms(),
             "skipped": self.skips.rows() if self.skips else [],
-            "left_out": getattr(self.source, "left_out", {}),
+            "left_out": left_out([self.source, *self.eval_sources.values()]),
             "devices": self.mesh.size,
             "versions": evals.versions(),
             "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -181,7 +181,9 @@ def test_what_is_left_out_is_counted_by_ending(tmp_path):
     left_out = {"beside the class folders": 2, ".heic": 2, ".txt": 1, "no ending": 1}
     assert (len(folder), folder.left_out) == (2, left_out)
     assert open_source(f"folder:{tmp_path}?split=0:50%").left_out == left_out
-    (line,) = notes(folder)
+    part = open_source(f"folder:{tmp_path}?split=50%:100%")
+    (line,) = notes([part, folder])
+    assert line.startswith(f"folder:{tmp_path} leaves out")
     for words in ("leaves out", "2 beside the class folders", "2 .heic", "1 .txt", "1 no ending"):
         assert words in line
     images = open_source(f"images:{tmp_path}")
@@ -193,11 +195,12 @@ def test_what_is_left_out_is_counted_by_ending(tmp_path):
 
 def test_notes_count_tags_and_what_is_unknown(tmp_path):
     (tmp_path / "t.csv").write_text("image,cat,dog\na,1,\nb,0,0\nc,1,1\nd,0,\n")
-    assert notes(open_source(f"csv:{tmp_path}/t.csv")) == ["tags: cat 2, dog 1 (2 unknown); without any: 1"]
+    uri = f"csv:{tmp_path}/t.csv"
+    assert notes([open_source(uri)]) == [f"tags of {uri}: cat 2, dog 1 (2 unknown); none: 1"]
     (tmp_path / "t.csv").write_text("image,tags\n" + "".join(f"{k},t{k}\n" for k in range(60)))
-    (line,) = notes(open_source(f"csv:{tmp_path}/t.csv?kind=tags"))
-    assert line.endswith(", and 10 more tags; without any: 0")
-    assert notes(open_source("digits:train")) == []
+    (line,) = notes([open_source(f"{uri}?kind=tags")])
+    assert line.endswith(", and 10 more tags; none: 0")
+    assert notes([open_source("digits:train")]) == []
 
 
 @pytest.mark.parametrize("parts", [("train", "val"), ("Train", "test", "meta"), ("train",), ("valid", "testing")])

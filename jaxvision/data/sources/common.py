@@ -142,22 +142,26 @@ def counted(left_out: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in sorted(left_out.items(), key=lambda pair: -pair[1]))
 
 
-def notes(source: Source) -> list[str]:
-    """What somebody should know of a source before training: how often each tag comes, what was left out."""
-    lines = []
-    left_out: dict[str, int] = getattr(source, "left_out", {})
-    if left_out:
-        lines.append(f"{source.uri} leaves out {counted(left_out)}")
-    if source.kind == "tags":
-        labels = source.labels
-        ones, unknown = np.nansum(labels, 0).astype(int).tolist(), np.isnan(labels).sum(0).tolist()
-        tags = [
-            f"{name} {count:,}" + (f" ({missing:,} unknown)" if missing else "")
-            for name, count, missing in zip(source.classes[:50], ones, unknown)
-        ]
-        more = f", and {len(source.classes) - 50:,} more tags" if len(source.classes) > 50 else ""
-        none = int((labels == 0).all(1).sum())
-        lines.append(f"tags: {', '.join(tags)}{more}; without any: {none:,}")
+def left_out(sources: Iterable[Source]) -> dict[str, dict[str, int]]:
+    """URI -> `Source.left_out`, of those sources that left something out; of parts that of the whole, once."""
+    wholes = (getattr(source, "whole", source) for source in sources)
+    return {whole.uri: whole.left_out for whole in wholes if getattr(whole, "left_out", None)}
+
+
+def notes(sources: Iterable[Source]) -> list[str]:
+    """What somebody should know of sources before they are used: what was left out, how often each tag comes."""
+    sources = list(sources)
+    lines = [f"{uri} leaves out {counted(counts)}" for uri, counts in left_out(sources).items()]
+    for source in sources:
+        if source.kind == "tags":
+            labels = source.labels
+            ones, unknown = np.nansum(labels, 0).astype(int).tolist(), np.isnan(labels).sum(0).tolist()
+            tags = [
+                f"{name} {count:,}" + (f" ({missing:,} unknown)" if missing else "")
+                for name, count, missing in zip(source.classes[:50], ones, unknown)
+            ]
+            more = f", and {len(source.classes) - 50:,} more tags" if len(source.classes) > 50 else ""
+            lines.append(f"tags of {source.uri}: {', '.join(tags)}{more}; none: {int((labels == 0).all(1).sum()):,}")
     return lines
 
 
