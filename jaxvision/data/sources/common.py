@@ -92,7 +92,7 @@ def parse_query(uri: str, rest: str, known: tuple[str, ...]) -> tuple[str, dict[
     for item in tail.split("&") if tail else []:
         key, equals, value = item.partition("=")
         if key not in known:
-            raise UserError(f"unknown key {key!r} in {uri!r}: {nearest(key, (*known, *PART))}")
+            raise UserError(f"unknown key {key!r} in {uri!r}: {nearest(key, [k for k in (*known, *PART) if k != key])}")
         if not equals or not value:
             raise UserError(f"{uri!r}: {key} has no value, wanted {key}=...")
         if key in query:
