@@ -179,9 +179,9 @@ def test_threads_lose_and_reorder_nothing(monkeypatch):
     model, plain = counting(), inference.decode
     monkeypatch.setattr(inference, "_threads", lambda: 8)
 
-    def slow(image, channels, where):
+    def slow(image, where, **how):
         time.sleep(0.002 * (8 - int(where) % 8))
-        return plain(image, channels, where)
+        return plain(image, where=where, **how)
 
     monkeypatch.setattr(inference, "decode", slow)
     grey = ladder(100)
@@ -199,12 +199,12 @@ def test_an_image_of_pillow_is_read_by_one_thread_at_a_time(monkeypatch):
     """It reads its file when its pixels are asked for, and the same may be listed twice."""
     plain, running = inference.decode, []
 
-    def alone(image, channels, where):
+    def alone(image, where, **how):
         running.append(where)
         time.sleep(0.002)
         assert running == [where]
         running.remove(where)
-        return plain(image, channels, where)
+        return plain(image, where=where, **how)
 
     monkeypatch.setattr(inference, "decode", alone)
     monkeypatch.setattr(inference, "_threads", lambda: 8)
