@@ -63,7 +63,7 @@ def levels_told(what: str, images: Iterable[bytes], contract: InputContract) -> 
         high = max(of.high for of in colour)
         lines.append(
             f"warning: {len(colour)} {among} have 16 bits a channel with colours or alpha and hold levels up to "
-            f"{high:g} of 65535: {high // 257 + 1:g} of 256 are left; convert them to 8 bits a channel"
+            f"{high:.10g} of 65535: {high // 257 + 1:.10g} of 256 are left; convert them to 8 bits a channel"
         )
     transparent = sum(of.transparent for of in found)
     if transparent and not contract.background:
@@ -81,15 +81,14 @@ def _unused(found: list[Levels], those: str, contract: InputContract) -> list[st
     used = min(high, top) - max(low, bottom)
     if not contract.range and max(of.bits for of in found) > 16:
         return []  # refused when it is decoded, with what to set
-    if used >= (top - bottom) / 2:
+    fit = (0, (1 << int(high).bit_length()) - 1) if low >= 0 and high < 1 << 15 else (low, high)
+    if used >= (top - bottom) / 2 or fit == contract.range:
         return []
-    least = low >= 0 and high < 1 << 15
-    fit = f"(0, {(1 << int(high).bit_length()) - 1})" if least else f"({low:g}, {high:g})"
     left = max(0, round(used * 255 / (top - bottom))) + 1
-    of = f"data.range = ({bottom:g}, {top:g})" if contract.range else "the 65536 of their type"
+    of = f"data.range = ({bottom:.10g}, {top:.10g})" if contract.range else "the 65536 of their type"
     return [
-        f"warning: {those} have more than 8 bits a pixel and hold levels {low:g} to {high:g}, a part of {of}: {left} "
-        f"of 256 are left; set config.data.range = {fit}"
+        f"warning: {those} have more than 8 bits a pixel and hold levels {low:.10g} to {high:.10g}, a part of {of}: "
+        f"{left} of 256 are left; set config.data.range = ({fit[0]:.10g}, {fit[1]:.10g})"
     ]
 
 

@@ -202,8 +202,8 @@ def _pixels(array: np.ndarray, where: str) -> np.ndarray:
     hint = ""
     if np.issubdtype(array.dtype, np.floating):
         hint = "; of numbers in 0..1: (255 * pixels).round().astype(numpy.uint8)"
-    elif array.ndim == 3 and shape[2] in (2, 4):
-        hint = f"; without the alpha channel: pixels[..., :{shape[2] - 1}]"
+    elif array.dtype == np.uint16 or (array.ndim == 3 and shape[2] in (2, 4)):
+        hint = "; as a Pillow image its levels and alpha are treated as in training: PIL.Image.fromarray(pixels)"
     elif array.ndim == 3 and shape[0] in (1, 3):
         hint = "; with the channels last: pixels.transpose(1, 2, 0)"
     raise UserError(f"{where} is {array.dtype}{list(shape)}: give uint8 pixels [H, W], [H, W, 1] or [H, W, 3]{hint}")

@@ -72,6 +72,7 @@ def test_a_fraction_of_the_type_is_told_and_what_to_set(low, high, left, advice,
 
 def test_what_uses_its_levels_is_not_told():
     assert told([grey(0, 65535), grey(0, 100)]) == []  # one dark image says nothing about all
+    assert told([grey(2000, 2100)], range=(0, 4095)) == []  # all are dim, and it was said what to set
     assert told([file(pixels(8, 8)), file(pixels(8, 8, 3), "JPEG"), b"no image", b""]) == []
     assert told([file(np.zeros((4, 4), np.float32), "TIFF")]) == []  # refused when it is read
 
