@@ -12,7 +12,9 @@ import importlib.metadata  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import platform  # noqa: E402
+import shutil  # noqa: E402
 import sys  # noqa: E402
+import threading  # noqa: E402
 import traceback  # noqa: E402
 import zlib  # noqa: E402
 from collections.abc import Callable, Iterator, Sequence  # noqa: E402
@@ -40,7 +42,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.add_argument("--json", action="store_true", help="print nothing but the last line of JSON")
+        self.add_argument("--json", action="store_true", help="print nothing but a last line of JSON")
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def add_from(self, *, required: bool = True, exported: bool = False) -> None:
@@ -131,12 +133,14 @@ def main(
         except Exception:
             if not interrupted():
                 raise
+        finally:
+            ticker.stop()
         if interrupted():  # a library swallowed it, or made another error of it
             raise KeyboardInterrupt
         if hosts.index() == 0:
-            print(json.dumps(result), flush=True)
+            print_result(result, asked="--json" in argv)
     except (UserError, OSError) as error:
-        code = _report(error, "--debug" in argv)
+        code = _report(error, argv)
     except KeyboardInterrupt:
         catch()
         _tell("interrupted, nothing saved since the last checkpoint", sys.stderr)
@@ -152,15 +156,17 @@ def main(
     sys.exit(code)
 
 
-def _report(error: UserError | OSError, debug: bool) -> int:
+def _report(error: UserError | OSError, argv: list[str]) -> int:
     """Tells people and the other processes of an error; the exit code. Ends the process itself where a disk failed."""
-    if debug:
+    if "--debug" in argv:
         traceback.print_exc()
     code = getattr(error, "exit_code", 2)
     together = isinstance(error, Unfit)
     if hosts.index() == 0 or not together:
-        if getattr(error, "result", None) is not None:
-            _tell(json.dumps(error.result), sys.stdout)  # type: ignore[union-attr]
+        partly = getattr(error, "result", None)
+        if partly is not None:
+            with contextlib.suppress(OSError):
+                print_result(partly, asked="--json" in argv)
         prefix = f"process {hosts.index()}: " if hosts.several() and not together else ""
         prefix += "" if code == 75 else "error: "
         _tell(f"{prefix}{error}", sys.stderr)
@@ -215,12 +221,72 @@ def _open_standard_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def print_result(result: dict[str, Any], *, asked: bool) -> None:
+    """Prints a result as one line of JSON; on a terminal only if it fits into a line there, or was `asked` for."""
+    line = json.dumps(result)
+    if asked or not sys.stdout.isatty() or len(line) <= shutil.get_terminal_size().columns:
+        print(line, flush=True)
+
+
+class Ticker:
+    """A line of a terminal that tells what a command is at and for how long, while it has nothing else to show.
+
+    It is on standard error, goes when it is stopped or something else is printed, and is nowhere but on a terminal.
+    """
+
+    def __init__(self) -> None:
+        self.at: Callable[[], str] = lambda: ""  # what the command is at
+        self._ends, self._lock = threading.Event(), threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self, arguments: argparse.Namespace, at: str) -> bool:
+        """Whether there is a terminal to tick on; with --json there is none."""
+        self.at = lambda: at
+        if not arguments.json and sys.stderr.isatty() and self._thread is None:
+            self._ends.clear()
+            self._thread = threading.Thread(target=self._tick, name="ticker", daemon=True)
+            self._thread.start()
+        return self._thread is not None
+
+    def _tick(self) -> None:
+        while not self._ends.wait(1.0):
+            spent = int(time.perf_counter() - STARTED)
+            line = f"{spent // 60}:{spent % 60:02} {self.at()}"[: shutil.get_terminal_size().columns - 1]
+            with self._lock:
+                if not self._ends.is_set():
+                    self._write(f"\r\x1b[K{line}")
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a terminal that is gone is no reason to stop
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """The line is not there meanwhile."""
+        with self._lock:
+            if self._thread is not None:
+                self._write("\r\x1b[K")
+            yield
+
+    def stop(self) -> None:
+        """Takes the line away for good; nothing where none is."""
+        if self._thread is not None:
+            self._ends.set()
+            with self.away():
+                self._thread = None
+
+
+ticker = Ticker()
+
+
 def sayer(arguments: argparse.Namespace) -> Callable[[str], None]:
     """print, or nothing with --json; of several processes only the first says anything."""
 
     def say(text: str) -> None:
         if not arguments.json and hosts.index() == 0:
-            print(text, flush=True)
+            with ticker.away():
+                print(text, flush=True)
 
     return say
 
@@ -233,6 +299,7 @@ def shower(arguments: argparse.Namespace) -> Callable[[Iterator[Any], int | None
             return items
         from tqdm import tqdm
 
+        ticker.stop()
         return iter(tqdm(items, desc=what, total=total, unit="image", dynamic_ncols=True, leave=False))
 
     return show

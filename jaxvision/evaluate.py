@@ -27,6 +27,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise UserError(f"--batch-size is {arguments.batch_size}: it must be at least 1")
     say = cli.sayer(arguments)
+    cli.ticker.start(arguments, "importing JAX, reading the network, compiling, evaluating")
 
     from jaxvision import build, evals, paths, pretrained
     from jaxvision import config as config_lib

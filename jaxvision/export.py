@@ -52,6 +52,7 @@ def export(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--verify", metavar="FILE", help="repeat the certificate's checks of an exported file")
     arguments, _ = parser.parse(argv)
     _check(arguments)
+    cli.ticker.start(arguments, "importing JAX, reading the network, compiling")
     from jaxvision.deploy import exporting, verifying
 
     say, show = cli.sayer(arguments), cli.shower(arguments)

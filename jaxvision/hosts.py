@@ -117,6 +117,12 @@ def join(say: Callable[[str], None] = print, wait: float = WAIT) -> None:
     atexit.register(leave)
 
 
+def seems_first() -> bool:
+    """Whether this is the first process of its job or the only one, by the environment alone, before JAX is there."""
+    numbers = (_VARIABLES[2], _POD, "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_ID")
+    return all(os.environ.get(name, "0") == "0" for name in numbers)
+
+
 def several() -> bool:
     """Whether this process has joined others. Starts no backend."""
     return _client() is not None

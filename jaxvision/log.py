@@ -34,20 +34,23 @@ class Clock:
     Every part is therefore measured, none is computed from the others.
     """
 
-    def __init__(self, started: float | None = None) -> None:
+    def __init__(self, started: float | None = None, begun: Callable[[], None] = lambda: None) -> None:
+        """`begun` is called when start-up is over."""
+        self._begun = begun
         self.started = self._since = time.perf_counter() if started is None else started
         self.parts = dict.fromkeys(PARTS, 0.0)
-        self._part = "start"  # until `begin`: imports, opening data, building
+        self.part = "start"  # until `begin`: imports, opening data, building
 
     def _turn(self, part: str) -> str:
         now = time.perf_counter()
-        self.parts[self._part] += now - self._since
-        before, self._part, self._since = self._part, part, now
+        self.parts[self.part] += now - self._since
+        before, self.part, self._since = self.part, part, now
         return before
 
     def begin(self) -> None:
         """Start-up is over."""
         self._turn("other")
+        self._begun()
 
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[None]:
@@ -59,7 +62,7 @@ class Clock:
 
     def read(self) -> tuple[float, dict[str, float]]:
         """Seconds since the start, and of each part."""
-        self._turn(self._part)
+        self._turn(self.part)
         return time.perf_counter() - self.started, dict(self.parts)
 
 
@@ -149,14 +152,14 @@ class Log:
             self._board = SummaryWriter(str(self._events), purge_step=step + 1)
         if config.log.wandb:
             self._wandb = _start_wandb(workdir, config)
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, leave=False)
 
     def progress(self, step: int) -> None:
-        """Moves the live display; nothing where standard error is no terminal."""
-        if self._bar is not None:
+        """Shows the live display, or moves it; nothing where standard error is no terminal."""
+        if self._bar is None and self.writes and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self.total, initial=step, unit="step", dynamic_ncols=True, leave=False)
+        elif self._bar is not None:
             self._bar.n = step
             self._bar.refresh() if step >= self.total else self._bar.update(0)
 

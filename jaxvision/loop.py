@@ -235,6 +235,7 @@ class Run(Setup):
         """Steps until the end, or until someone asks to stop. What is due is done in plain view."""
         c = self.config
         self.evaluate()  # what an interruption cut off; nothing at step 0
+        self.log.progress(self.step)
         while not self.ended:
             self.stop.check()
             self._trace()

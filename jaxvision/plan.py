@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import math
 import os
 import re
+import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     import jax
 
     from jaxvision.config import Config
+
+
+PROGRAMS = 4  # compiled to find the largest batch: each takes minutes
 
 
 def plan(argv: list[str]) -> dict[str, Any]:
@@ -45,7 +50,12 @@ def plan(argv: list[str]) -> dict[str, Any]:
     parser.add_argument(
         "--classes", type=int, default=1000, metavar="N", help="where the data is not here; default 1000"
     )
-    parser.add_argument("--only", action="store_true", help="the config as it is, no other batch, remat or fsdp")
+    parser.add_argument("--only", action="store_true", help="the asked batch alone: no other batch, remat or fsdp")
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help=f"search the largest batch until the next does not fit; else at most {PROGRAMS} programs are compiled",
+    )
     arguments, overrides = parser.parse(argv, prefix="config")
     say = cli.sayer(arguments)
     topologies = [t for t in (arguments.table or arguments.topology).split(",") if t]
@@ -59,7 +69,8 @@ def plan(argv: list[str]) -> dict[str, Any]:
 
     config = config_lib.load(arguments.config, overrides)
     build.check(config)
-    planner = Planner(config, arguments.classes, say)
+    planner = Planner(config, arguments.classes, say, exact=arguments.exact)
+    cli.ticker.start(arguments, "compiling")
     only = arguments.only or bool(arguments.table)
     found = {name: planner.study(name, arguments.batch, only=only) for name in topologies or ["here"]}
     if arguments.table:
@@ -93,13 +104,13 @@ def only_described() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What the compiler says about one program; where it found no room only what it would have needed is known."""
+    """What the compiler says about one program; where it found no room only what it says that it needs is known."""
 
     images: int  # a chip and step
     remat: str
     fsdp: int
     compile_s: float
-    memory: float = 0.0  # bytes a chip: the state, the batch, what lives in between, the program
+    memory: float = 0.0  # bytes a chip: the state, the batch, what lives in between, the program; 0: not known
     flops: float = 0.0  # an image
     traffic: float = 0.0  # bytes an image, to and from device memory
     collectives: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # kind: how many, bytes a chip
@@ -157,11 +168,12 @@ class Slice:
 class Planner:
     """Compiles variants of a config, each once, and says what it finds."""
 
-    def __init__(self, config: Config, classes: int, say: Any) -> None:
+    def __init__(self, config: Config, classes: int, say: Any, *, exact: bool = False) -> None:
         import jaxvision.tasks
         from jaxvision.data.sources import open_source
 
-        self.config, self.say = config, say
+        self.config, self.say, self.most = config, say, math.inf if exact else PROGRAMS
+        self.left = 0  # programs to compile after this one, at most
         try:
             source = open_source(config.data.train)
             self.classes, self.kind = len(source.classes), source.kind
@@ -178,24 +190,34 @@ class Planner:
         memory = f", {where.chip.memory / 2**30:.0f} GiB each" if where.chip else ""
         what = f"{'chip' if where.chip else 'device'}{'s' if where.chips > 1 else ''}"
         self.say(f"\n{topology}: {where.chips} {what}{memory}\n{HEADER}")
-        base = self.row(where, images, remat, fsdp)
-        largest = None
-        if not only and where.chip:
-            largest = self.largest(where, images, remat, fsdp)
-            for other in self.policies():
-                self.row(where, images, other, fsdp)
-            self.row(where, images, remat, 1 if fsdp != 1 else math.gcd(8, len(where.devices)))
-            fit = f"{largest} images a chip, {largest * where.chips:,} in all" if largest else "none"
-            self.say(f"largest batch that fits: {fit}")
+        low, high = 0, math.inf
+        if only or not where.chip:
+            base = self.row(where, images, remat, fsdp)
+        else:
+            other_fsdp = 1 if fsdp != 1 else math.gcd(8, len(where.devices))
+            others = [(other, fsdp) for other in self.policies() if other != remat] + [(remat, other_fsdp)]
+            self.left = len(others) + PROGRAMS
+            low, high = self.largest(where, images, remat, fsdp)
+            base = self.row(where, images, remat, fsdp)
+            self.say(in_words(low, high, images, where.chips))
+            self.left = len(others)
+            for other, shards in others:
+                self.row(where, images, other, shards)
         for kind, (count, size) in sorted(base.collectives.items()):
             self.say(f"each step every chip puts {size / 1e6:,.1f} MB into {count} {kind}")
         rows = [as_json(row, where.chip) for (name, *_), row in self.rows.items() if name == topology]
-        return {"chips": where.chips, "largest": largest, "rows": rows}
+        found = {"largest": low or None, "too_large": high if high < math.inf else None}
+        return {"chips": where.chips, **found, "rows": rows}
 
-    def largest(self, where: Slice, images: int, remat: str, fsdp: int) -> int | None:
-        """The largest batch a chip that fits, searched from `images`; the next one up was compiled, and did not."""
+    def largest(self, where: Slice, images: int, remat: str, fsdp: int) -> tuple[int, float]:
+        """Batches a chip, searched from `images`: see `largest_that_fits`."""
         assert where.chip
-        return largest_that_fits(lambda n: self.row(where, n, remat, fsdp).memory or None, images, where.chip.memory)
+
+        def memory(n: int) -> tuple[bool, float]:
+            row = self.row(where, n, remat, fsdp)
+            return row.fits, row.memory
+
+        return largest_that_fits(memory, images, where.chip.memory, self.most)
 
     def policies(self) -> tuple[str, ...]:
         """Names of what the network may compute again in the backward pass; "" is nothing."""
@@ -209,9 +231,18 @@ class Planner:
         """That program's row, compiled where it is not known, and shown."""
         key = (where.name, images, remat, fsdp)
         if key not in self.rows:
+            cli.ticker.at = lambda: f"compiling for {images:,} images a chip"
             self.rows[key] = self.compile(where, images, remat, fsdp)
-            self.say(line(self.rows[key], where.chip))
+            self.left -= 1
+            self.say(line(self.rows[key], where.chip) + self.time_left())
         return self.rows[key]
+
+    def time_left(self) -> str:
+        """For the programs that may follow, from those that were compiled; nothing where none follows."""
+        if self.left < 1:
+            return ""
+        seconds = int(self.left * statistics.mean(row.compile_s for row in self.rows.values()))
+        return f"  (at most {self.left} more, {seconds // 60}:{seconds % 60:02})"
 
     def compile(self, where: Slice, images: int, remat: str, fsdp: int) -> Row:
         import jax
@@ -231,7 +262,8 @@ class Planner:
                 raise
             used = re.search(r"([\d.]+\w)\)? (?:of|exceeds available HBM) \(?([\d.]+\w)", str(error))
             problem = f"needs {used[1]} of {used[2]}" if used else "does not fit"
-            return Row(images, remat, fsdp, time.monotonic() - start, problem=problem)
+            needs = in_bytes(used[1]) if used else 0.0
+            return Row(images, remat, fsdp, time.monotonic() - start, memory=needs, problem=problem)
         cost, program = compiled.cost_analysis(), compiled.as_text()
         share = len(where.devices) / where.chips  # devices of a chip
         traffic = hlo.device_memory_bytes(program) if where.chip else cost["bytes accessed"]
@@ -247,39 +279,51 @@ class Planner:
         )
 
 
-def largest_that_fits(memory: Callable[[int], float | None], first: int, limit: float) -> int | None:
-    """The largest multiple of 8 images that fits where 8 more do not (of 1, if `first` is no multiple of 8), or None.
+def largest_that_fits(
+    memory: Callable[[int], tuple[bool, float]], first: int, limit: float, most: float = PROGRAMS
+) -> tuple[int, float]:
+    """The largest batch that was seen to fit, 0 if none, and the smallest that was seen not to, infinite if none.
 
-    memory: images -> bytes, None where it does not fit: a compilation, so few are asked for. A line through those that
-    fit says where they would meet the limit. Near it the compiler computes again what it has no room for, so that more
-    may fit than the line says: then the steps are doubled.
+    Batches are multiples of `unit_of(first)` images. memory: images -> (whether they fit, bytes they
+    need, 0 if that is not known): a compilation, so at most `most` are asked for. Memory is nearly linear in the batch:
+    two points give the line, the third confirms where it meets the limit, the fourth refutes the next batch. What goes
+    on after that trusts lines less: near the limit the compiler computes again what it has no room for.
     """
-    unit = 8 if first % 8 == 0 else 1
-    fits: dict[int, float] = {}
-    fails: set[int] = set()
-    images, jump, guessed = first, 0, False
-    while True:
-        found = memory(images)
-        if found is None:
-            fails.add(images)
-        else:
-            fits[images] = found
-        low, high = max(fits, default=0), min(fails, default=math.inf)
-        if high - low <= unit:
-            return low or None
-        smallest = min(fits, default=0)
-        # through 0 while one is known: it takes what does not depend on the batch for a part of it, and guesses too low
-        rise = fits[low] - (fits[smallest] if smallest < low else 0) if fits else 0
-        slope = max(rise, 1.0) / (low - smallest or low or 1)
-        beyond = max(int((limit - fits[low]) / slope), unit) if fits else 0
-        if high == math.inf:
-            jump = 2 * jump if jump else beyond
-            images, jump = low + jump, jump if len(fits) > 1 else 0
-        elif fits and not guessed and low + beyond < high:
-            images, guessed = low + beyond, True
-        else:  # lines may be wrong
-            images, guessed = int((low + high) / 2), False
-        images = int(min(max(images // unit * unit, low + unit), high - unit))
+    unit = unit_of(first)
+    needs: dict[int, float] = {}
+    low, high = 0, math.inf
+    images, jump = first, unit
+    for tried in itertools.count(1):
+        fits, used = memory(images)
+        needs |= {images: used} if used else {}
+        low, high = (max(low, images), high) if fits else (low, min(high, images))
+        if high - low <= unit or tried >= most:
+            break
+        guess = _meets(needs, limit) if needs else images / 2
+        if tried >= PROGRAMS and high == math.inf:
+            jump *= 2
+            guess = max(guess, low + jump)
+        elif tried >= PROGRAMS and tried % 2:
+            guess = (low + high) / 2
+        images = int(min(max(guess * (1 + 1e-9) // unit * unit, low + unit), high - unit))
+    return low, high
+
+
+def unit_of(first: int) -> int:
+    """What batches are multiples of in a search that begins with `first` images: 8, or 1 if `first` is none of 8."""
+    return 8 if first % 8 == 0 else 1
+
+
+def _meets(needs: dict[int, float], limit: float) -> float:
+    """Where the line through the two points nearest to the limit meets it; through 0 where one is known.
+
+    Through 0 the guess is too low if that point fits: it takes what does not depend on the batch for a part of it.
+    """
+    nearest_, *others = sorted(needs, key=lambda n: abs(needs[n] - limit))
+    slope = (needs[others[0]] - needs[nearest_]) / (others[0] - nearest_) if others else 0.0
+    if slope <= 0:
+        return nearest_ * limit / needs[nearest_]
+    return nearest_ + (limit - needs[nearest_]) / slope
 
 
 def compile_step(config: Config, mesh: Any, classes: int, kind: str) -> Any:
@@ -305,6 +349,23 @@ def compile_step(config: Config, mesh: Any, classes: int, kind: str) -> Any:
     state = step.abstract_state(task, tx, build.example(config), mesh, config.mesh.rules)
     batch = build.abstract_batch(config, mesh, config.batch_size, train=True, kind=kind, classes=classes)
     return step.lower_step(task, tx, state, batch, seed=config.seed, accumulate=config.accumulate).compile()
+
+
+def in_bytes(text: str) -> float:
+    """Bytes of "18.23G", as the compiler writes them; 0 for what it does not write."""
+    found = re.fullmatch(r"([\d.]+)([KMGT])", text)
+    return float(found[1]) * 2.0 ** (10 * " KMGT".index(found[2])) if found else 0.0
+
+
+def in_words(low: int, high: float, first: int, chips: int) -> str:
+    """What a search from `first` found: `low` images a chip fit, `high` do not, see `largest_that_fits`."""
+    if not low:
+        return f"largest batch that fits: none was found, the smallest that was tried is {high:,} images a chip"
+    start = f"{low:,} images a chip, {low * chips:,} in all"
+    if high - low <= unit_of(first):
+        return f"largest batch that fits: {start}"
+    more = f"{high:,} does not" if high < math.inf else "more was not tried"
+    return f"largest batch that was seen to fit: {start}; {more}, --exact goes on"
 
 
 HEADER = "images a chip     remat  fsdp      memory  GFLOP/image  MB/image  images/s a chip  bound by  compiled in"

@@ -90,6 +90,7 @@ def _check(arguments: Any) -> None:
 
 
 def _run(arguments: Any, items: list[Any], videos: bool, file: IO[str] | None) -> dict[str, Any]:
+    cli.ticker.start(arguments, "importing JAX, reading the network, compiling")
     from jaxvision.data import survey
     from jaxvision.deploy import artefact, inference
 

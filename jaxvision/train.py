@@ -11,6 +11,14 @@ from typing import Any
 from jaxvision import cli, hosts
 from jaxvision.errors import Interrupted
 
+# What people read while a run starts up, by the part of the clock.
+AT = {
+    "start": "opening data, building",
+    "restore": "reading the checkpoint",
+    "compile": "compiling, about a minute, less where it was compiled before",
+    "data": "waiting for the first batch",
+}
+
 
 def train(argv: list[str]) -> dict[str, Any]:
     parser = cli.Parser(
@@ -43,7 +51,9 @@ def train(argv: list[str]) -> dict[str, Any]:
 
     from jaxvision import config as config_lib
 
-    config = config_lib.load(arguments.config, overrides)
+    config = config_lib.load(arguments.config, overrides)  # without JAX
+    if not cli.ticker.start(arguments, "importing JAX") and hosts.seems_first():
+        say("importing JAX, opening data, compiling: about a minute, less where it was compiled before")
     hosts.join(say, arguments.wait)
     workdir = arguments.workdir or default_workdir(arguments.config)
 
@@ -54,9 +64,11 @@ def train(argv: list[str]) -> dict[str, Any]:
     words = ["python", "-m", "jaxvision.train", "--config", arguments.config, "--workdir", workdir]
     words += [f"--config.{k}={v}" for k, v in overrides.items()]
     resume = shlex.join(words)
+    clock = Clock(cli.STARTED, cli.ticker.stop)
+    cli.ticker.at = lambda: AT.get(clock.part, clock.part)
     try:
         loop.fit(
-            config, workdir, say=say, clock=Clock(cli.STARTED), resume=resume, profile=arguments.profile,
+            config, workdir, say=say, clock=clock, resume=resume, profile=arguments.profile,
             stop_after=arguments.stop_after,
         )  # fmt: skip
     except Interrupted as error:

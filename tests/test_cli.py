@@ -1,10 +1,14 @@
 """Every command as a user starts it."""
 
+import contextlib
 import json
 import os
 import pathlib
+import pty
 import re
 import resource
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -74,9 +78,6 @@ def test_a_flag_that_is_a_key_of_the_config(words, hint):
 
 
 def test_help_loads_no_jax(command):
-    import subprocess
-    import sys
-
     code = (
         "import sys; from jaxvision import train\n"
         "try: train.train(['--help'])\n"
@@ -155,6 +156,76 @@ def test_json_prints_one_line(command, tmp_path):
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["step"] == 2
+
+
+def on_terminal(code, *arguments):
+    """What a terminal of 80 columns gets from `code` as a process, and its exit code."""
+    terminal, inside = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", code, *arguments]
+    process = subprocess.Popen(words, stdin=inside, stdout=inside, stderr=inside, env=environment)
+    os.close(inside)
+    parts = []
+    with contextlib.suppress(OSError):  # Linux: the other side is closed
+        while part := os.read(terminal, 65536):
+            parts.append(part)
+    os.close(terminal)
+    return b"".join(parts).decode(), process.wait()
+
+
+@pytest.mark.parametrize(("length", "arguments", "shown"), [(10, (), True), (99, (), False), (99, ("--json",), True)])
+def test_a_terminal_gets_json_that_is_short_or_asked_for(length, arguments, shown):
+    """Where standard output is no terminal, it is the last line there, however long."""
+    code = f"from jaxvision import cli; cli.main(lambda argv: print('done') or {{'a': {length} * 'x'}})"
+    out, status = on_terminal(code, *arguments)
+    assert status == 0
+    assert out.split("\r\n") == ["done", *([json.dumps({"a": length * "x"})] if shown else []), ""]
+    piped = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert piped.stdout.splitlines() == ["done", json.dumps({"a": length * "x"})]
+
+
+def test_a_terminal_sees_what_a_command_is_at_and_for_how_long():
+    """The line goes before anything else is printed, words, errors and all."""
+    code = """if True:
+        import time
+        from jaxvision import cli
+        from jaxvision.errors import UserError
+        def command(argv):
+            arguments, _ = cli.Parser("x", "", []).parse(argv)
+            cli.ticker.start(arguments, "compiling" + 99 * "g")
+            time.sleep(2.5)
+            cli.sayer(arguments)("words")
+            time.sleep(1.2)
+            raise UserError("no data")
+        cli.main(command)
+    """
+    out, status = on_terminal(code)
+    assert status == 2
+    *ticks, last = out.split("\r\x1b[K")
+    assert last == "error: no data\r\n"
+    times = [tick.partition(" ")[0] for tick in ticks if "compilingg" in tick]
+    assert len(times) >= 2
+    assert times == sorted(times)
+    assert all(re.fullmatch(r"0:\d\d", t) for t in times)
+    assert [tick for tick in ticks if "compilingg" not in tick] == ["", "words\r\n"]
+    assert max(map(len, ticks)) < 80  # a line that wraps could not be taken away
+    asked, _ = on_terminal(code, "--json")
+    assert asked == "error: no data\r\n"
+
+
+def test_the_first_line_comes_before_jax_is_imported(tmp_path):
+    """Where standard error is no terminal; of several processes from the first alone."""
+    (tmp_path / "jax.py").write_text("raise SystemExit('jax is imported')\n")
+    words = [sys.executable, "-m", "jaxvision.train", "--config", "configs/digits.py"]
+    for number, said in (("0", True), ("1", False)):
+        path = f"{tmp_path}{os.pathsep}{ROOT}"
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT,
+                              env={**os.environ, "PYTHONPATH": path, "SLURM_PROCID": number})  # fmt: skip
+        assert "jax is imported" in done.stderr
+        assert done.stdout.startswith("importing JAX, opening data, compiling: about a minute") == said
+        assert len(done.stdout.splitlines()) == said
 
 
 @pytest.mark.parametrize(

@@ -62,29 +62,103 @@ def test_two_layers_by_hand(devices):
     assert gradients <= found["all-reduce"][1] <= gradients + 16  # and the loss
 
 
-@settings(deadline=1000, max_examples=300)
-@given(
+class Compiler:
+    """Memory of a batch by a formula, and which batches were asked for. `tells`: what does not fit is told, too."""
+
+    def __init__(self, used, limit, *, tells=True):
+        self.used, self.limit, self.tells, self.tries = used, limit, tells, []
+
+    def __call__(self, images):
+        self.tries.append(images)
+        used = self.used(images)
+        return used <= self.limit, used if used <= self.limit or self.tells else 0.0
+
+
+CASES = dict(
     first=st.integers(1, 600),
     constant=st.floats(0, 8e9),
     slope=st.floats(1e5, 3e9),
-    bend=st.floats(0, 1e5),
     limit=st.floats(1e9, 1e11),
+    tells=st.booleans(),
 )
-def test_the_largest_that_fits_is_found_in_few_tries(first, constant, slope, bend, limit):
-    tries = []
 
-    def memory(images):
-        tries.append(images)
-        used = constant + slope * images + bend * images**1.1
-        return used if used <= limit else None
 
-    found = plan.largest_that_fits(memory, first, limit)
-    unit = 8 if first % 8 == 0 else 1
-    assert len(set(tries)) == len(tries)
-    assert len(tries) <= 6 + 2 * math.log2(max(limit / slope, 1) + first)
-    assert found is None or memory(found) is not None
-    assert memory((found or 0) + unit) is None
-    assert found is None or found == first or found % unit == 0
+@settings(deadline=1000, max_examples=300)
+@given(bend=st.floats(0, 1e5), **CASES)
+def test_the_largest_that_fits_is_found_exactly_where_that_is_asked_for(first, constant, slope, bend, limit, tells):
+    memory = Compiler(lambda n: constant + slope * n + bend * n**1.1, limit, tells=tells)
+    low, high = plan.largest_that_fits(memory, first, limit, math.inf)
+    assert len(set(memory.tries)) == len(memory.tries)
+    assert len(memory.tries) <= 6 + 2 * math.log2(max(limit / slope, 1) + first)
+    assert low == 0 or memory(low)[0]
+    assert not memory(int(high))[0]
+    assert high - low <= plan.unit_of(first)
+    assert low % plan.unit_of(first) == 0
+
+
+@settings(deadline=1000, max_examples=300)
+@given(**CASES)
+def test_four_programs_are_enough_where_memory_is_linear(first, constant, slope, limit, tells):
+    """From a batch that fits, or from one that does not if the compiler tells what it would need."""
+    memory = Compiler(lambda n: constant + slope * n, limit, tells=tells)
+    low, high = plan.largest_that_fits(memory, first, limit)
+    assert len(memory.tries) <= 4
+    assert low == 0 or memory(low)[0]
+    assert high == math.inf or not memory(int(high))[0]
+    if tells or memory(first)[0]:
+        assert high - low <= plan.unit_of(first)
+
+
+def test_four_programs_are_the_most_where_it_is_not():
+    """Near the limit the compiler computes again what it has no room for: more fits than the line says."""
+    memory = Compiler(lambda n: 1e9 + 1e7 * min(n, 1400) + 1e6 * max(n - 1400, 0), 16e9)
+    low, high = plan.largest_that_fits(memory, 128, 16e9)
+    assert len(memory.tries) == 4
+    assert memory(low)[0]
+    assert high == math.inf
+    assert plan.in_words(low, high, 128, 4) == (
+        f"largest batch that was seen to fit: {low:,} images a chip, {4 * low:,} in all; more was not tried, "
+        "--exact goes on"
+    )
+
+
+def test_what_was_found_in_words():
+    assert plan.in_words(1720, 1728, 128, 4) == "largest batch that fits: 1,720 images a chip, 6,880 in all"
+    assert "1,744 does not, --exact goes on" in plan.in_words(1720, 1744, 128, 4)
+    assert "1,721 does not" in plan.in_words(1719, 1721, 5, 4)
+    assert plan.in_words(0, 16, 128, 4).endswith("none was found, the smallest that was tried is 16 images a chip")
+
+
+def test_bytes_as_the_compiler_writes_them():
+    assert [plan.in_bytes(t) for t in ("18.5G", "512K", "1M", "odd")] == [18.5 * 2**30, 2**19, 2**20, 0.0]
+
+
+def test_a_plan_tells_each_row_with_the_time_left_and_the_largest_before_the_rest(monkeypatch):
+    """ResNet-50 of a described slice, but for the compiler, which takes minutes: six programs instead of twelve."""
+    said = []
+    config = make_tiny_config()
+    config.model = dict(name="resnet50")
+    planner = plan.Planner(config, 10, said.append)
+    chip = Chip(memory=16e9, bandwidth=1e12, flops=2e14, links=1e11)
+    monkeypatch.setattr(plan.Slice, "find", lambda name: plan.Slice(name, jax.devices()[:4], 4, chip))
+
+    def compiled(where, images, remat, fsdp):
+        used = 1e9 + 1.1e7 * images
+        return plan.Row(images, remat, fsdp, 140.0, memory=used, flops=1e9, traffic=1e7, problem="no" * (used > 16e9))
+
+    monkeypatch.setattr(planner, "compile", compiled)
+    found = planner.study("v5e:2x2", 128, only=False)
+    assert (found["largest"], found["too_large"]) == (1360, 1368)
+    table = said[-1 - len(planner.rows) - 1 :]
+    assert "v5e:2x2: 4 chips" in table[0]
+    others = len(planner.policies()) - 1 + 1
+    assert len(planner.rows) == 4 + others
+    assert table[1].endswith(f"(at most {3 + others} more, {(3 + others) * 140 // 60}:{(3 + others) * 140 % 60:02})")
+    assert table[5] == "largest batch that fits: 1,360 images a chip, 5,440 in all"
+    assert "more" not in table[-1]
+    said.clear()
+    assert planner.study("v5e:2x2", 128, only=True)["largest"] is None
+    assert len(planner.rows) == 4 + others
 
 
 @pytest.mark.parametrize(
@@ -179,11 +253,12 @@ def test_the_largest_batch_compiles_and_the_next_does_not(described, name, first
     config.steps = 100
     if name != "resnet50":
         config.optim.update(name="adamw", lr=1e-3)
-    planner = plan.Planner(config, 1000, lambda line: print(line, flush=True))
+    planner = plan.Planner(config, 1000, lambda line: print(line, flush=True), exact=True)
     sent = []
     for topology in ("v5e:2x2", "v5e:16x16"):
         where = plan.Slice.find(topology)
-        largest = planner.largest(where, first, "", 1)
+        largest, too_large = planner.largest(where, first, "", 1)
+        assert too_large == largest + 8
         rows = {row.images: row for (at, *_), row in planner.rows.items() if at == topology}
         assert rows[largest].memory <= where.chip.memory
         assert not rows[largest + 8].fits

@@ -157,8 +157,12 @@ def _tags(certificate: dict[str, Any], outcomes: Outcomes, show: _Pictures) -> l
     def caption(row: int) -> Html:
         """Tag by tag: one that is wrong does not make the others wrong."""
         truth = label[row].astype(bool)
-        kinds = (("found", "right", said[row] & truth), ("wrongly said", "wrong", said[row] & ~truth & known[row]),
-                 ("missed", "wrong", ~said[row] & truth), ("said, not known", None, said[row] & ~known[row]))  # fmt: skip
+        kinds = (
+            ("found", "right", said[row] & truth),
+            ("wrongly said", "wrong", said[row] & ~truth & known[row]),
+            ("missed", "wrong", ~said[row] & truth),
+            ("said, not known", None, said[row] & ~known[row]),
+        )
         listed = [
             tag("div", tag("small", f"{what}: "),
                 tag("span", ", ".join(f"{names[k]} {scores[row, k]:.2f}" for k in np.flatnonzero(which)), cls=cls))
