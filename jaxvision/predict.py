@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from jaxvision import cli, paths
 from jaxvision.data.sources import EXTENSIONS
-from jaxvision.data.sources.common import images, read_file
+from jaxvision.data.sources.common import guarded, images, read_file
 from jaxvision.errors import UserError
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp")
@@ -175,7 +175,11 @@ def _table(file: IO[str], name: str, predictor: Any, top: int, timed: bool) -> C
     """What writes a row: JSON lines; or a column for each value, for each of the top classes, or one for all tags."""
     if name.endswith(".jsonl"):
         return lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
-    table = csv.writer(file, lineterminator="\n")
+    lines = csv.writer(file, lineterminator="\n")
+
+    def write(cells: list[Any]) -> None:
+        lines.writerow([guarded(cell) if isinstance(cell, str) else cell for cell in cells])
+
     places, pair = ["image", *(["time"] if timed else [])], ("class", "probability")
     if predictor.kind == "values":
         columns = list(predictor.classes)
@@ -183,7 +187,7 @@ def _table(file: IO[str], name: str, predictor: Any, top: int, timed: bool) -> C
         columns = ["tags", "probabilities"]
     else:
         columns = list(pair) if top == 1 else [f"{c}_{k}" for k in range(1, top + 1) for c in pair]
-    table.writerow(places + columns)
+    write(places + columns)
 
     def add(row: dict[str, Any]) -> None:
         if predictor.kind == "values":
@@ -192,7 +196,7 @@ def _table(file: IO[str], name: str, predictor: Any, top: int, timed: bool) -> C
             cells = [_joined([p[key] for p in row["predictions"]]) for key in pair]
         else:
             cells = [p[key] for p in row["predictions"] for key in pair]
-        table.writerow([row.get(place, "") for place in places] + cells)
+        write([row.get(place, "") for place in places] + cells)
 
     return add
 

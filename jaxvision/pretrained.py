@@ -370,6 +370,11 @@ def teacher(config: Config, classes: tuple[str, ...]) -> Teacher | None:
                 f"{field} {getattr(mine, field)}: set config.data.{field} = {getattr(theirs, field)}, or name another "
                 "teacher"
             )
+    if len(trained.classes) != len(classes) and not trained.named:
+        raise UserError(
+            f"task.teacher: {trained.source} tells {len(trained.classes)} classes apart, the training data has "
+            f"{len(classes)}: choose a teacher that was trained on these classes"
+        )
     build.check_classes(f"the teacher {trained.source}", trained.classes_of(config.data.train, classes), classes)
     # Without its wrappers: what they keep beside the network (averages, anchors) is not carried along.
     own = Config({**trained.config.to_dict(), "wrap": {}, "dtype": config.dtype})

@@ -394,9 +394,13 @@ def test_a_config_from_before_decays_as_it_did():
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(("(",), "optim.no_decay: '\\('"), (("nowhere",), "optim.no_decay: no parameter's name matches 'nowhere'"),
-     ((3,), "optim.no_decay holds 3: expected patterns"), ("class_token", "optim.no_decay is 'class_token'")],
-)  # fmt: skip
+    [
+        (("(",), r"optim.no_decay holds '\(': expected patterns"),
+        (("nowhere",), "optim.no_decay: no parameter's name matches 'nowhere'"),
+        ((3,), "optim.no_decay holds 3: expected patterns"),
+        ("class_token", "optim.no_decay is 'class_token'"),
+    ],
+)
 def test_patterns_of_no_decay_are_checked(value, words):
     config = config_lib.default()
     config.update(steps=1, optim={**config.optim, "no_decay": value})

@@ -1,5 +1,6 @@
 """csv: the three kinds of labels, and what it says of a wrong table."""
 
+import csv
 import io
 import math
 import os
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from jaxvision import predict
 from jaxvision.data import open_source
+from jaxvision.data.sources.common import guarded, unguarded
 from jaxvision.errors import Unreadable, UserError
 
 
@@ -116,6 +118,40 @@ def test_tags_in_one_cell(tmp_path, cell, sep):
     assert read(tmp_path, text, "?kind=class")[:2] == ("class", three)
 
 
+FORMULAS = ("=1+1", "+cmd", "-2+3", "@SUM(A1)", "\tx", "\rx", "\nx", "\uff1dx", "'=x")
+
+
+@given(st.text(max_size=8) | st.sampled_from(FORMULAS))
+def test_guarding_a_cell_loses_nothing(text):
+    assert unguarded(guarded(text)) == text
+    assert guarded(text) in (text, f"'{text}")
+
+
+def test_what_a_spreadsheet_would_run_is_guarded_and_numbers_are_not():
+    assert [guarded(text) for text in FORMULAS] == [f"'{text}" for text in FORMULAS]
+    for text in ("-1", "+1.5", "-2e-05", "-", "a=b", "it's", "'quoted'", "cat", ""):
+        assert guarded(text) == text
+
+
+def test_a_table_of_predictions_holds_no_formula(tmp_path):
+    """Of names that are formulas, in every place that holds names; and csv: reads them as they were."""
+    classes = tuple(name for name in FORMULAS if name.isprintable())
+    for kind, row in (
+        ("class", {"predictions": [{"class": c, "probability": 0.5} for c in classes[:2]]}),
+        ("tags", {"predictions": [{"class": c, "probability": 0.5} for c in classes]}),
+        ("values", {"values": dict.fromkeys(classes, -0.5)}),
+    ):
+        file = io.StringIO()
+        predict._table(file, "t.csv", SimpleNamespace(kind=kind, classes=classes), 2, False)({"image": "=a.png", **row})
+        for line in csv.reader(file.getvalue().splitlines()):
+            for cell in line:
+                assert cell[0] not in "=+@\uff1d"
+                assert cell[0] != "-" or cell == "-0.5"
+        source = open_source(table(tmp_path, file.getvalue(), "?kind=values" if kind == "values" else ""))
+        assert source.where(0) == str(tmp_path / "=a.png")
+        assert set(source.classes) == set(classes if kind != "class" else classes[:1])
+
+
 def test_names_of_several_words_are_one_name(tmp_path):
     bears = "image,c\na,polar bear\nb,grizzly bear\nc,cat\n"
     assert read(tmp_path, bears)[1] == read(tmp_path, bears, "?kind=tags")[1] == ("cat", "grizzly bear", "polar bear")
@@ -137,7 +173,9 @@ def test_columns_are_chosen_by_name(tmp_path):
     assert not hasattr(open_source(table(tmp_path, "path,c\na,1\n")), "groups")
 
 
-names = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=6).map(str.strip).filter(bool)
+words = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=6).map(str.strip).filter(bool)
+formulas = st.tuples(st.sampled_from(["=", "+", "-", "@", "\uff1d", "'=", "''@", "'"]), words).map("".join)
+names = words | formulas
 
 
 @given(st.lists(names, min_size=2, max_size=5, unique_by=str.casefold), st.data())

@@ -101,6 +101,22 @@ def parse_query(uri: str, rest: str, known: tuple[str, ...]) -> tuple[str, dict[
     return path, query
 
 
+# What a spreadsheet takes for a formula, or what ends a cell for it and begins another (OWASP, "CSV Injection"), after
+# apostrophes; and numbers, which it may take for what they are.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20].", re.DOTALL)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def guarded(cell: str) -> str:
+    """A cell of a table as a spreadsheet shows it: an apostrophe before what it would run as a formula."""
+    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+
+
+def unguarded(cell: str) -> str:
+    """The inverse of `guarded`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
 def read_file(path: str) -> bytes:
     """All bytes of a file, in half the calls that `open` makes. OSError for a folder, and at once for a pipe."""
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

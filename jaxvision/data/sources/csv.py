@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from jaxvision.data.sources.common import Names, class_order, parse_query, read_classes, read_image, sibling
+from jaxvision.data.sources.common import Names, class_order, parse_query, read_classes, read_image, sibling, unguarded
 from jaxvision.data.sources.folder import check_case
 from jaxvision.errors import UserError, nearest
 
@@ -186,7 +186,7 @@ class _Columns(NamedTuple):
 
 def _columns(uri: str, path: str, row: list[str], query: dict[str, str], kind: str) -> _Columns:
     """The columns that the header and the URI name."""
-    header = [cell.strip() for cell in row]
+    header = [unguarded(cell.strip()) for cell in row]
 
     def column(key: str, name: str) -> int:
         if header.count(name) != 1:
@@ -283,8 +283,9 @@ class _Table:
                 )
             if len(row) <= max(columns.image, columns.group or 0):
                 raise UserError(f"{place}: {_cells(len(row))}, too few: correct it")
-            _check_text(place, row, os.path.join(self.root, row[columns.image] + self.suffix))
-            self.names.append(_name(place, row[columns.image], self.suffix, line, seen))
+            image = unguarded(row[columns.image])
+            _check_text(place, row, os.path.join(self.root, image + self.suffix))
+            self.names.append(_name(place, image, self.suffix, line, seen))
             self.lines.append(line)
             if columns.group is not None:
                 text = row[columns.group].strip()
@@ -292,9 +293,10 @@ class _Table:
                     raise UserError(f"{place}: the group is empty: write one or remove the line")
                 self.groups.append(groups.setdefault(text, len(groups)))
             if columns.ragged:
-                cells = [cell.strip() for k, cell in enumerate(row) if k not in (columns.image, columns.group)]
+                chosen = [cell for k, cell in enumerate(row) if k not in (columns.image, columns.group)]
             else:
-                cells = [row[k].strip() for k in columns.labels]
+                chosen = [row[k] for k in columns.labels]
+            cells = [unguarded(cell.strip()) for cell in chosen]
             if self.kind == "values":
                 self.values.extend(_number(place, *pair) for pair in zip(columns.names, cells))
                 continue
