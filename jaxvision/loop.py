@@ -132,6 +132,9 @@ class Run(Setup):
                 f"warning: task {config.task.name} never moves {', '.join(self.task.frozen)}, and config.init is "
                 "empty: what it learns from are random features"
             )
+        for name, data in self.eval_sources.items():
+            for line in build.eval_lines(name, data, self.banks.get(name), names):
+                say(line)
         for name in self.held_out:
             say(
                 f"evals.{name} names no data: {len(self.eval_sources[name]):,} images of {self.whole} are held out "

@@ -76,7 +76,7 @@ def _classes(certificate: dict[str, Any], outcomes: Outcomes, show: _Pictures) -
     rows = [
         [text(names[c]), f"{each.samples[c]:,}", share(each.recall[c]), share(each.precision[c]), share(each.f1[c]),
          _taken_for(names, each, c)]
-        for c in range(len(names))
+        for c in range(len(names)) if each.samples[c]
     ]  # fmt: skip
     head = ("class", "samples", "recall", "precision", "F1", "most confused with")
     worst, best = analysis.extremes(p, EXAMPLES)
@@ -96,6 +96,7 @@ def _classes(certificate: dict[str, Any], outcomes: Outcomes, show: _Pictures) -
         _calibration(outcomes["top_p"][:, 0], predicted == label),
         *show.both("by the probability of the true class", worst, best, caption),
         tag("h3", "Classes"),
+        tag("p", f"Of {len(names)} classes the data has {len(rows)}.", cls="note"),
         tag("div", table(head, rows, sort=True), cls="tall" if len(rows) > 24 else None),
     ]
 
@@ -158,7 +159,7 @@ def _tags(certificate: dict[str, Any], outcomes: Outcomes, show: _Pictures) -> l
         """Tag by tag: one that is wrong does not make the others wrong."""
         truth = label[row].astype(bool)
         kinds = (("found", "right", said[row] & truth), ("wrongly said", "wrong", said[row] & ~truth & known[row]),
-                 ("missed", "wrong", ~said[row] & truth), ("said, not known", None, said[row] & ~known[row]))  # fmt: skip
+                 ("missed", "wrong", ~said[row] & truth), ("unknown, said", None, said[row] & ~known[row]))  # fmt: skip
         listed = [
             tag("div", tag("small", f"{what}: "),
                 tag("span", ", ".join(f"{names[k]} {scores[row, k]:.2f}" for k in np.flatnonzero(which)), cls=cls))

@@ -60,9 +60,10 @@ class Source(Protocol):
     def where(self, i: int) -> str:
         """The place of sample i, for people: a path where there is one."""
 
-    # Two attributes that not every source has:
+    # Three attributes that not every source has:
     #   left_out: dict[str, int], how many files beside the samples were left out, by ending or reason;
-    #   groups: int32 [N], samples of one number belong together, such as the images of one patient.
+    #   groups: int32 [N], samples of one number belong together, such as the images of one patient;
+    #   reads_for_labels: bool, True where `labels` reads all records.
 
 
 def class_order(names: Iterable[str]) -> tuple[str, ...]:
