@@ -22,9 +22,10 @@ from jaxvision.config import Config
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.pipeline import Skips
-from jaxvision.data.sources import Source, Tfds, hold_out
+from jaxvision.data.sources import Source, absent, hold_out, only_present, with_classes
 from jaxvision.data.sources.common import SCALAR, class_order
 from jaxvision.errors import UserError, look_alike, nearest
+from jaxvision.metrics.classification import over_classes
 from jaxvision.metrics.outcomes import OUTCOMES, outcomes
 from jaxvision.task import Batch, Metric, PyTree, Task
 
@@ -132,12 +133,23 @@ def _check_metric(config: Config, name: str, entry: Config) -> None:
             f"evals.{name}.metric {metric} measures predictions, and task {task_} makes none, only features: "
             f"set config.evals.{name}.metric = {fit}"
         )
+    _check_subset(name, entry)
     if learns and measures and learns != measures:
         of_predictions = {m: k for m, k in jaxvision.metrics.LABELS.items() if m not in jaxvision.metrics.OF_FEATURES}
         fit = _named(of_predictions, learns)
         raise UserError(
             f"evals.{name}.metric {metric} is for labels of kind {measures!r}, task {task_} learns {learns!r}: "
             f"set config.evals.{name}.metric = {fit}"
+        )
+
+
+def _check_subset(name: str, entry: Config) -> None:
+    metric = entry.get("metric", config_lib.EVAL["metric"])
+    says_a_class = jaxvision.metrics.LABELS.get(metric) == "class" and metric not in jaxvision.metrics.OF_FEATURES
+    if entry.get("classes") == "subset" and not says_a_class:
+        raise UserError(
+            f'evals.{name}.classes = "subset" tells among which classes the answer is, and metric {metric} measures no '
+            "such answer: remove it"
         )
 
 
@@ -207,12 +219,19 @@ def metric(config: Config, name: str, classes: tuple[str, ...]) -> Metric:
     return _metric_factory(name, config.evals[name])(classes=len(classes), names=classes)
 
 
-def measures(config: Config, name: str, classes: tuple[str, ...]) -> dict[str, Metric]:
+def measures(config: Config, name: str, classes: tuple[str, ...], training: tuple[str, ...]) -> dict[str, Metric]:
     """All that the eval `name` hands to `evals.run`: its metric, and what gathers the outcome of each sample where the
-    task predicts labels."""
+    task predicts labels.
+
+    classes: those of the evaluation's data, as `eval_data` gives it; training: those of the network. Where the data
+    has some of them alone, the others are no possible answer.
+    """
     kind = jaxvision.tasks.LABELS.get(config.task.name)
-    more = {OUTCOMES: outcomes(classes=len(classes), kind=kind)} if kind else {}
-    return {name: metric(config, name, classes), **more}
+    if not kind:
+        return {name: metric(config, name, classes)}
+    made = {name: metric(config, name, classes), OUTCOMES: outcomes(classes=len(classes), kind=kind)}
+    columns = [training.index(c) for c in classes]
+    return made if classes == training else {name: over_classes(m, columns) for name, m in made.items()}
 
 
 def _metric_factory(name: str, entry: Config) -> Callable:
@@ -295,9 +314,15 @@ def classes_differ(theirs: tuple[str, ...], mine: tuple[str, ...], there: str, h
     return f"only {found}: {show(only)}; only in {here}: {show(lacking)}{looks}"
 
 
-def check_eval(config: Config, name: str, data: Source, bank: Source | None, training: tuple[str, ...]) -> None:
-    """Raises UserError unless an evaluation's data has the labels that its metric compares, and the classes of its bank
-    and of the training, where the task learns any."""
+def eval_data(
+    config: Config, name: str, data: Source, bank: Source | None, training: tuple[str, ...]
+) -> tuple[Source, Source | None]:
+    """The data and the bank of an evaluation, with labels that count in the classes of the training by their names.
+
+    Of a task that learns no labels they are the classes of the bank, or of the data if the bank lacks some. Classes may
+    be absent, see `eval_lines`. With `evals.NAME.classes` "subset" the data's list is of those that have samples.
+    Raises UserError for a class that is not known, and unless both have the labels that the metric compares.
+    """
     metric = config.evals[name].get("metric", config_lib.EVAL["metric"])
     measures = jaxvision.metrics.LABELS.get(metric)
     for source in (data, bank):
@@ -309,16 +334,23 @@ def check_eval(config: Config, name: str, data: Source, bank: Source | None, tra
                 f"evals.{name}: {metric} compares with labels of kind {measures!r}, and {source.uri} has "
                 f"{source.kind!r}"
             )
-    if config.task.name in jaxvision.tasks.LABELS:
-        check_classes(data.uri, data.classes, training)
+    whose = (training, "the training data")
+    if config.task.name not in jaxvision.tasks.LABELS and bank is not None:
+        whole = bank if set(data.classes) <= set(bank.classes) else data
+        whose = (whole.classes, whole.uri)
+    if config.task.name in jaxvision.tasks.LABELS or bank is not None:
+        data, bank = with_classes(data, *whose), bank and with_classes(bank, *whose)
+    _check_subset(name, config.evals[name])
+    if config.evals[name].get("classes") == "subset":
+        data = only_present(data)
     if bank is not None:
-        check_classes(bank.uri, bank.classes, data.classes, data.uri)
         _check_bank_labels(config, name, bank)
+    return data, bank
 
 
 def _check_bank_labels(config: Config, name: str, bank: Source) -> None:
     check = metric(config, name, bank.classes).check
-    if check is None or bank.kind not in SCALAR or isinstance(bank, Tfds):  # TFDS would have to read all images for it
+    if check is None or bank.kind not in SCALAR or getattr(bank, "reads_for_labels", False):
         return
     try:
         check(bank.labels)
@@ -341,6 +373,25 @@ def check_figures(config: Config, metrics: dict[str, Metric]) -> None:
             raise UserError(f"{key} is {value!r}, and evals.{evaluation} has no {wanted!r}: {there}")
 
 
+def eval_lines(name: str, data: Source, bank: Source | None, training: tuple[str, ...]) -> list[str]:
+    """Lines for people about classes of an evaluation that have no sample. data, bank: as `eval_data` gives them."""
+    lines = []
+    if data.classes != training and set(data.classes) <= set(training):
+        answers = f"the {len(data.classes)} classes with samples, of the network's {len(training)}"
+        lines.append(f"evals.{name}: the answer is one of {answers}")
+    for source, what in ((data, f"evals.{name}"), (bank, f"evals.{name}.bank")):
+        names = absent(source) if source is not None else ()
+        if not names or source is None:
+            continue
+        few, count = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else ""), len(source.classes)
+        if source.kind == "tags":
+            told = f": {len(names)} of the {count} tags have no known yes, or no known no, and are in no mean"
+        else:
+            told = f" has {count - len(names)} of the {count} classes, and no sample of the other {len(names)}"
+        lines.append(f"{what}{told} ({few})")
+    return lines
+
+
 def check_kind(config: Config, source: Source) -> None:
     """Raises UserError unless the task learns the kind of labels that the source has."""
     learns = jaxvision.tasks.LABELS.get(config.task.name, source.kind)
@@ -360,14 +411,11 @@ def check_kind(config: Config, source: Source) -> None:
 
 def check_every_class(source: Source) -> None:
     """Raises UserError if a class of the training data has no sample."""
-    if source.kind != "class" or isinstance(source, Tfds):  # TFDS would have to read all images for it
-        return
-    there = set(np.unique(source.labels).tolist())
-    absent = [name for k, name in enumerate(source.classes) if k not in there]
-    if absent:
-        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+    names = absent(source) if source.kind == "class" else ()
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise UserError(
-            f"{source.uri} has no sample of the class {', '.join(map(repr, absent[:5]))}{more}: remove it from the "
+            f"{source.uri} has no sample of the class {', '.join(map(repr, names[:5]))}{more}: remove it from the "
             "class list, or add images"
         )
 

@@ -58,7 +58,7 @@ MAY_CHANGE = (
     "data.skip_at_most",
 )
 WANDB_HAS_NO = r"[/\\#?%:]"  # in the names of projects and runs
-EVAL = dict(metric="topk", data="", bank="", every_epochs=1.0, every_steps=0)
+EVAL = dict(metric="topk", data="", bank="", classes="all", every_epochs=1.0, every_steps=0)
 ABSENT = "(absent)"  # in place of the value that a config lacks
 
 
@@ -167,8 +167,9 @@ def default() -> Config:
             unfreeze=(),  # (pattern, share of all steps) pairs: frozen until then; the first that matches counts
         )
     )
-    # name -> dict(metric="topk", data=URI, every_epochs=1), and the metric's arguments; topk, per_class, binary and
-    # ordinal measure classes, multilabel tags, regression values. Without data: a tenth of data.train is held out
+    # name -> dict(metric="topk", data=URI, every_epochs=1), and the metric's arguments; topk, per_class, auroc, binary
+    # and ordinal measure classes, multilabel tags, regression values. Without data: a tenth of data.train is held out.
+    # classes="subset": of data with some of the classes alone, the answer is one of those (ImageNet-A, -R)
     c.evals = Config()
     c.checkpoint = Config(
         dict(
@@ -325,6 +326,7 @@ CHECKS: tuple[tuple[str, Range], ...] = (
                              'for good, take optim.groups = (("layer1", 0.0),)')),
     ("optim.unfreeze", _OF_PATTERNS),
     ("optim.no_decay", _PATTERNS),
+    ("evals.*.classes", one_of("all", "subset")),
     ("evals.*.every_epochs", at_least(0)),
     ("evals.*.every_steps", at_least(0)),
     ("checkpoint.every_epochs", at_least(0)),

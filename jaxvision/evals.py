@@ -23,7 +23,7 @@ from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data.contract import InputContract
 from jaxvision.data.pipeline import eval_batches
-from jaxvision.data.sources import Source
+from jaxvision.data.sources import Source, absent
 from jaxvision.errors import UserError
 from jaxvision.log import plain, png
 from jaxvision.metrics.outcomes import OUTCOMES
@@ -44,7 +44,7 @@ class Evaluation(NamedTuple):
     """metrics: name -> value; samples: how many were seen, each once; digest: SHA-256 over their sorted ids; drawings:
     of the metrics that draw, functions of (matplotlib axes, class names); outcomes: the rows of the metric OUTCOMES,
     and of each the sample's id `index` and its `place` in the source, int64; skipped: unreadable images, which are in
-    none of the figures, as (sample, reason) rows."""
+    none of the figures, as (sample, reason) rows; absent: the classes without a sample, see `sources.absent`."""
 
     metrics: dict[str, float]
     samples: int
@@ -52,6 +52,7 @@ class Evaluation(NamedTuple):
     drawings: tuple[Callable[..., None], ...] = ()
     outcomes: Mapping[str, np.ndarray] = MappingProxyType({})
     skipped: Sequence[dict[str, Any]] = ()
+    absent: tuple[str, ...] = ()
 
 
 def make_update(task: Task, metrics: Mapping[str, Metric]) -> Update:
@@ -202,7 +203,7 @@ def measure(
     skips = build.skips(config)
     banks = {"bank": lambda: batches(bank, build.skips(config))} if bank is not None else {}
     result = run(task, state, metrics, batches(source, skips), banks, update=update)
-    return result._replace(skipped=skips.rows() if skips else ())
+    return result._replace(skipped=skips.rows() if skips else (), absent=absent(source))
 
 
 def write(
@@ -247,7 +248,8 @@ def write(
         "metric": config_lib.measured(options),
         "step": step,  # the weights are those of checkpoints/STEP, where it was saved
         "contract": contract.to_dict(),
-        "classes": list(classes),
+        "classes": list(classes),  # among which the answer is
+        "classes_absent": list(evaluation.absent),  # of those without a sample, which are in no mean over classes
         "versions": versions(),
         "skipped": list(evaluation.skipped),  # unreadable, in none of the figures above
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},

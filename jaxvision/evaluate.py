@@ -20,6 +20,8 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     )
     parser.add_from()
     parser.add_argument("--data", metavar="URI", help="another source, with the metric of the first evaluation")
+    parser.add_argument("--classes", choices=("all", "subset"), help="subset: the answer is one of the classes that "
+        "the data has samples of, as for ImageNet-A and -R; default: as the config says")  # fmt: skip
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: that of the training")
     parser.add_argument("--out", metavar="DIR", help="where eval/NAME.json goes; default: the workdir, if FROM has one")
     parser.add_wait()
@@ -45,6 +47,9 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         raise UserError(f"{arguments.source} are weights without data: give --data URI")
     workdir = paths.path(arguments.out) if arguments.out else trained.workdir
     workdir = workdir if hosts.index() == 0 else None  # one of several writes
+    if arguments.classes:
+        for entry in trained.config.evals.values():
+            entry.classes = arguments.classes
     if arguments.data:
         jobs = {next(iter(jobs)): arguments.data}
     say(f"checkpoint {trained.source}\npixels: {trained.contract}")
@@ -53,12 +58,13 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         options = {**config_lib.eval_options(trained.config.evals[name]), "data": uri}
         source, bank = open_source(uri), open_source(options["bank"]) if options["bank"] else None
         classes = trained.classes_of(uri, source.classes, say)
-        build.check_eval(trained.config, name, source, bank, classes)
-        for line in (*notes([source]), *survey.levels_told(uri, survey.encoded(source), trained.contract)):
+        source, bank = build.eval_data(trained.config, name, source, bank, classes)
+        lines = [*notes([source]), *survey.levels_told(uri, survey.encoded(source), trained.contract)]
+        for line in (*lines, *build.eval_lines(name, source, bank, classes)):
             say(line)
         result = evals.measure(
-            trained.config, trained.task, trained, build.measures(trained.config, name, source.classes), source, bank,
-            trained.contract, trained.mesh, batch_size=arguments.batch_size or 0,
+            trained.config, trained.task, trained, build.measures(trained.config, name, source.classes, classes),
+            source, bank, trained.contract, trained.mesh, batch_size=arguments.batch_size or 0,
         )  # fmt: skip
         values = in_words(result.metrics)
         say(f"{name} ({uri}): {values}  ({result.samples} samples)")

@@ -143,6 +143,9 @@ class Run(Setup):
             )
         for line in self.told_of_data() if self.leader else ():
             say(line)
+        for name, data in self.eval_sources.items():
+            for line in build.eval_lines(name, data, self.banks.get(name), names):
+                say(line)
         for name in self.held_out:
             say(
                 f"evals.{name} names no data: {len(self.eval_sources[name]):,} images of {self.whole} are held out "

@@ -40,8 +40,10 @@ class Setup:
 
         self.source, self.eval_sources, self.banks = _open_sources(config)
         build.check_kind(config, self.source)
+        training = self.source.classes
         for name, source in self.eval_sources.items():
-            build.check_eval(config, name, source, self.banks.get(name), self.source.classes)
+            self.eval_sources[name], bank = build.eval_data(config, name, source, self.banks.get(name), training)
+            self.banks |= {name: bank} if bank is not None else {}
         build.check_every_class(self.source)
         self.contract = build.contract(config)
         self.epoch = len(self.source) / config.batch_size  # in steps
@@ -55,7 +57,9 @@ class Setup:
             total_steps=self.total,
         )
         self.order = train_order(config, self.source)
-        self.metrics = {n: build.measures(config, n, source.classes) for n, source in self.eval_sources.items()}
+        self.metrics = {
+            n: build.measures(config, n, source.classes, training) for n, source in self.eval_sources.items()
+        }
         build.check_figures(config, {name: metrics[name] for name, metrics in self.metrics.items()})
         params, _ = build.abstract_init(self.task, config)
         self.tx, self.rate, self.learns = build.optimiser(config, self.task, params, self.total)

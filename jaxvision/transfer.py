@@ -202,14 +202,15 @@ def _frozen(found: Any, config: Any, target: Target, seeds: Iterable[int]) -> di
 
     from jaxvision import build, evals, metrics, pretrained, sharding
     from jaxvision.config import Config
-    from jaxvision.data.sources import open_source
+    from jaxvision.data.sources import open_source, with_classes
     from jaxvision.step import TrainState
 
     config = Config({**build.resolve(config).to_dict(), "task": dict(name="linear_probe")})
     draws, test = [open_source(target.draw(seed)) for seed in seeds], open_source(target.test)
     source = draws[0]
     build.check_kind(config, source)
-    build.check_classes(target.test, test.classes, source.classes)
+    draws = [with_classes(draw, source.classes, "the training data") for draw in draws]
+    test = with_classes(test, source.classes, "the training data")
     task, mesh = build.task(config, len(source.classes)), sharding.make_mesh()
     plan = pretrained.load_plan(found, task, config, source.classes)
     params, extra = build.jit_once(task.init, out_shardings=sharding.replicated(mesh))(

@@ -15,7 +15,7 @@ from etils import epath
 
 from jaxvision import build, evals, pretrained
 from jaxvision.data.contract import InputContract
-from jaxvision.data.sources import Source, open_source
+from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.deploy import artefact, certificate, inference, network, programs, torch_names, verifying
 from jaxvision.errors import UserError
 from jaxvision.log import Say, plain
@@ -95,7 +95,7 @@ def _data(uri: str | None, trained: pretrained.Trained, say: Say) -> Source | No
     source = open_source(uri)
     if source.kind != "none":
         build.check_kind(trained.config, source)
-        build.check_classes(uri, source.classes, trained.classes_of(uri, source.classes, say))
+        source = with_classes(source, trained.classes_of(uri, source.classes, say), "the training data")
     return source
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxvision import pretrained
 from jaxvision.data.contract import InputContract
-from jaxvision.data.sources import open_source
+from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.deploy import artefact, certificate, inference
 from jaxvision.errors import UserError
 from jaxvision.log import Say, plain
@@ -45,6 +45,17 @@ def measure(
             "exported": certificate.accuracy(kind, exported, images.labels),
         },
     }
+
+
+def _with_classes_of(about: dict[str, Any], source: Source) -> Source:
+    """The source, with labels that count in the file's classes, by name where any is the same, else by their numbers.
+
+    Raises UserError where the names are others, or none is the same and there are more or fewer.
+    """
+    names = about["classes"]
+    if source.kind == "none" or (not set(names) & set(source.classes) and len(names) == len(source.classes)):
+        return source
+    return with_classes(source, names, "the exported network")
 
 
 def agree(path: pathlib.Path, measured: dict[str, Any], bound: float) -> None:
@@ -101,6 +112,7 @@ def verify(
             raise
         say(f"the data is not here ({error}): nothing more was compared")
         return {**result, "compared": "probes"}
+    source = _with_classes_of(about, source)
     images = certificate.choose(source, contract, count or about["from_crops"]["images"], show)
     try:
         found = pretrained.find(about["source"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from jaxvision.losses import softmax_cross_entropy
 from jaxvision.ranges import Counts
-from jaxvision.task import Batch, Metric
+from jaxvision.task import Batch, Metric, PyTree
 
 
 def topk(*, classes: int, ks: Counts = (1, 5)) -> Metric:
@@ -41,6 +42,20 @@ def rank_of_label(logits: jax.Array, label: jax.Array) -> jax.Array:
     right = jnp.take_along_axis(logits, label[:, None], axis=-1)
     others = ~jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
     return jnp.sum(~(logits < right) & others, axis=-1)
+
+
+def over_classes(metric: Metric, columns: Sequence[int]) -> Metric:
+    """A metric of some of the network's classes alone: it sees their `columns` of the logits and probabilities, [K].
+
+    Labels are 0 to K - 1, places in `columns`. A softmax is then over these classes.
+    """
+    chosen = np.asarray(columns, np.int32)
+
+    def update(predictions: dict[str, Any], batch: Batch) -> PyTree:
+        some = {k: v[:, chosen] if k in ("logits", "probabilities") else v for k, v in predictions.items()}
+        return metric.update(some, batch)
+
+    return metric._replace(update=update)
 
 
 def per_class(*, classes: int, names: tuple[str, ...] = ()) -> Metric:

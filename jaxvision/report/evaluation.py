@@ -76,7 +76,7 @@ def _classes(certificate: dict[str, Any], outcomes: Outcomes, show: _Pictures) -
     rows = [
         [text(names[c]), f"{each.samples[c]:,}", share(each.recall[c]), share(each.precision[c]), share(each.f1[c]),
          _taken_for(names, each, c)]
-        for c in range(len(names))
+        for c in range(len(names)) if each.samples[c]
     ]  # fmt: skip
     head = ("class", "samples", "recall", "precision", "F1", "most confused with")
     worst, best = analysis.extremes(p, EXAMPLES)
@@ -96,6 +96,7 @@ def _classes(certificate: dict[str, Any], outcomes: Outcomes, show: _Pictures) -
         _calibration(outcomes["top_p"][:, 0], predicted == label),
         *show.both("by the probability of the true class", worst, best, caption),
         tag("h3", "Classes"),
+        tag("p", f"Of {len(names)} classes the data has {len(rows)}.", cls="note"),
         tag("div", table(head, rows, sort=True), cls="tall" if len(rows) > 24 else None),
     ]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from jaxvision import paths
 from jaxvision.data.sources.cifar import Cifar
+from jaxvision.data.sources.classes import absent, only_present, with_classes
 from jaxvision.data.sources.common import EXTENSIONS, PART, Source, parse_query
 from jaxvision.data.sources.csv import Csv
 from jaxvision.data.sources.digits import Digits
@@ -37,8 +38,11 @@ __all__ = [
     "Subset",
     "Tar",
     "Tfds",
+    "absent",
     "hold_out",
+    "only_present",
     "open_source",
+    "with_classes",
 ]
 
 SCHEMES: dict[str, Callable[[str], Source]] = {

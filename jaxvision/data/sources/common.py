@@ -62,9 +62,10 @@ class Source(Protocol):
     def where(self, i: int) -> str:
         """The place of sample i, for people: a path where there is one; IndexError outside."""
 
-    # Two attributes that not every source has:
+    # Three attributes that not every source has:
     #   left_out: dict[str, int], how many files beside the samples were left out, by ending or reason;
-    #   groups: int32 [N], samples of one number belong together, such as the images of one patient.
+    #   groups: int32 [N], samples of one number belong together, such as the images of one patient;
+    #   reads_for_labels: bool, True where `labels` reads all records.
 
 
 def class_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -160,7 +161,7 @@ def counted(left_out: dict[str, int]) -> str:
 
 def left_out(sources: Iterable[Source]) -> dict[str, dict[str, int]]:
     """URI -> `Source.left_out`, of those sources that left something out; of parts that of the whole, once."""
-    wholes = (getattr(source, "whole", source) for source in sources)
+    wholes: list[Any] = [getattr(source, "whole", source) for source in sources]
     return {whole.uri: whole.left_out for whole in wholes if getattr(whole, "left_out", None)}
 
 

@@ -52,6 +52,7 @@ class Subset:
             else:
                 chosen = chosen[np.isin(groups[chosen], permutation(int(seed), 0, units)[start:stop])]
         chosen = _of_each_class(self.uri, whole, chosen, per_class) if per_class else chosen
+        self.reads_for_labels = getattr(whole, "reads_for_labels", False)
         self.whole = whole
         self.chosen = np.sort(_share_of_each(self.uri, whole, chosen, part, groups) if part else chosen)
         if groups is not None:

@@ -30,6 +30,7 @@ class Tfds:
     """
 
     kind = "class"
+    reads_for_labels = True
 
     def __init__(self, rest: str) -> None:
         self.uri = f"tfds:{rest}"

@@ -1,0 +1,101 @@
+"""A source whose classes are numbered otherwise: by the names of another list, such as the training data's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxvision.data.sources.common import SCALAR, Source
+from jaxvision.errors import UserError
+
+
+class Renumbered:
+    """The samples of a source, with labels that count in `classes` instead of the source's own list.
+
+    Names are what connects both lists. Of "tags" a name that the source does not have is unknown in every sample: NaN.
+    Every name of the source that a sample has must be in `classes`.
+    """
+
+    def __init__(self, whole: Source, classes: Sequence[str]) -> None:
+        self.uri, self.kind, self.classes = whole.uri, whole.kind, tuple(classes)
+        self.left_out = getattr(whole, "left_out", {})
+        self.reads_for_labels = getattr(whole, "reads_for_labels", False)
+        self.unnamed = tuple(name for name in self.classes if name not in set(whole.classes))
+        places = {name: k for k, name in enumerate(self.classes)}
+        self._whole = whole
+        self._new = np.array([places.get(name, -1) for name in whole.classes], np.int32)
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._renumbered(self._whole.labels)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        sample = self._whole[i]
+        if self.kind in SCALAR and not 0 <= sample["label"] < len(self._new):
+            raise UserError(
+                f"{self.where(i)}: label {sample['label']} is outside 0..{len(self._new) - 1}, the {len(self._new)} "
+                f"classes of {self.uri}: correct the label or the class list"
+            )
+        label = self._renumbered(np.asarray(sample["label"]))
+        return {**sample, "label": int(label) if self.kind in SCALAR else label}
+
+    def where(self, i: int) -> str:
+        return self._whole.where(i)
+
+    def _renumbered(self, labels: np.ndarray) -> np.ndarray:
+        if self.kind in SCALAR:
+            return self._new[labels]
+        table = np.full((*labels.shape[:-1], len(self.classes)), np.nan, np.float32)
+        table[..., self._new] = labels
+        return table
+
+
+def with_classes(source: Source, classes: Sequence[str], of: str) -> Source:
+    """The source, with its labels by name as places in `classes`, which are those `of` something; itself where its own
+    list is that.
+
+    A source may lack classes and have them in another order. Raises UserError for one that `classes` do not have, and
+    for values of which one is missing.
+    """
+    if tuple(source.classes) == tuple(classes):
+        return source
+    unknown, missing = set(source.classes) - set(classes), set(classes) - set(source.classes)
+    if unknown or (missing and source.kind == "values"):
+        sides = (("only there", unknown), (f"only in {of}", missing))
+        differ = "; ".join(f"{where}: {sorted(names)[:5]}" for where, names in sides if names)
+        raise UserError(
+            f"the classes of {source.uri} are not those of {of}: {differ}. Labels go by these names: give both the "
+            "same ones, or leave out what has no name here"
+        )
+    return Renumbered(source, classes)
+
+
+def absent(source: Source) -> tuple[str, ...]:
+    """Names of the classes without a sample; of tags those without a known positive or without a known negative.
+
+    Where only the records themselves hold the labels, those that the source's own class list does not name.
+    """
+    if getattr(source, "reads_for_labels", False):
+        return getattr(source, "unnamed", ())
+    if source.kind == "class":
+        there = np.isin(range(len(source.classes)), source.labels).tolist()
+    elif source.kind == "tags":
+        labels = source.labels
+        there = np.logical_and((labels > 0.5).any(0), (labels <= 0.5).any(0)).tolist()
+    else:
+        return ()
+    return tuple(name for name, here in zip(source.classes, there) if not here)
+
+
+def only_present(source: Source) -> Source:
+    """The source with a list of those classes alone that have a sample, in their order.
+
+    It reads all records where only they hold the labels.
+    """
+    there = np.isin(range(len(source.classes)), source.labels).tolist()
+    return source if all(there) else Renumbered(source, [c for c, here in zip(source.classes, there) if here])
