@@ -29,7 +29,7 @@ from jaxvision.data.sources.common import left_out, notes
 from jaxvision.errors import Diverged, Interrupted, UserError, nearest
 from jaxvision.log import Clock, Log, Say, lock, plain, read_records
 from jaxvision.paths import write_whole
-from jaxvision.prepare import Setup, check_checkpoint, open_workdir
+from jaxvision.prepare import Setup, check_checkpoint, open_workdir, stored_classes
 from jaxvision.report import page
 from jaxvision.step import TrainState
 from jaxvision.stop import Stop
@@ -96,7 +96,7 @@ class Run(Setup):
     ) -> None:
         self.programs = held.enter_context(_count_programs())
         self.first_step: dict[str, float] = {}
-        super().__init__(config)
+        super().__init__(config, stored_classes(workdir))
         config = self.config
         self.workdir, self.say, self.clock, self.stop = workdir, say, clock, stop
         self.leader = jax.process_index() == 0

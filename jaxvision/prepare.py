@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Generator
 from typing import Any
@@ -15,7 +16,8 @@ from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import pipeline, survey, transforms
 from jaxvision.data.order import Order, class_weights
-from jaxvision.data.sources import Source, open_source
+from jaxvision.data.sources import Source, open_source, with_classes
+from jaxvision.data.sources.classes import Renumbered
 from jaxvision.errors import UserError
 from jaxvision.log import Say
 from jaxvision.step import TrainState, abstract_state, init_state, lower_step
@@ -26,9 +28,12 @@ class Setup:
     """What a config names, opened, checked and built on this host, and what is made of it.
 
     Its constructor writes nothing, compiles nothing and waits for no other host, but where a teacher is restored.
+
+    classes: those of a checkpoint to go on from, see `stored_classes`. Where the training data have the same ones in
+    another order, their labels count in that of the checkpoint.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, classes: tuple[str, ...] = ()) -> None:
         build.check(config)
         self.held_out, self.whole = build.without_data(config), config.data.train
         self.config = config = build.resolve(config)
@@ -40,6 +45,8 @@ class Setup:
 
         self.source, self.eval_sources, self.banks = _open_sources(config)
         build.check_kind(config, self.source)
+        if set(classes) == set(self.source.classes):
+            self.source = with_classes(self.source, classes, "the checkpoint")
         training = self.source.classes
         for name, source in self.eval_sources.items():
             self.eval_sources[name], bank = build.eval_data(config, name, source, self.banks.get(name), training)
@@ -149,6 +156,14 @@ def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, 
         raise UserError(f"{error}\nTo try this config without data, add {' '.join(flags)}") from error
 
 
+def stored_classes(workdir: epath.Path) -> tuple[str, ...]:
+    """Class names of the newest checkpoint of a workdir that can be asked, in its order; () where there is none."""
+    for step in reversed(checkpoint.steps(workdir / "checkpoints")):
+        with contextlib.suppress(UserError, OSError, KeyError):
+            return tuple(checkpoint.about(workdir / "checkpoints" / str(step))["classes"])
+    return ()
+
+
 def open_workdir(workdir: epath.Path, config: Config, say: Say) -> tuple[checkpoint.Found, Config | None]:
     """Holds a resolved config against the one that is there; finds the checkpoint to go on from.
 
@@ -186,6 +201,11 @@ def check_checkpoint(path: epath.Path, config: Config, source: Source, say: Say)
             + "\n  ".join(lines)
             + "\nName "
             "another --workdir, or go on with what it was trained with"
+        )
+    if isinstance(source, Renumbered):
+        say(
+            f"{source.uri} lists its classes in another order now; labels keep that of {path}. Samples sorted by "
+            "their class come in another order from here on"
         )
     samples = about.get("samples", len(source))
     if samples != len(source):

@@ -541,6 +541,23 @@ def test_classes_that_are_not_those_of_the_checkpoint_are_refused(tmp_path):
     assert "has 23 samples, and 24 when" in said
 
 
+def test_goes_on_with_the_class_order_of_the_checkpoint(tmp_path):
+    """As workdirs of versions have it that sorted the names of classes otherwise: their labels keep their meaning."""
+    uri = pets(tmp_path / "pets", cat=12, dog=12)
+    evals = dict(val=dict(data=uri, every_epochs=0.0, every_steps=4))
+    (tmp_path / "pets" / "classes.txt").write_text("dog\ncat\n")
+    fit(tmp_path / "w", **{**PETS, "steps": 24}, data__train=uri, evals=evals)
+    before = summary(tmp_path / "w")["evals"]["val"]
+    (tmp_path / "pets" / "classes.txt").unlink()
+    state, said = fit(tmp_path / "w", **{**PETS, "steps": 25}, data__train=uri, evals=evals)
+    assert "lists its classes in another order now; labels keep that of" in said
+    assert before["top1"] > 0.9
+    assert summary(tmp_path / "w")["evals"]["val"]["top1"] > 0.9
+    certificate = json.loads((tmp_path / "w" / "eval" / "val.json").read_text())
+    assert certificate["classes"] == ["dog", "cat"]
+    assert checkpoint.about(epath.Path(tmp_path) / "w" / "checkpoints" / "25")["classes"] == ["dog", "cat"]
+
+
 def test_an_evaluation_is_known_by_what_it_measures(four_steps, tmp_path):
     """A finished run with another metric, or other data, measures again; with the same ones it does not."""
     workdir = shutil.copytree(four_steps[0], tmp_path / "w")

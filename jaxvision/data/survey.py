@@ -14,6 +14,7 @@ from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import Levels, levels
 from jaxvision.data.sources import Digits, Fake, Source, Subset
 from jaxvision.data.sources.arrays import Arrays
+from jaxvision.data.sources.classes import Renumbered
 from jaxvision.errors import UserError
 
 LOOK = 16  # images whose levels are looked at
@@ -110,6 +111,7 @@ def shared(train: Source, other: Source) -> str:
 
     The work is bounded, see FILES, RECORDS and BYTES; what was left out is said, also where nothing was found.
     """
+    train, other = (of.whole if isinstance(of, Renumbered) else of for of in (train, other))
     if isinstance(train, Fake) or isinstance(other, Fake):
         return ""  # the same noise, by design
     (mine, whole), (theirs, whole_too) = _parts(train), _parts(other)

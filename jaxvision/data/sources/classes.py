@@ -24,18 +24,18 @@ class Renumbered:
         self.reads_for_labels = getattr(whole, "reads_for_labels", False)
         self.unnamed = tuple(name for name in self.classes if name not in set(whole.classes))
         places = {name: k for k, name in enumerate(self.classes)}
-        self._whole = whole
+        self.whole = whole
         self._new = np.array([places.get(name, -1) for name in whole.classes], np.int32)
 
     def __len__(self) -> int:
-        return len(self._whole)
+        return len(self.whole)
 
     @property
     def labels(self) -> np.ndarray:
-        return self._renumbered(self._whole.labels)
+        return self._renumbered(self.whole.labels)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        sample = self._whole[i]
+        sample = self.whole[i]
         if self.kind in SCALAR and not 0 <= sample["label"] < len(self._new):
             raise UserError(
                 f"{self.where(i)}: label {sample['label']} is outside 0..{len(self._new) - 1}, the {len(self._new)} "
@@ -45,7 +45,7 @@ class Renumbered:
         return {**sample, "label": int(label) if self.kind in SCALAR else label}
 
     def where(self, i: int) -> str:
-        return self._whole.where(i)
+        return self.whole.where(i)
 
     def _renumbered(self, labels: np.ndarray) -> np.ndarray:
         if self.kind in SCALAR:
