@@ -204,8 +204,8 @@ def check_checkpoint(path: epath.Path, config: Config, source: Source, say: Say)
         )
     if isinstance(source, Renumbered):
         say(
-            f"{source.uri} lists its classes in another order now; labels keep that of {path}. Samples sorted by "
-            "their class come in another order from here on"
+            f"{source.uri} lists its classes in another order now; labels keep that of {path}. Samples that it "
+            "sorts by class may come in another order, too"
         )
     samples = about.get("samples", len(source))
     if samples != len(source):

@@ -107,6 +107,15 @@ def test_the_order_of_before_is_told_and_how_to_keep_it(tmp_path):
 NFC, NFD = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
 
 
+def test_places_of_samples_do_not_depend_on_the_numbers_of_classes(tmp_path):
+    """So that a part, and the tenth that is held out, are the same images as before classes counted as numbers."""
+    source = open_source(make_folder(tmp_path / "data"))
+    folders = [os.path.basename(os.path.dirname(source.where(i))) for i in range(len(source))]
+    assert folders == sorted(folders)
+    assert [source.classes[label] for label in source.labels] == folders
+    assert [source.classes[source[i]["label"]] for i in range(len(source))] == folders
+
+
 def test_names_that_look_alike_are_shown_so_that_they_differ(tmp_path):
     messages = [nearest(NFC, ["cat", NFD])]
     with pytest.raises(UserError) as error:

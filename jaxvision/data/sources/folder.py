@@ -26,6 +26,7 @@ from jaxvision.data.sources.common import (
 )
 from jaxvision.errors import UserError, nearest
 
+_LISTING = "classes.txt"
 BESIDE = "beside the class folders"  # of images, in `left_out`
 PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")  # of a data set: folders, no classes
 
@@ -35,7 +36,9 @@ class Folder:
 
     Classes are the folders' names in the order of `class_order`, or the lines of ROOT/classes.txt, which must name them
     all. Names that differ only in case are taken for a mistake, unless classes.txt has them.
-    Samples are ordered by class, then by path. The listing takes the bytes of the names and 12 more a file.
+    Samples are ordered by class folder, as its name sorts as text or as classes.txt has it, then by path: so class `10`
+    is the tenth class, and its samples come after those of `1`. The listing takes the bytes of the names and 12 more a
+    file.
 
     Raises:
       UserError: no class folders, the parts of a data set (train, val) instead of them, a class folder without images,
@@ -54,7 +57,9 @@ class Folder:
         self.classes = _classes(self.root, left_out)
         names: list[bytes] = []
         counts = []
-        for name in self.classes:
+        listed = os.path.exists(os.path.join(self.root, _LISTING))
+        folders = list(self.classes) if listed else sorted(self.classes)
+        for name in folders:
             folder = os.path.join(self.root, name)
             others: Counter[str] = Counter()
             found = sorted(os.fsencode(n) for n in images(folder, "", set(), left_out=others))
@@ -66,7 +71,8 @@ class Folder:
             left_out.update(others)
             names += found
             counts.append(len(found))
-        self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        self.labels = np.repeat(np.array([numbers[name] for name in folders], np.int32), counts)
         self.left_out = dict(left_out)
         self._names = Names(names)
 
@@ -96,7 +102,7 @@ def check_case(names: Iterable[str], place: str, listing: str) -> None:
 
 def _classes(root: str, left_out: Counter[str]) -> tuple[str, ...]:
     """The class names of an image folder, in order. Counts what lies beside the class folders."""
-    listing = os.path.join(root, "classes.txt")
+    listing = os.path.join(root, _LISTING)
     found = _class_folders(root, left_out)
     if not os.path.exists(listing):
         _check_parts(root, found)
@@ -118,7 +124,7 @@ def _class_folders(root: str, left_out: Counter[str]) -> list[str]:
     try:
         with os.scandir(root) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name == "classes.txt":
+                if entry.name.startswith(".") or entry.name == _LISTING:
                     continue
                 if entry.is_symlink():
                     _check_link(root, entry.path)
