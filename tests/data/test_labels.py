@@ -78,6 +78,13 @@ def test_class_order_is_that_of_numbers_or_of_text(names):
     assert [int(n) for n in class_order(names)] == sorted(int(n) for n in names)
     assert class_order([*names, "x"]) == tuple(sorted([*names, "x"])), "one name that is no integer"
     assert class_order(reversed(names)) == class_order(names)
+    whole = [name for name in names if name[0] != "-"]
+    assert class_order(whole) == tuple(sorted(whole, key=natural_key))
+
+
+def natural_key(text):
+    """timm.utils.natural_key, by which it sorts class folders."""
+    return [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", text.lower())]
 
 
 def test_class_order_of_odd_numbers():
