@@ -225,6 +225,23 @@ def test_the_parts_of_a_data_set_are_no_classes(tmp_path, parts):
     assert len(open_source(f"folder:{tmp_path}").classes) == len(parts), "classes.txt says that they are classes"
 
 
+@pytest.mark.parametrize("member", ["data/{}/cat/a.png", "{}/a.png", "{}/animals/cat/a.png"])
+def test_the_parts_of_a_data_set_in_one_tar_are_not_mixed(tmp_path, member):
+    def write(*parts):
+        with tarfile.open(tmp_path / "t.tar", "w") as tar:
+            for part in parts:
+                info = tarfile.TarInfo(member.format(part))
+                info.size = len(png())
+                tar.addfile(info, io.BytesIO(png()))
+        (tmp_path / "t.tar.index.npz").unlink(missing_ok=True)
+        return f"tar:{tmp_path}/t.tar"
+
+    with pytest.raises(UserError, match=r"t\.tar holds the parts of a data set \(train, val\).*a tar of its own"):
+        open_source(write("train", "val"))
+    assert len(open_source(write("train"))) == 1
+    assert len(open_source(write("train", "tram"))) == 2
+
+
 def test_a_class_may_be_called_like_a_part(tmp_path):
     for name in ("train", "tram", "bus"):
         (tmp_path / name).mkdir()
