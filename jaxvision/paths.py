@@ -75,6 +75,15 @@ def unwritable(path: epath.Path, error: OSError) -> UserError:
     return UserError(f"cannot write {path}: {error.strerror or error}")
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name is text. Those of files may hold any bytes, which Python keeps as escapes that are no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def require_writable(folder: epath.Path, flag: str = "--out") -> None:
     """Makes the folder, and raises UserError, which says what else `flag` may name, if no file can be written there.
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxvision import build, checkpoint, pretrained, sharding, weights
+from jaxvision import build, checkpoint, paths, pretrained, sharding, weights
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import pipeline, survey, transforms
@@ -169,6 +169,8 @@ def open_workdir(workdir: epath.Path, config: Config, say: Say) -> tuple[checkpo
 
     Returns that checkpoint and the config of the session before, None if there was none. Raises UserError.
     """
+    if not paths.is_utf8(str(workdir)):
+        raise UserError(f"the workdir's name {str(workdir)!a} is no UTF-8, which checkpoints need: name another")
     path, before = workdir / "config.json", None
     if path.exists() and checkpoint.steps(workdir / "checkpoints"):
         before = config_lib.from_json(path.read_text())

@@ -45,6 +45,11 @@ def quiet(text):
     pass
 
 
+def test_a_workdir_that_no_checkpoint_can_lie_in_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"caf.udce9' is no UTF-8.*name another"):
+        prepare.open_workdir(epath.Path(tmp_path / os.fsdecode(b"caf\xe9")), make_tiny_config(), quiet)
+
+
 def final_state(workdir, step=STEPS):
     path = epath.Path(workdir) / "checkpoints" / str(step)
     assert checkpoint.flaw(path) == ""

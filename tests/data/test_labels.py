@@ -78,6 +78,13 @@ def test_class_order_is_that_of_numbers_or_of_text(names):
     assert [int(n) for n in class_order(names)] == sorted(int(n) for n in names)
     assert class_order([*names, "x"]) == tuple(sorted([*names, "x"])), "one name that is no integer"
     assert class_order(reversed(names)) == class_order(names)
+    whole = [name for name in names if name[0] != "-"]
+    assert class_order(whole) == tuple(sorted(whole, key=natural_key))
+
+
+def natural_key(text):
+    """timm.utils.natural_key, by which it sorts class folders."""
+    return [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", text.lower())]
 
 
 def test_class_order_of_odd_numbers():
@@ -225,6 +232,23 @@ def test_the_parts_of_a_data_set_are_no_classes(tmp_path, parts):
     assert len(open_source(f"folder:{tmp_path}/{parts[0]}").classes) == 2
     (tmp_path / "classes.txt").write_text("\n".join(parts))
     assert len(open_source(f"folder:{tmp_path}").classes) == len(parts), "classes.txt says that they are classes"
+
+
+@pytest.mark.parametrize("member", ["data/{}/cat/a.png", "{}/a.png", "{}/animals/cat/a.png"])
+def test_the_parts_of_a_data_set_in_one_tar_are_not_mixed(tmp_path, member):
+    def write(*parts):
+        with tarfile.open(tmp_path / "t.tar", "w") as tar:
+            for part in parts:
+                info = tarfile.TarInfo(member.format(part))
+                info.size = len(png())
+                tar.addfile(info, io.BytesIO(png()))
+        (tmp_path / "t.tar.index.npz").unlink(missing_ok=True)
+        return f"tar:{tmp_path}/t.tar"
+
+    with pytest.raises(UserError, match=r"t\.tar holds the parts of a data set \(train, val\).*a tar of its own"):
+        open_source(write("train", "val"))
+    assert len(open_source(write("train"))) == 1
+    assert len(open_source(write("train", "tram"))) == 2
 
 
 def test_a_class_may_be_called_like_a_part(tmp_path):

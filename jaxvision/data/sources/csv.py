@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from jaxvision import paths
 from jaxvision.data.sources.common import Names, class_order, parse_query, read_classes, read_image, sibling, unguarded
 from jaxvision.data.sources.folder import check_case
 from jaxvision.errors import UserError, nearest
@@ -405,16 +406,8 @@ def _cells(count: int) -> str:
 
 def _check_text(place: str, row: list[str], image: str) -> None:
     """UserError if a row is no UTF-8, but for the name of a file that exists: those may be any bytes."""
-    if not _is_utf8("".join(row)) and (_is_utf8(image) or not os.path.exists(image)):
+    if not paths.is_utf8("".join(row)) and (paths.is_utf8(image) or not os.path.exists(image)):
         raise UserError(f"{place}: no UTF-8 text: save the table as UTF-8")
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _name(place: str, name: str, suffix: str, line: int, seen: dict[str, int]) -> bytes:

@@ -168,3 +168,16 @@ def _check_parts(root: str, found: list[str]) -> None:
         f"{root} holds the parts of a data set ({', '.join(parts)}), not a folder a class: write "
         f"{' and '.join(lines)}. If they are classes, name all of them in {os.path.join(root, 'classes.txt')}"
     )
+
+
+def check_parts_of_paths(place: str, paths: Iterable[bytes]) -> None:
+    """UserError if folders above those of the classes, or all of these, are the parts of a data set."""
+    folders = {tuple(path.decode("utf-8", "surrogateescape").split("/")[:-1]) for path in paths}
+    above = {name for folder in folders for name in folder[:-1] if name.lower() in PARTS}
+    classes = {folder[-1] for folder in folders if folder}
+    parts = classes if all(name.lower() in PARTS for name in classes) else above
+    if len(parts) > 1 and any(name.lower() in PARTS[:2] for name in parts):
+        raise UserError(
+            f"{place} holds the parts of a data set ({', '.join(sorted(parts))}), whose images would be learned "
+            "together: pack each part into a tar of its own, or give labels=FILE if they belong together"
+        )

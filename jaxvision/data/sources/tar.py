@@ -26,7 +26,7 @@ from jaxvision.data.sources.common import (
     read_lines,
     sibling,
 )
-from jaxvision.data.sources.folder import check_case
+from jaxvision.data.sources.folder import check_case, check_parts_of_paths
 from jaxvision.errors import Unreadable, UserError, nearest
 
 SUFFIX = ".index.npz"
@@ -111,6 +111,8 @@ class Tar:
                     f"{self._where(int(np.argmax(labels == numbers[''])))} is in no folder, so it has no class: "
                     "add ?labels=FILE to the URI, a text with a line `NAME CLASS` for each image"
                 )
+            if layout == "flat" and b"train" in self._names.lower():
+                check_parts_of_paths(paths[0], map(self._name, range(len(self._offsets))))
         place = query.get("labels", paths[0])
         self.classes, places = _classes(place, list(numbers), wanted, query.get("classes", ""), layout == "cls")
         labels = places[labels]
