@@ -70,7 +70,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str], prefix: str = "") -> tuple[argparse.Namespace, dict[str, str]]:
         """Flags, and what was given as `--PREFIX.KEY=VALUE` or `--PREFIX.KEY VALUE`. Raises UserError."""
-        overrides, rest = {}, []
+        overrides: dict[str, str] = {}
+        rest: list[str] = []
         pending = list(argv)
         while pending:
             word = pending.pop(0)
@@ -81,6 +82,9 @@ class Parser(argparse.ArgumentParser):
                         raise UserError(f"{word} needs a value: {word}=VALUE")
                     value = pending.pop(0)
                 overrides[key] = value
+            elif not word.removeprefix("--").partition("=")[2] and (word.endswith("=") or not word):
+                flag = word[:-1] or (rest[-1] if rest and rest[-1].startswith("--") else "an argument")
+                raise UserError(f"{flag} is empty: give it a value, or leave it out (an unset variable of the shell?)")
             else:
                 rest.append(word)
         arguments, unknown = self.parse_known_args(rest)
@@ -91,9 +95,18 @@ class Parser(argparse.ArgumentParser):
             value = value or "".join(unknown[1:2])
             hint = f"did you mean {' or '.join(f'--config.{key}={value}' for key in keys)}?" if keys else ""
             raise UserError(f"unknown argument {unknown[0]!r}: {hint or nearest(name, flags)}")
+        if not getattr(arguments, "wait", 0.0) >= 0:
+            raise UserError(f"--wait is {arguments.wait}: it is a number of seconds, at least 0")
         if arguments.json:
             os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when huggingface_hub is imported, if it is
         return arguments, overrides
+
+    def need_positive(self, arguments: argparse.Namespace, *names: str) -> None:
+        """Raises UserError for the first of these flags that was given a number below 1."""
+        for name in names:
+            value = getattr(arguments, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {value}: it must be at least 1")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
@@ -169,12 +182,19 @@ def _report(error: UserError | OSError, argv: list[str]) -> int:
                 print_result(partly, asked="--json" in argv)
         prefix = f"process {hosts.index()}: " if hosts.several() and not together else ""
         prefix += "" if code == 75 else "error: "
-        _tell(f"{prefix}{error}", sys.stderr)
+        _tell(f"{prefix}{_words(error)}", sys.stderr)
     if code not in (3, 75) and not together:  # those all reach at the same step
         hosts.fail(code, str(error))
     if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
         os._exit(code)  # exit handlers of libraries would write to the same disk again, and print tracebacks
     return code
+
+
+def _words(error: UserError | OSError) -> str:
+    """An error for people: Python puts the number of an OSError first, and its file last."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 def _tell(text: str, stream: Any) -> None:

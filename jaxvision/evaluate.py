@@ -26,8 +26,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--out", metavar="DIR", help="where eval/NAME.json goes; default: the workdir, if FROM has one")
     parser.add_wait()
     arguments, _ = parser.parse(argv)
-    if arguments.batch_size is not None and arguments.batch_size < 1:
-        raise UserError(f"--batch-size is {arguments.batch_size}: it must be at least 1")
+    parser.need_positive(arguments, "batch_size")
     say = cli.sayer(arguments)
     cli.ticker.start(arguments, "importing JAX, reading the network, compiling, evaluating")
 

@@ -51,6 +51,7 @@ def export(argv: list[str]) -> dict[str, Any]:
     )
     parser.add_argument("--verify", metavar="FILE", help="repeat the certificate's checks of an exported file")
     arguments, _ = parser.parse(argv)
+    parser.need_positive(arguments, "images", "calibration")
     _check(arguments)
     cli.ticker.start(arguments, "importing JAX, reading the network, compiling")
     from jaxvision.deploy import exporting, verifying
@@ -64,9 +65,6 @@ def export(argv: list[str]) -> dict[str, Any]:
 def _check(arguments: Any) -> None:
     """The flags, and that the place is free, before anything slow."""
     a = arguments
-    for flag, value in (("--images", a.images), ("--calibration", a.calibration)):
-        if value is not None and value < 1:
-            raise UserError(f"{flag} is {value}: it must be at least 1")
     if a.agreement is not None and not 0 <= a.agreement <= 1:
         raise UserError(f"--agreement is {a.agreement}: it is a share, in 0..1")
     if a.verify:
@@ -77,7 +75,8 @@ def _check(arguments: Any) -> None:
                 )
         return
     if not a.source or not a.out:
-        raise UserError("--from and --out are needed: what to export, and where to (or --verify FILE)")
+        absent = " and ".join(flag for flag, value in (("--from", a.source), ("--out", a.out)) if not value)
+        raise UserError(f"{absent} is missing: --from says what to export, --out where to (or --verify FILE)")
     a.format = a.format or next((f for f, ending in FORMATS.items() if a.out.endswith(ending)), None)
     if a.format is None:
         raise UserError(f"--out {a.out!r} ends in none of {', '.join(FORMATS.values())}: say --format, or name it so")

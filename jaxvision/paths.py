@@ -99,6 +99,16 @@ def require_writable(folder: epath.Path, flag: str = "--out") -> None:
         raise UserError(f"{folder} cannot be written ({reason}): name another folder with {flag}") from error
 
 
+def require_folder(name: str, flag: str) -> None:
+    """Raises UserError where a folder to be made cannot be one: it, or what it lies in, is a file. Makes nothing."""
+    if is_bucket(name):
+        return
+    folder = pathlib.Path(name).expanduser()
+    there = next((p for p in (folder, *folder.parents) if os.path.lexists(p)), None)
+    if there is not None and not there.is_dir():
+        raise UserError(f"{flag} {name}: {there} is a file, and no folder: name another one")
+
+
 def read_json(path: epath.Path, shape: Any = dict) -> Any:
     """The content of a JSON file of ours.
 

@@ -59,6 +59,7 @@ def predict(argv: list[str]) -> dict[str, Any]:
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     arguments, _ = parser.parse(argv)
+    parser.need_positive(arguments, "top", "batch_size")
     _check(arguments)
     items = [item for name in arguments.images for item in find_images(name)]
     videos = any(is_video(image) for _, image in items)
@@ -79,14 +80,17 @@ def predict(argv: list[str]) -> dict[str, Any]:
 
 
 def _check(arguments: Any) -> None:
-    if (arguments.top is not None and arguments.top < 1) or arguments.batch_size < 1:
-        raise UserError("--top and --batch-size must be at least 1")
     if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
         raise UserError(f"--threshold is {arguments.threshold}: it is a probability, in 0..1")
     if not 0 <= arguments.every < float("inf"):
         raise UserError(f"--every is {arguments.every}: it is a number of seconds, 0 for every frame")
     if arguments.out and not arguments.out.endswith(TABLES):
         raise UserError(f"--out {arguments.out!r} must end in {' or '.join(TABLES)}")
+    if arguments.out and not paths.is_bucket(arguments.out):
+        out = paths.path(arguments.out)
+        if out.is_dir():
+            raise UserError(f"--out {arguments.out!r} is a folder: name a file in it, as {out / 'answers.csv'}")
+        paths.require_writable(out.parent)
 
 
 def _run(arguments: Any, items: list[Any], videos: bool, file: IO[str] | None) -> dict[str, Any]:

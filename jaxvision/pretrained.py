@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +50,7 @@ def find(source: str, which: str = "") -> Source | Published:
         if which:
             raise UserError(f"{source!r} is one set of weights: leave out --checkpoint {which}")
         return file
-    path = paths.path(source)
+    path = _folder(source)
     if (path / "about.json").exists():
         if which:
             raise UserError(
@@ -60,17 +61,55 @@ def find(source: str, which: str = "") -> Source | Published:
             raise UserError(f"checkpoint {path} is broken: {reason}")
         workdir = path.parent.parent
         return Source(path, workdir if (workdir / "config.json").exists() else None, checkpoint.about(path))
-    if not path.exists():
-        raise UserError(
-            f"{source!r} does not exist: name a workdir that train printed, a checkpoint folder in it, or published "
-            "weights, as timm:resnet50.a1_in1k=/path/model.safetensors"
-        )
     if not (path / "checkpoints").exists():
+        above = "".join(f"; name {p}" for p in (path.parent, path.parent.parent) if (p / "checkpoints").is_dir())
         raise UserError(
-            f"no checkpoints in {path}: it is no workdir of jaxvision.train, or nothing was saved there yet"
+            f"no checkpoints in {path}: it is no workdir of jaxvision.train, or nothing was saved there yet{above}"
         )
     chosen = checkpoint.choose(path / "checkpoints", which or "last")
     return Source(chosen, path, checkpoint.about(chosen))
+
+
+_NAME_ONE = (
+    "name a workdir that train printed, a checkpoint folder in it, or published weights, as "
+    "timm:resnet50.a1_in1k=/path/model.safetensors"
+)
+
+
+def _folder(source: str) -> epath.Path:
+    """The path that a FROM names. Raises UserError where that is no folder, with what it is instead."""
+    if not source.strip():
+        raise UserError(f"{source!r} names nothing to start from: {_NAME_ONE}")
+    path = paths.path(source)
+    try:
+        if path.is_dir():
+            return path
+        there = path.exists()
+    except Exception as error:
+        if not paths.is_bucket(source) and not isinstance(error, OSError | ValueError):
+            raise
+        raise UserError(f"{source!r} cannot be read ({' '.join(str(error).split())[:300]}): {_NAME_ONE}") from error
+    if not there:
+        raise UserError(f"{source!r} does not exist: {_NAME_ONE}")
+    suffix = path.suffix.lower()
+    published.refuse_pickle(pathlib.Path(source), then="; then say whose weights they are: timm:NAME={out}")
+    if suffix in (".safetensors", ".npz"):
+        schemes = f"{npz.SCHEME}:NAME={source}"
+        if suffix == ".safetensors":
+            schemes = " or ".join(f"{library}:NAME={source}" for library in published.LIBRARIES)
+        raise UserError(
+            f"{source!r} is a file of weights, which does not say of which network: write {schemes}, NAME as "
+            "python -m jaxvision.models lists them"
+        )
+    if suffix in (".onnx", ".tflite", ".stablehlo"):
+        raise UserError(
+            f"{source!r} is an exported file, which predict, export --verify and jaxvision.load take: name the "
+            "workdir that it was exported from"
+        )
+    inside = next((p for p in (path.parent, path.parent.parent) if (p / "checkpoints").is_dir()), None)
+    if inside is not None:
+        raise UserError(f"{source!r} is a file in a workdir: name the workdir, {inside}")
+    raise UserError(f"{source!r} is a file, and none of weights: {_NAME_ONE}")
 
 
 def config_of(source: Source) -> Config:

@@ -116,14 +116,23 @@ def _variants(library: str) -> list[str]:
     return [name for name in models.__all__ if library in models.origins(name)]
 
 
-def _check_kind(path: pathlib.Path, suffix: str) -> None:
-    if path.suffix in (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar"):
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
+
+
+def refuse_pickle(path: pathlib.Path, then: str = "") -> None:
+    """Raises UserError for a file that is pickled by its name, with how to convert it, and what to do `then`."""
+    if path.suffix in PICKLES:
         out = path.with_suffix(".safetensors")
         raise UserError(
             f"{path} is a pickle, which can run code when it is loaded, so it is never loaded. Where torch and "
             'safetensors are installed, convert it once: python -c "import torch, safetensors.torch as s; '
             f"s.save_file({{k: v.contiguous() for k, v in torch.load('{path}', weights_only=True).items()}}, '{out}')\""
+            + then.format(out=out)
         )
+
+
+def _check_kind(path: pathlib.Path, suffix: str) -> None:
+    refuse_pickle(path)
     if not path.is_file():
         there = sorted(str(p) for p in path.parent.glob(f"*{suffix}")) if path.parent.is_dir() else []
         raise UserError(f"no file {path}: {nearest(str(path), there)}" if there else f"no file {path}")

@@ -9,7 +9,7 @@ import shlex
 from typing import Any
 
 from jaxvision import cli, hosts
-from jaxvision.errors import Interrupted
+from jaxvision.errors import Interrupted, UserError
 
 # What people read while a run starts up, by the part of the clock.
 AT = {
@@ -49,8 +49,15 @@ def train(argv: list[str]) -> dict[str, Any]:
     arguments, overrides = parser.parse(argv, prefix="config")
     say = cli.sayer(arguments)
 
+    if arguments.profile < 0:
+        raise UserError(f"--profile is {arguments.profile}: it is a number of steps, 0 for none")
+    if not 0 <= arguments.stop_after < float("inf"):
+        raise UserError(f"--stop-after is {arguments.stop_after:g}: it is a number of minutes, 0 for never")
     from jaxvision import config as config_lib
+    from jaxvision import paths
 
+    if arguments.workdir:
+        paths.require_folder(arguments.workdir, "--workdir")
     config = config_lib.load(arguments.config, overrides)  # without JAX
     if not cli.ticker.start(arguments, "importing JAX") and hosts.seems_first():
         say("importing JAX, opening data, compiling: about a minute, less where it was compiled before")

@@ -62,8 +62,7 @@ def transfer(argv: list[str]) -> dict[str, Any]:
         "layer learns alone; default 0.5")  # fmt: skip
     add("--config.KEY=VALUE", dest="_", action="append", metavar="", help="override a key of both trainings' config")
     arguments, overrides = parser.parse(argv, prefix="config")
-    if min(arguments.seeds, arguments.steps, arguments.batch_size) < 1:
-        raise UserError("--seeds, --steps and --batch-size must each be at least 1")
+    parser.need_positive(arguments, "seeds", "steps", "batch_size")
     if not 0 <= arguments.freeze < 1:
         raise UserError(f"--freeze is {arguments.freeze}: it is a share of the steps, in [0, 1)")
     say = cli.sayer(arguments)
@@ -87,6 +86,7 @@ def transfer(argv: list[str]) -> dict[str, Any]:
     if len(set(names)) < len(names):
         raise UserError(f"--to names {next(n for n in names if names.count(n) > 1)} twice")
     out = paths.path(arguments.out)
+    paths.require_writable(out)
     results: dict[str, dict[str, list[float]]] = {}
     for target in targets:
         say(f"{target.name}: learns from {target.draw(0)}, is tested on {target.test}")
@@ -113,8 +113,8 @@ def _rates(text: str) -> list[float]:
         rates = [float(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"--lr {text}: expected numbers like 0.003,0.03") from None
-    if not rates or min(rates) <= 0:
-        raise UserError(f"--lr {text}: rates must be above 0")
+    if not all(0 < rate < float("inf") for rate in rates):
+        raise UserError(f"--lr {text}: rates must be above 0, and finite")
     return rates
 
 
@@ -128,6 +128,8 @@ def _shots(text: str) -> list[int]:
 def _target(text: str) -> Target:
     """TRAIN[,TEST]; without TEST, a fifth of TRAIN, drawn once and the same each time."""
     train, comma, test = text.partition(",")
+    if not train:
+        raise UserError(f"--to {text!r} names no source to learn from: write TRAIN or TRAIN,TEST")
     if comma and not test:
         raise UserError(f"--to {text}: there is no source after the comma")
     if not comma:

@@ -41,7 +41,7 @@ def test_what_is_learnt_from_and_tested_on(text, name, train, test):
             "of fewer than 5 images a class none are held",
         ),
         (["--to", "digits:train,digits:test", "--freeze", "1"], "--freeze is 1.0: it is a share of the steps"),
-        (["--to", "digits:train,digits:test", "--seeds", "0"], "must each be at least 1"),
+        (["--to", "digits:train,digits:test", "--seeds", "0"], "--seeds is 0: it must be at least 1"),
         (["--to", "digits:train,fake:20x8"], "the classes of fake:20x8 are not those of the training data"),
     ],
 )

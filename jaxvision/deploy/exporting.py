@@ -19,7 +19,7 @@ from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.deploy import artefact, certificate, inference, network, programs, torch_names, verifying
 from jaxvision.errors import UserError
 from jaxvision.log import Say, plain
-from jaxvision.paths import write_whole
+from jaxvision.paths import require_writable, write_whole
 
 IMAGES = 200
 
@@ -153,6 +153,7 @@ def _check_free(*wanted: pathlib.Path) -> None:
     for there in (*wanted, artefact.certificate_of(wanted[0])):
         if there.exists():
             raise UserError(f"{there} is there already: remove it, or choose an --out in another folder")
+    require_writable(epath.Path(wanted[0].parent))
 
 
 @contextlib.contextmanager

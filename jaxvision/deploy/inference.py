@@ -59,13 +59,14 @@ class Prediction:
         """The k most probable classes or tags with their probabilities, the most probable first."""
         if self.kind == "values":
             raise UserError("these are values, of which none is the most probable: take .values")
-        if k < 1:
-            raise UserError(f"k is {k}: it must be at least 1")
+        _need_count("k", k)
         order = np.argsort(-self.scores, kind="stable")[:k]
         return [(self.classes[i], float(self.scores[i])) for i in order]
 
     def tags(self, threshold: float = 0.5) -> list[tuple[str, float]]:
         """Those whose probability is at least the threshold, the most probable first."""
+        if not isinstance(threshold, int | float | np.number) or not 0 <= threshold <= 1:
+            raise UserError(f"threshold is {threshold!r}: it is a probability, in 0..1")
         return [(name, p) for name, p in self.top(len(self.classes)) if p >= threshold]
 
     @property
@@ -108,10 +109,9 @@ class Predictor:
 
         Raises UserError or OSError for the first image that cannot be read.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+        _need_count("batch_size", batch_size)
         one = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image) or getattr(images, "ndim", 4) < 4
-        if not one and not isinstance(images, Iterable):
+        if not one and (isinstance(images, dict | set) or not isinstance(images, Iterable)):
             raise UserError(f"{images!r} is no image: give a file, bytes, a PIL image or uint8 pixels, or several")
         listed: Sequence[Any] = [images] if one else list(images)
         found = []
@@ -171,7 +171,15 @@ class Predictor:
         if isinstance(image, Image.Image):
             with self._reading:  # Pillow reads a file when its pixels are asked for, and the same may be listed twice
                 return decode(image, **how)
-        return decode(_pixels(np.asarray(image), where), **how)
+        return decode(_pixels(_array(image, where), where), **how)
+
+
+def _need_count(name: str, value: Any) -> None:
+    """Raises UserError unless an argument is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise UserError(f"{name} is {value!r}: it must be a whole number of at least 1")
+    if value < 1:
+        raise UserError(f"{name} is {value}: it must be at least 1")
 
 
 def _threads() -> int:
@@ -194,6 +202,21 @@ def _bytes_of(path: str | os.PathLike[str]) -> bytes:
         raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
 
 
+def _array(image: Any, where: str) -> np.ndarray:
+    try:
+        array = np.asarray(image)
+    except (
+        Exception
+    ) as error:  # any library: lists of uneven lengths, tensors on other devices
+        raise UserError(f"{where} is no array ({error}): give uint8 pixels [H, W], [H, W, 1] or [H, W, 3]") from error
+    if array.ndim == 0:
+        raise UserError(
+            f"{where} is {array.dtype}[], {image!r:.80}: give a file, bytes, a PIL image or uint8 pixels [H, W], "
+            "[H, W, 1] or [H, W, 3]"
+        )
+    return array
+
+
 def _pixels(array: np.ndarray, where: str) -> np.ndarray:
     """Raises UserError if it is no image, with what to do for the usual ones."""
     shape = array.shape
@@ -209,12 +232,16 @@ def _pixels(array: np.ndarray, where: str) -> np.ndarray:
     raise UserError(f"{where} is {array.dtype}{list(shape)}: give uint8 pixels [H, W], [H, W, 1] or [H, W, 3]{hint}")
 
 
-def load(path: str | pathlib.Path, checkpoint: str = "") -> Predictor:
+def load(path: str | os.PathLike[str], checkpoint: str | int = "") -> Predictor:
     """A Predictor from a workdir, a checkpoint, published weights, or an exported file with its certificate beside it.
 
     `checkpoint`: of a workdir: "best", "last" (default) or a step. Raises UserError.
     """
-    name = str(path)
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(
+            f"load was given {path!r:.80}: give the name of a workdir, of published weights or of an exported file"
+        )
+    name, checkpoint = str(path), str(checkpoint)
     if artefact.is_one(name):
         if checkpoint:
             raise UserError(f"{name} is one network: leave out --checkpoint {checkpoint}")

@@ -73,6 +73,8 @@ def verify(
     Its digest; the probes, of which the certificate holds what the trained network made; its accuracy on the data, and
     its agreement with the trained network, where those are still there.
     """
+    if not pathlib.Path(name).expanduser().exists():
+        raise UserError(f"--verify {name!r} does not exist: name a file that export wrote")
     if not artefact.is_one(name):
         raise UserError(f"--verify {name!r} is no exported file: it ends in {', '.join(artefact.FORMATS.values())}")
     path = pathlib.Path(name).expanduser()

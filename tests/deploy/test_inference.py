@@ -292,8 +292,9 @@ def test_arrays(predictor):
         (np.zeros((0, 8, 3), np.uint8), r"uint8\[0, 8, 3\]"),
         (np.zeros(8, np.uint8), r"uint8\[8\]"),
         (np.zeros((1, 300, 3), np.uint8), "image 1 has 300 x 1 pixels, a line"),
-        (None, r"image 1 is object\[\]"),
-        (7, r"image 1 is int64\[\]"),
+        (None, r"image 1 is object\[\], None: give a file, bytes, a PIL image"),
+        (7, r"image 1 is int64\[\], 7: give"),
+        ([[1, 2], [3]], "image 1 is no array"),
         (b"", "image 1: cannot decode the image, it has 0 bytes"),
         (b"nothing", "image 1: cannot decode"),
         (Image.new("F", (8, 8)), r"image 1: cannot decode .*32 bits a pixel \(Pillow mode F\)"),
@@ -303,6 +304,40 @@ def test_arrays(predictor):
 def test_what_is_no_image_is_refused_with_its_place(image, words):
     with pytest.raises(UserError, match=words):
         counting().predict([np.zeros((8, 8), np.uint8), image])
+
+
+@pytest.mark.parametrize("images", [5, None, 5.0, True, {}, {"a": 1}, {"a.png"}, object(), print])
+def test_what_is_no_image_and_no_sequence_is_refused(images):
+    with pytest.raises(UserError, match="is no image: give a file, bytes, a PIL image or uint8 pixels, or several"):
+        counting().predict(images)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "a", None, True])
+def test_counts_are_whole_numbers_from_one_on(value):
+    found = inference.Prediction("class", ("a", "b"), np.asarray([0.2, 0.8], np.float32))
+    for name, ask in (("k", found.top), ("batch_size", lambda v: counting().predict([], batch_size=v))):
+        with pytest.raises(UserError, match=rf"^{name} is {value!r}: it must be .*at least 1$"):
+            ask(value)
+    assert found.top(np.int64(1)) == [("b", pytest.approx(0.8))]
+
+
+@pytest.mark.parametrize("value", [-0.1, 2, float("nan"), "a", None])
+def test_thresholds_are_probabilities(value):
+    with pytest.raises(UserError, match=f"threshold is {value!r}: it is a probability, in 0..1"):
+        inference.Prediction("tags", ("a",), np.ones(1, np.float32)).tags(value)
+
+
+@pytest.mark.parametrize("path", [5, None, b"runs", ["runs"]])
+def test_load_takes_a_name(path):
+    with pytest.raises(UserError, match=r"load was given .*: give the name of a workdir"):
+        jaxvision.load(path)
+
+
+def test_load_takes_a_step(made):
+    workdir, _ = made("class_")
+    assert jaxvision.load(workdir, 8).source == jaxvision.load(workdir, "8").source == f"{workdir}/checkpoints/8"
+    with pytest.raises(UserError, match="no checkpoint '9' in"):
+        jaxvision.load(workdir, 9)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):

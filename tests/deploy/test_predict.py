@@ -401,8 +401,8 @@ def test_a_bar_only_where_lines_do_not_show_how_far_it_is(asked, folder, tmp_pat
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--top", "0"), "--top and --batch-size must be at least 1"),
-        (("--batch-size", "0"), "--top and --batch-size must be at least 1"),
+        (("--top", "0"), "--top is 0: it must be at least 1"),
+        (("--batch-size", "0"), "--batch-size is 0: it must be at least 1"),
         (("--threshold", "50"), "--threshold is 50.0: it is a probability, in 0..1"),
         (("--threshold", "nan"), "--threshold is nan"),
         (("--every", "-1"), "--every is -1.0"),
