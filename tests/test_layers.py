@@ -64,8 +64,25 @@ def test_data_imports_no_jax(file):
 
 
 def test_layer_table_knows_every_module():
-    known = {layer("jaxvision." + ".".join(f.relative_to(ROOT).with_suffix("").parts)) for f in FILES}
-    assert set(LAYERS) <= known | {"COMMANDS"}
+    """And no other: a file that the table does not name is a command, or was forgotten."""
+    of = {f: layer("jaxvision." + ".".join(f.relative_to(ROOT).with_suffix("").parts)) for f in FILES}
+    assert set(of.values()) == set(LAYERS)
+    for file, found in of.items():
+        assert found != "COMMANDS" or is_command(file), f"{file} is in no layer: give it a place in LAYERS"
+
+
+def is_command(file: pathlib.Path) -> bool:
+    return 'if __name__ == "__main__":\n    cli.main(' in file.read_text()
+
+
+def test_architecture_names_the_layers_in_their_order():
+    text = (ROOT.parent / "docs" / "architecture.md").read_text()
+    listing = text.partition("## Layers")[2].split("```")[1]
+    names = [line.split()[0] for line in listing.splitlines() if line[:1].strip()]
+    assert names == [name for name in LAYERS if name not in ("data.contract", "COMMANDS")] + ["commands"]
+    listed = listing.partition("\ncommands")[2].partition(":")[0].replace(",", " ").split()
+    commands = {f.parent.name if f.stem == "__main__" else f.stem for f in FILES if is_command(f)}
+    assert set(listed) == commands
 
 
 def fresh(code: str) -> str:
