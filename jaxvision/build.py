@@ -23,8 +23,9 @@ from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.pipeline import Skips
 from jaxvision.data.sources import Source, absent, hold_out, only_present, with_classes
-from jaxvision.data.sources.common import SCALAR, class_order
-from jaxvision.errors import UserError, look_alike, nearest
+from jaxvision.data.sources.classes import classes_differ
+from jaxvision.data.sources.common import SCALAR
+from jaxvision.errors import UserError, nearest
 from jaxvision.metrics.classification import over_classes
 from jaxvision.metrics.outcomes import OUTCOMES, outcomes
 from jaxvision.task import Batch, Metric, PyTree, Task
@@ -292,26 +293,6 @@ def check_classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...], of: 
     """Raises UserError unless the classes of a source are `mine`, in their order, which are those `of` something."""
     if tuple(theirs) != tuple(mine):
         raise UserError(f"the classes of {uri} are not those of {of}: {classes_differ(theirs, mine, 'there', of)}")
-
-
-def classes_differ(theirs: tuple[str, ...], mine: tuple[str, ...], there: str, here: str) -> str:
-    """How two lists of class names differ, for a message; `there` and `here` say whose each is."""
-    found = "there" if there == "there" else f"in {there}"
-    if set(theirs) == set(mine):
-        place = next(k for k, pair in enumerate(zip(theirs, mine)) if pair[0] != pair[1])
-        as_text = {tuple(sorted(mine)), class_order(mine)} == {theirs, mine}
-        return (
-            f"the same names in another order, class {place} is {theirs[place]!r} {found} and {mine[place]!r} in {here}"
-            + (": names that are integers count as numbers now, and were sorted as text before" if as_text else "")
-            + ". To pin an order, write it into classes.txt of the folder, or name such a file by classes= (csv:, tar:)"
-        )
-    only, lacking = sorted(set(theirs) - set(mine))[:5], sorted(set(mine) - set(theirs))[:5]
-    alike = any(look_alike(a, b) for a in only for b in lacking)  # then they are shown so that they differ
-    show = ascii if alike else repr
-    looks = (
-        ". Some look the same and are spelt otherwise (accents as one or two characters): rename them" if alike else ""
-    )
-    return f"only {found}: {show(only)}; only in {here}: {show(lacking)}{looks}"
 
 
 def eval_data(

@@ -161,7 +161,7 @@ def test_every_key_has_a_range():
     rows = {key for key, _ in config_lib.CHECKS}
     needed = {key for key, value in KEYS.items() if not isinstance(value, bool)} - FREE
     assert needed <= rows
-    assert rows - needed == {"evals.*.every_epochs", "evals.*.every_steps"}
+    assert rows - needed == {"evals.*.classes", "evals.*.every_epochs", "evals.*.every_steps"}
 
 
 def test_every_default_is_in_its_range():

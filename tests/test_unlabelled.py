@@ -83,8 +83,8 @@ def test_what_needs_labels_says_so(photos, tmp_path):
     config.evals.knn.bank = f"images:{photos}/all"
     assert "evals.knn: knn compares with labels of kind 'class', and images:" in message(config)
     config = config_of(photos)
-    config.evals.knn.bank = "digits:train"
-    assert f"the classes of digits:train are not those of folder:{photos}/some" in message(config)
+    config.evals.knn.bank = "fake:20x8"
+    assert f"the classes of fake:20x8 are not those of folder:{photos}/some" in message(config)
 
 
 def test_packed_they_stay_without_labels(photos, tmp_path):

@@ -55,8 +55,10 @@ def multilabel(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
             **each,
         }
 
-    parts = (f"{what}/{name}" for name in names for what in ("ap", "f1", "threshold"))
-    return Metric(update, finish, gather=True, names=("map", "map_micro", "f1", "loss", "absent_classes", *parts))
+    parts = (f"{what}/{name}" for name in names for what in ("ap", "auroc", "f1", "threshold"))
+    return Metric(
+        update, finish, gather=True, names=("map", "map_micro", "auroc", "f1", "loss", "absent_classes", *parts)
+    )
 
 
 def binary(*, classes: int) -> Metric:
@@ -122,7 +124,8 @@ def auroc(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
             **each,
         }
 
-    return Metric(update, finish, gather=True)
+    parts = (f"auroc/{name}" for name in names)
+    return Metric(update, finish, gather=True, names=("auroc", "top1", "absent_classes", *parts))
 
 
 def log_odds(logits: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import SCALAR, Source
-from jaxvision.errors import UserError
+from jaxvision.data.sources.common import SCALAR, Source, class_order
+from jaxvision.errors import UserError, look_alike
 
 
 class Renumbered:
@@ -66,13 +66,29 @@ def with_classes(source: Source, classes: Sequence[str], of: str) -> Source:
         return source
     unknown, missing = set(source.classes) - set(classes), set(classes) - set(source.classes)
     if unknown or (missing and source.kind == "values"):
-        sides = (("only there", unknown), (f"only in {of}", missing))
-        differ = "; ".join(f"{where}: {sorted(names)[:5]}" for where, names in sides if names)
-        raise UserError(
-            f"the classes of {source.uri} are not those of {of}: {differ}. Labels go by these names: give both the "
-            "same ones, or leave out what has no name here"
-        )
+        differ = classes_differ(source.classes, tuple(classes), "there", of)
+        raise UserError(f"the classes of {source.uri} are not those of {of}: {differ}")
     return Renumbered(source, classes)
+
+
+def classes_differ(theirs: tuple[str, ...], mine: tuple[str, ...], there: str, here: str) -> str:
+    """How two lists of class names differ, for a message; `there` and `here` say whose each is."""
+    found = "there" if there == "there" else f"in {there}"
+    if set(theirs) == set(mine):
+        place = next(k for k, pair in enumerate(zip(theirs, mine)) if pair[0] != pair[1])
+        as_text = {tuple(sorted(mine)), class_order(mine)} == {theirs, mine}
+        return (
+            f"the same names in another order, class {place} is {theirs[place]!r} {found} and {mine[place]!r} in {here}"
+            + (": names that are integers count as numbers now, and were sorted as text before" if as_text else "")
+            + ". To pin an order, write it into classes.txt of the folder, or name such a file by classes= (csv:, tar:)"
+        )
+    only, lacking = sorted(set(theirs) - set(mine))[:5], sorted(set(mine) - set(theirs))[:5]
+    alike = any(look_alike(a, b) for a in only for b in lacking)  # then they are shown so that they differ
+    show = ascii if alike else repr
+    looks = (
+        ". Some look the same and are spelt otherwise (accents as one or two characters): rename them" if alike else ""
+    )
+    return f"only {found}: {show(only)}; only in {here}: {show(lacking)}{looks}"
 
 
 def absent(source: Source) -> tuple[str, ...]:
