@@ -22,6 +22,8 @@ from typing import Any
 
 from jaxvision.errors import UserError, nearest
 from jaxvision.ranges import (
+    COLOUR,
+    LEVELS,
     POSITIVE,
     RATE,
     SHARE,
@@ -301,6 +303,8 @@ CHECKS: tuple[tuple[str, Range], ...] = (
     ("data.channels", Range(lambda v: v in (1, 3), "1 or 3")),
     ("data.mean", each(is_number, "numbers, of pixels in 0..1, one a channel")),
     ("data.std", each(lambda v: is_number(v) and v > 0, "numbers above 0, of pixels in 0..1, one a channel")),
+    ("data.range", LEVELS),
+    ("data.background", COLOUR),
     ("data.transforms", each(_is_transform, 'a pair like ("shift", dict(share=0.1))')),
     ("data.sampling", one_of("uniform", "balanced", "weighted")),
     ("data.weights", pairs(lambda w: w >= 0, 'pairs like ("rare class", 5.0), of a number of at least 0')),

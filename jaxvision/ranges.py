@@ -95,6 +95,14 @@ POSITIVE = Range(lambda v: v > 0, "above 0")
 NOT_NEGATIVE = at_least(0)
 COUNT = between(1, 2**20)
 SOME = Range(lambda v: len(v) > 0, "with at least one value")
+LEVELS = Range(
+    lambda v: v == () or (len(v) == 2 and all(map(is_number, v)) and v[0] < v[1]),
+    "the lowest and the highest level of grey, as (0, 4095) for 12 bits, or () for all of the file's type",
+)
+COLOUR = Range(
+    lambda v: v == () or (len(v) == 3 and all(type(c) is int and 0 <= c <= 255 for c in v)),
+    "red, green and blue from 0 to 255, as (255, 255, 255), or () to drop alpha",
+)
 
 # For annotations: the type for type checkers, the range for `check_arguments`.
 Share = Annotated[float, SHARE]

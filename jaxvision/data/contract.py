@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 from jaxvision.errors import UserError, nearest
+from jaxvision.ranges import COLOUR, LEVELS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -48,16 +48,8 @@ class InputContract:
             raise UserError(f"mean and std need {self.channels} values, one a channel; got {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise UserError(f"std must be positive, got {self.std}")
-        if self.range and not _rising(self.range):
-            raise UserError(
-                f"data.range is {self.range}: it is the lowest and the highest level of grey, as (0, 4095) for 12 "
-                "bits, or () for all of the file's type"
-            )
-        if self.background and not _colour(self.background):
-            raise UserError(
-                f"data.background is {self.background}: it is red, green and blue from 0 to 255, as (255, 255, 255), "
-                "or () to drop alpha"
-            )
+        LEVELS.check("data.range", self.range)
+        COLOUR.check("data.background", self.background)
 
     def __str__(self) -> str:
         mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
@@ -83,12 +75,3 @@ class InputContract:
             if name not in fields:
                 raise UserError(f"unknown field {name!r} in an input contract: {nearest(name, fields)}")
         return cls(**values)
-
-
-def _rising(values: tuple[Any, ...]) -> bool:
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
-    return numbers and len(values) == 2 and values[0] < values[1]
-
-
-def _colour(values: tuple[Any, ...]) -> bool:
-    return len(values) == 3 and all(type(v) is int and 0 <= v <= 255 for v in values)

@@ -29,7 +29,7 @@ def test_range_and_background_travel():
     "values", [(0,), (1, 1), (4095, 0), (0, float("inf")), (float("nan"), 1), ("0", "1"), (True, 3), (0, 1, 2)]
 )
 def test_senseless_ranges(values):
-    with pytest.raises(UserError, match=r"data\.range is .*lowest and the highest"):
+    with pytest.raises(UserError, match=r"data\.range is .*the lowest and the highest"):
         InputContract(range=values)
 
 

@@ -201,7 +201,7 @@ def test_fake_is_deterministic_and_all_different():
         ("digts:train", "did you mean 'digits'"),
         ("digits", "did you mean 'digits'"),
         ("digits:trian", "did you mean 'train'"),
-        ("nonsense", "known: cifar, csv, digits, fake, folder, "),
+        ("nonsense", "known: cifar, csv, digits, fake, folder, idx, "),
         ("fake:10", "COUNTxSIZE"),
         ("fake:10x0", "COUNTxSIZE"),
         ("fake:10x8?clases=3", "did you mean 'classes'"),
