@@ -14,20 +14,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvision import build, loop, metrics, models, optim, ranges, tasks
-from jaxvision import config as config_lib
-from jaxvision.config import PROVIDED, Config
-from jaxvision.data import pipeline, transforms
-from jaxvision.errors import Diverged, UserError
-from jaxvision.prepare import Setup
-from jaxvision.step import make_step
-from tests.test_configs import CONFIGS, compile_quickly, small
+
 
 VALUES = (
     0, 1, 2, 3, 7, -1, -2, 10**12, 0.0, 0.1, 0.5, 0.999, 1.0, 1.5, 5.0, -0.1, 1e-12, 1e30, float("inf"), float("nan"),
     True, False, None, "", "x", "nan", "(", "*", "../x", "a/b", "test", "batch", "none", "auto", "cosine", "bicubic",
     "digits:train", "fake:8x8?classes=3", (), (0,), (1,), (-1,), (2, 2), (0.5, 0.5, 0.5), (0.0, 1.0), (1.0, 0.5),
-    ("x",), (("x", 1.0),), (("conv", 0.5),), (("(", 1.0),), (("flip", {}),), (("multi_view", {}), ("flip", {})), {}, {"x": 1},
+
 )  # fmt: skip
 REFUSED_WITHIN = 10.0  # seconds of this process
 
@@ -139,6 +132,7 @@ def rehearse(config):
         assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
 
 
+
 def outcome(tree, workdir):
     """What becomes of a config: "refused", "diverged" or "trained"; `workdir` None: trained without compiling."""
     start = time.process_time()
@@ -152,11 +146,7 @@ def outcome(tree, workdir):
     except Diverged:
         return "diverged"
     except UserError as error:
-        assert time.process_time() - start < REFUSED_WITHIN, "refused late"
-        assert "\n\n" not in str(error)
-        assert 10 < len(str(error)) < 2000, str(error)
-        return "refused"
-    return "trained"
+
 
 
 def tried(seeds, workdir, configs, monkeypatch):
@@ -166,7 +156,7 @@ def tried(seeds, workdir, configs, monkeypatch):
     for seed in seeds:
         file, path, value, tree = mutation(seed, configs)
         try:
-            with at_most(120):
+
                 ends[outcome(tree, workdir and workdir / str(seed))] += 1
         except (Exception, TimeoutError) as error:  # all are seen at once
             last = inspect.trace()[-1]
@@ -184,7 +174,6 @@ def test_100_changes(monkeypatch):
 
 
 @pytest.mark.slow
-def test_2000_changes(tmp_path, monkeypatch, compile_quickly):
-    ends, failures = tried(range(2000), tmp_path, CONFIGS, monkeypatch)
+
     assert not failures, "\n".join(failures)
     assert ends["refused"] > 200 < ends["trained"], ends
