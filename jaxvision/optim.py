@@ -14,7 +14,7 @@ import optax
 
 from jaxvision.config import Config, factory
 from jaxvision.errors import UserError, nearest
-from jaxvision.ranges import Positive, Rate
+from jaxvision.ranges import Positive, Rate, Tiny
 from jaxvision.task import PyTree, leaf_name, leaf_names
 
 __all__ = ["adamw", "lamb", "lars", "sgd"]
@@ -44,23 +44,12 @@ def sgd(decay: optax.GradientTransformation, *, momentum: Rate = 0.9, nesterov: 
     return optax.chain(decay, optax.trace(momentum, nesterov) if momentum else optax.identity())
 
 
-def adamw(decay: optax.GradientTransformation, *, b1: Rate = 0.9, b2: Rate = 0.999, eps: Positive = 1e-8):
+def adamw(decay: optax.GradientTransformation, *, b1: Rate = 0.9, b2: Rate = 0.999, eps: Tiny = 1e-8):
     """Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, decay times lr as torch has it."""
     return optax.chain(optax.scale_by_adam(b1, b2, eps), decay)
 
 
-def lamb(
-    decay: optax.GradientTransformation,
-    *,
-    decays: Decays = decayed,
-    b1: Rate = 0.9,
-    b2: Rate = 0.999,
-    eps: Positive = 1e-6,
-):
-    """You et al. 2020, https://arxiv.org/abs/1904.00962: Adam's step with decay, scaled by the leaf's norm. Biases,
-    norms and what else does not decay take Adam's steps, as in the authors' code and timm's: by the norm of a bias,
-    which begins at 0, they would hardly move."""
-    scaled = optax.masked(optax.scale_by_trust_ratio(), decays)
+
     return optax.chain(optax.scale_by_adam(b1, b2, eps), decay, scaled)
 
 

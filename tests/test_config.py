@@ -125,6 +125,7 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.optim.update(gamma=0.0), "optim.gamma is 0.0: it must be above 0"),
         (lambda c: c.optim.update(momentum=-1), "optim.momentum is -1: it must be a number, in \\[0, 1\\)"),
         (lambda c: c.optim.update(momentum=5.0), "optim.momentum is 5.0"),
+        (lambda c: c.model.update(dtype="float32"), 'unknown key "model.dtype" for resnet18'),
         (lambda c: c.model.update(dropout=2), "model.dropout is 2: it must be a number, in \\[0, 1\\)"),
         (lambda c: c.model.update(drop_path=-0.1), "model.drop_path is -0.1"),
         (lambda c: c.model.update(width=0), "model.width is 0: it must be a whole number, at least 1"),

@@ -7,7 +7,7 @@ import jax
 
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import info_nce
-from jaxvision.ranges import Counts, Norm, Positive, Share
+from jaxvision.ranges import Counts, Norm, Share, Temperature
 from jaxvision.task import Task
 from jaxvision.tasks.encoder import check_contrast
 from jaxvision.tasks.projector import Projector
@@ -18,7 +18,7 @@ def moco(
     model: nn.Module,
     contract: InputContract,
     *,
-    temperature: Positive = 1.0,
+    temperature: Temperature = 1.0,
     widths: Counts = (4096, 256),
     predictor_last_norm: bool = False,
     momentum: Share = 0.99,

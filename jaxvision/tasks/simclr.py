@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import nt_xent
 from jaxvision.ops import masked_mean
-from jaxvision.ranges import Counts, Norm, Positive
+from jaxvision.ranges import Counts, Norm, Temperature
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.encoder import check_contrast, encoder, spread, views
 from jaxvision.tasks.projector import Projector
@@ -21,7 +21,7 @@ def simclr(
     model: nn.Module,
     contract: InputContract,
     *,
-    temperature: Positive = 0.1,
+    temperature: Temperature = 0.1,
     widths: Counts = (2048, 128),
     norm: Norm = "batch",
 ) -> Task:
