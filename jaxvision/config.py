@@ -40,7 +40,7 @@ from jaxvision.ranges import (
 # Parts that take keys beyond their defaults: names the user chooses, or arguments of what `name` names.
 OPEN = ("model", "task", "wrap", "evals", "optim")
 # Arguments of factories that the program gives and no config.
-
+PROVIDED = ("classes", "dtype", "labels", "names", "total_steps", "decays")
 # What may differ when a workdir is run again; anything else would make it another run.
 MAY_CHANGE = (
     "epochs",
@@ -278,6 +278,10 @@ def _is_transform(entry: Any) -> bool:
     return isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str) and isinstance(entry[1], dict)
 
 
+def _is_level(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**16
+
+
 _PATTERNS = each(is_pattern, 'patterns: regular expressions, such as "^layer4"')
 _OF_PATTERNS = each(lambda pair: is_pattern(pair[0]), "a pattern first, and that is no regular expression")
 _AXIS = Range(lambda v: v == -1 or 1 <= v <= 2**20, "at least 1, or -1 for all devices that are left")
@@ -300,6 +304,8 @@ CHECKS: tuple[tuple[str, Range], ...] = (
     ("data.channels", Range(lambda v: v in (1, 3), "1 or 3")),
     ("data.mean", each(is_number, "numbers, of pixels in 0..1, one a channel")),
     ("data.std", each(lambda v: is_number(v) and v > 0, "numbers above 0, of pixels in 0..1, one a channel")),
+    ("data.range", each(_is_level, "whole numbers: the lowest and the highest level, such as (0, 4095)")),
+    ("data.background", each(_is_level, "whole numbers: red, green and blue, such as (255, 255, 255)")),
     ("data.transforms", each(_is_transform, 'a pair like ("shift", dict(share=0.1))')),
     ("data.sampling", one_of("uniform", "balanced", "weighted")),
     ("data.weights", pairs(lambda w: w >= 0, 'pairs like ("rare class", 5.0), of a number of at least 0')),
