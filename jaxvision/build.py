@@ -284,7 +284,7 @@ def abstract_init(task_: Task, config: Config) -> tuple[PyTree, PyTree]:
     """Abstract (params, extra): shapes without computing anything. UserError where the model refuses its options."""
     try:
         return jax.eval_shape(lambda k, b: task_.init(k, b, None), jax.random.key(0), example(config))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
         options = ", ".join(f"{k}={v!r}" for k, v in config.model.items())
         raise UserError(f"model {options} at {config.data.size} px: {error}") from error
 

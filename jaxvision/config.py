@@ -24,7 +24,6 @@ from jaxvision.errors import UserError, nearest
 from jaxvision.ranges import (
     COLOUR,
     LEVELS,
-    POSITIVE,
     RATE,
     SHARE,
     Range,
@@ -43,7 +42,7 @@ from jaxvision.ranges import (
 # Parts that take keys beyond their defaults: names the user chooses, or arguments of what `name` names.
 OPEN = ("model", "task", "wrap", "evals", "optim")
 # Arguments of factories that the program gives and no config.
-PROVIDED = ("classes", "labels", "names", "total_steps", "decays")
+PROVIDED = ("classes", "dtype", "labels", "names", "total_steps", "decays")
 # What may differ when a workdir is run again; anything else would make it another run.
 MAY_CHANGE = (
     "epochs",
@@ -314,14 +313,15 @@ CHECKS: tuple[tuple[str, Range], ...] = (
     ("data.threads", between(0, 1024)),
     ("data.processes", between(0, 1024)),
     ("data.prefetch", between(1, 1024)),
-    ("optim.lr", at_least(0)),
-    ("optim.weight_decay", at_least(0)),
-    ("optim.weight_decay_final", Range(lambda v: v >= 0 or v == -1, "at least 0, or -1 for a constant weight_decay")),
+    ("optim.lr", between(0, 10_000)),
+    ("optim.weight_decay", between(0, 10_000)),
+    ("optim.weight_decay_final",
+     Range(lambda v: 0 <= v <= 10_000 or v == -1, "at least 0, at most 10,000, or -1 for a constant weight_decay")),
     ("optim.schedule", one_of("constant", "cosine", "linear", "step")),
     ("optim.warmup", Range(RATE.test, "a share of all steps, in [0, 1)")),
     ("optim.final", Range(SHARE.test, "a share of lr, in [0, 1]")),
     ("optim.milestones", each(lambda v: is_number(v) and 0 < v < 1, "numbers: shares of all steps, in (0, 1)")),
-    ("optim.gamma", POSITIVE),
+    ("optim.gamma", Range(lambda v: 0 < v <= 100, "above 0, at most 100")),
     ("optim.clip", at_least(0, " (0 is none)")),
     ("optim.groups", pairs(lambda by: by >= 0, 'pairs like ("fc", 10.0), of a number of at least 0')),
     ("optim.groups", _OF_PATTERNS),

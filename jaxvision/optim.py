@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvision.config import Config, factory
+from jaxvision.config import Config, check_values, factory
 from jaxvision.errors import UserError, nearest
-from jaxvision.ranges import Positive, Rate
+from jaxvision.ranges import Positive, Rate, Tiny
 from jaxvision.task import PyTree, leaf_name, leaf_names
 
 __all__ = ["adamw", "lamb", "lars", "sgd"]
@@ -44,7 +44,7 @@ def sgd(decay: optax.GradientTransformation, *, momentum: Rate = 0.9, nesterov: 
     return optax.chain(decay, optax.trace(momentum, nesterov) if momentum else optax.identity())
 
 
-def adamw(decay: optax.GradientTransformation, *, b1: Rate = 0.9, b2: Rate = 0.999, eps: Positive = 1e-8):
+def adamw(decay: optax.GradientTransformation, *, b1: Rate = 0.9, b2: Rate = 0.999, eps: Tiny = 1e-8):
     """Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, decay times lr as torch has it."""
     return optax.chain(optax.scale_by_adam(b1, b2, eps), decay)
 
@@ -55,7 +55,7 @@ def lamb(
     decays: Decays = decayed,
     b1: Rate = 0.9,
     b2: Rate = 0.999,
-    eps: Positive = 1e-6,
+    eps: Tiny = 1e-6,
 ):
     """You et al. 2020, https://arxiv.org/abs/1904.00962: Adam's step with decay, scaled by the leaf's norm. Biases,
     norms and what else does not decay take Adam's steps, as in the authors' code and timm's: by the norm of a bias,
@@ -131,19 +131,7 @@ def check(config: Config) -> Callable:
     import jaxvision.optim as here
 
     spec = {k: v for k, v in config.items() if k not in SHARED}
-    for key, pairs in _patterns(config):
-        for pattern, value in pairs:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UserError(f"optim.{key}: {pattern!r} is no regular expression: {error}") from error
-            if key == "groups" and not value >= 0:
-                raise UserError(f"optim.groups: the multiplier of {pattern!r} is {value}: it must be at least 0")
-            if key == "unfreeze" and not 0 <= value < 1:
-                raise UserError(
-                    f"optim.unfreeze: {pattern!r} has {value}: it must be a share of all steps, in [0, 1); to freeze "
-                    f'for good, take optim.groups = (("{pattern}", 0.0),)'
-                )
+    check_values(Config(optim=config))
     return factory(here, spec, "optim", also=("name", *SHARED))
 
 

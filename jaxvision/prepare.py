@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Generator
 from typing import Any
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxvision import build, checkpoint, paths, pretrained, sharding, weights
+from jaxvision import build, checkpoint, machine, paths, pretrained, sharding, weights
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import pipeline, survey, transforms
@@ -42,6 +43,7 @@ class Setup:
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
         self.split = sharding.batch_sharding(self.mesh)
         _check_divisible(config, self.mesh.size)
+        _check_batch_fits(config)
 
         self.source, self.eval_sources, self.banks = _open_sources(config)
         build.check_kind(config, self.source)
@@ -71,6 +73,9 @@ class Setup:
         params, _ = build.abstract_init(self.task, config)
         self.tx, self.rate, self.learns = build.optimiser(config, self.task, params, self.total)
         self.parameters = weights.count(params)
+        if self.mesh.devices.flat[0].platform == "cpu":  # elsewhere XLA says what does not fit
+            options = ", ".join(f"{key}={value!r}" for key, value in config.model.items())
+            _require_memory(4 * self.parameters, f"the {self.parameters:,} parameters of model {options} need")
 
     def told_of_data(self) -> list[str]:
         """Lines for people: levels and transparency that are not used, images on both sides. Looks at some files."""
@@ -226,6 +231,23 @@ def _check_divisible(config: Config, devices: int) -> None:
             f"batch_size {config.batch_size} is not divisible by {by}: take "
             + (f"{below} or {above}" if below else f"{above}")
         )
+
+
+def _check_batch_fits(config: Config) -> None:
+    """Raises UserError unless this host can hold the batches that are kept ready."""
+    leaves = build.example(config, config.batch_size, train=True).values()
+    kept = config.data.prefetch + 1
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) // jax.process_count()
+    _require_memory(
+        size * kept, f"batch_size={config.batch_size} at {config.data.size} px makes batches of {size / 1e9:,.1f} GB; "
+        f"the {kept} that data.prefetch={config.data.prefetch} keeps need"
+    )  # fmt: skip
+
+
+def _require_memory(size: int, what: str) -> None:
+    there = machine.memory()["total"]
+    if 0 < there < size:
+        raise UserError(f"{what} {size / 1e9:,.1f} GB, and this machine has {there / 1e9:,.1f} GB: make it smaller")
 
 
 def _require_deterministic() -> None:

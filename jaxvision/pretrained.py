@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+import shlex
 from typing import Any, NamedTuple
 
 import jax
@@ -158,21 +159,11 @@ def checkpoint_mismatch(about: dict[str, Any], config: Config, classes: tuple[st
 
 def load_plan(source: Source | Published, task_: Task, config: Config, classes: tuple[str, ...]) -> weights.Plan:
     """How the weights of `source` fill this config's task; see `weights.plan`. Raises UserError."""
-    _check_contract(source, config)
+    _check_made_for(source, config)
     fresh, head = _leaves(task_, config)
     spare = _spare_head(config, head)
     head = head | spare.keys()
     if isinstance(source, Published):
-        if config.model.name != source.model:
-            raise UserError(
-                f'init: {source.source} are weights of {source.model}: set config.model.name = "{source.model}"'
-            )
-        for key, value in source.options.items():
-            if getattr(build.model(config, 1), key) != value:
-                raise UserError(
-                    f"init: {source.source} are weights of {source.model} with {key} {value!r}: set "
-                    f"config.model.{key} = {value!r}"
-                )
         loaded = _published_leaves(source, {**traverse_util.flatten_dict(fresh, sep="/"), **spare}, config)
         same = source.classes == tuple(classes) if source.classes else _class_count(loaded.leaves, head) == len(classes)
         learnt = _LEARNT
@@ -193,19 +184,33 @@ def load_plan(source: Source | Published, task_: Task, config: Config, classes: 
     return weights.plan(fresh, loaded, head, same, begin_afresh=policy.fresh, ignore=policy.ignore)
 
 
-def _check_contract(source: Source | Published, config: Config) -> None:
-    """Pixels as the weights expect them, but for what `init_policy.contract` names. Sizes and crops may differ."""
+def _check_made_for(source: Source | Published, config: Config) -> None:
+    """Raises UserError, all in one, unless the network (of published weights) and the pixels are those that the weights
+    were made for, but for what `init_policy.contract` names. Sizes and crops may differ."""
+    wrong: dict[str, tuple[Any, Any]] = {}  # key: (what the weights want, what the config has)
+    if isinstance(source, Published):
+        wrong["model.name"] = (source.model, config.model.name)
+        same = config.model.name == source.model
+        network = build.model(config, 1) if same else None
+        wrong |= {
+            f"model.{key}": (value, getattr(network, key) if same else config.model.get(key))
+            for key, value in source.options.items()
+        }
     mine, theirs = build.contract(config), source.contract
     fields = ["filter"] if mine.channels != theirs.channels else ["mean", "std", "filter"]
     if not isinstance(source, Published):  # those of other libraries know neither
         fields += ["range", "background"]
-    for field in fields:
-        wanted, given = getattr(theirs, field), getattr(mine, field)
-        if wanted != given and field not in config.init_policy.contract:
-            raise UserError(
-                f"init: the weights in {source} expect pixels with {field} {wanted}, this config gives {given}: set "
-                f'config.data.{field} = {wanted!r}, or config.init_policy.contract = ("{field}",) if you mean it'
-            )
+    fields = [field for field in fields if field not in config.init_policy.contract]
+    wrong |= {f"data.{field}": (getattr(theirs, field), getattr(mine, field)) for field in fields}
+    wrong = {key: (wanted, given) for key, (wanted, given) in wrong.items() if wanted != given}
+    if not wrong:
+        return
+    differ = "; ".join(f"{key} {wanted!r}, this config has {given!r}" for key, (wanted, given) in wrong.items())
+    lines = ", ".join(f"config.{key} = {wanted!r}" for key, (wanted, _) in wrong.items())
+    flags = " ".join(shlex.quote(f"--config.{key}={wanted}") for key, (wanted, _) in wrong.items())
+    pixels = tuple(key.removeprefix("data.") for key in wrong if key.startswith("data."))
+    meant = f"; or config.init_policy.contract = {pixels!r} if you mean other pixels" if pixels else ""
+    raise UserError(f"init: the weights in {source} want {differ}: set {lines} (flags: {flags}){meant}")
 
 
 def _leaves(task_: Task, config: Config) -> tuple[dict[str, PyTree], set[str]]:

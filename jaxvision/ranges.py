@@ -121,6 +121,10 @@ Angle = Annotated[float, between(0, 360)]
 Slant = Annotated[float, Range(lambda v: 0 <= v < 90, "at least 0 and below 90 degrees")]
 Side = Annotated[int, between(1, 2**14)]  # of an image, in pixels
 Times = Annotated[int, between(0, 1000)]
+Temperature = Annotated[float, Range(lambda v: 0 < v <= 1000, "above 0, at most 1,000")]
+Tiny = Annotated[float, Range(lambda v: 0 < v <= 1, "above 0, at most 1")]  # beside a divisor, so that it is not 0
+Exponent = Annotated[float, between(0, 100)]
+Norm = Annotated[str, one_of("batch", "none")]
 Strength = Annotated[float, between(0, 1000)]
 
 

@@ -30,6 +30,23 @@ def test_what_the_first_evaluation_would_find_is_known_before_step_0(change, wor
         Setup(config)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda c: c.update(batch_size=2**20, data={**c.data, "size": 4096, "resize": 4096}),
+            "batch_size=1048576 at 4096 px",
+        ),
+        (lambda c: c.model.update(width=2**20), r"the [\d,]+ parameters of model name='resnet18', width=1048576"),
+    ],
+)
+def test_what_no_machine_holds_is_refused_with_the_numbers(change, words):
+    config = make_tiny_config()
+    change(config)
+    with pytest.raises(UserError, match=words):
+        Setup(config)
+
+
 @pytest.mark.parametrize("best", ["test/top5", "test/loss", "test", ""])
 def test_figures_there_are(best):
     config = make_tiny_config()

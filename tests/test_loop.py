@@ -554,7 +554,7 @@ def test_goes_on_with_the_class_order_of_the_checkpoint(tmp_path):
     fit(tmp_path / "w", **{**PETS, "steps": 24}, data__train=uri, evals=evals)
     before = summary(tmp_path / "w")["evals"]["val"]
     (tmp_path / "pets" / "classes.txt").unlink()
-    state, said = fit(tmp_path / "w", **{**PETS, "steps": 25}, data__train=uri, evals=evals)
+    _, said = fit(tmp_path / "w", **{**PETS, "steps": 25}, data__train=uri, evals=evals)
     assert "lists its classes in another order now; labels keep that of" in said
     assert before["top1"] > 0.9
     assert summary(tmp_path / "w")["evals"]["val"]["top1"] > 0.9

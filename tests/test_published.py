@@ -189,6 +189,19 @@ def test_another_contract_is_refused_unless_named(tmp_path, state, key, value):
     assert plan(path, config).loaded
 
 
+def test_all_that_differs_from_the_weights_is_said_at_once(tmp_path, state):
+    """With the whole line to write: network, options and pixels."""
+    config = config_of(name="resnet50", bottleneck=True)
+    config.data.update(filter="bicubic", mean=(0.5, 0.5, 0.5))
+    with pytest.raises(UserError, match=r"init: the weights in .*torchvision resnet18") as caught:
+        plan(save(tmp_path, state), config)
+    for words in ("want model.name 'resnet18', this config has 'resnet50'; data.mean (0.485",
+                  "set config.model.name = 'resnet18', config.data.mean = (0.485, 0.456, 0.406), config.data.filter = "
+                  "'bilinear' (flags: --config.model.name=resnet18 '--config.data.mean=(0.485, 0.456, 0.406)' "
+                  "--config.data.filter=bilinear); or config.init_policy.contract = ('mean', 'filter')"):  # fmt: skip
+        assert words in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("source", "wanted"),
     [

@@ -205,9 +205,7 @@ def _bytes_of(path: str | os.PathLike[str]) -> bytes:
 def _array(image: Any, where: str) -> np.ndarray:
     try:
         array = np.asarray(image)
-    except (
-        Exception
-    ) as error:  # any library: lists of uneven lengths, tensors on other devices
+    except Exception as error:  # any library: lists of uneven lengths, tensors on other devices
         raise UserError(f"{where} is no array ({error}): give uint8 pixels [H, W], [H, W, 1] or [H, W, 3]") from error
     if array.ndim == 0:
         raise UserError(

@@ -7,11 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision.ranges import Count, CountOrNone, Depth, Positive
+from jaxvision.ranges import Count, CountOrNone, Depth, Positive, Temperature
 from jaxvision.task import Batch, Metric
 
 
-def knn(*, classes: int, k: Count = 20, temperature: Positive = 0.07) -> Metric:
+def knn(*, classes: int, k: Count = 20, temperature: Temperature = 0.07) -> Metric:
     """`knn`: top-1 of a weighted vote of the k nearest labelled images; `feature_std`, `effective_rank`: see `spread`.
 
     Needs a `bank`, the labelled images (evals.NAME.bank), whose features are kept in memory: 4 bytes a value. Nearness

@@ -26,7 +26,7 @@ from jaxvision.models.layers import (
 )
 from jaxvision.models.origin import Origin
 from jaxvision.ops import gelu
-from jaxvision.ranges import Counts, Depths, NotNegative, Rate
+from jaxvision.ranges import Counts, Depths, Exponent, Rate
 
 __all__ = ["convnext_base", "convnext_large", "convnext_small", "convnext_tiny"]
 
@@ -67,7 +67,7 @@ class ConvNeXt(nn.Module):
     classes: int
     depths: Depths
     widths: Counts
-    layer_scale: NotNegative = 1e-6
+    layer_scale: Exponent = 1e-6
     dropout: Rate = 0.0
     drop_path: Rate = 0.0
     remat: str = ""

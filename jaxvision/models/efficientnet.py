@@ -28,7 +28,7 @@ from jaxvision.models.layers import (
     recomputed,
 )
 from jaxvision.models.origin import Origin
-from jaxvision.ranges import Count, Positive, Rate
+from jaxvision.ranges import Count, Rate, Tiny
 
 _TIMM = ["efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4"]
 __all__ = [*_TIMM, "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_s", "efficientnet_v2_m"]
@@ -64,7 +64,7 @@ class EfficientNet(nn.Module):
     stages: tuple[Stage, ...]
     stem: Count
     last: Count
-    epsilon: Positive = 1e-5
+    epsilon: Tiny = 1e-5
     momentum: Rate = 0.9
     dropout: Rate = 0.2
     drop_path: Rate = 0.0

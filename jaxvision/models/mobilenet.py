@@ -9,7 +9,7 @@ Origin: written for jaxvision after the architecture that torchvision's `models/
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -27,7 +27,7 @@ from jaxvision.models.layers import (
 )
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32
-from jaxvision.ranges import Count, CountOrNone, Positive, Rate
+from jaxvision.ranges import Count, CountOrNone, Rate, Tiny, one_of
 
 __all__ = ["mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"]
 
@@ -68,8 +68,8 @@ class MobileNet(nn.Module):
     last: Count
     stem: Count = 16
     hidden: CountOrNone = 0
-    activation: str = "hard_swish"
-    epsilon: Positive = 1e-3
+    activation: Annotated[str, one_of(*_ACTIVATIONS)] = "hard_swish"
+    epsilon: Tiny = 1e-3
     momentum: Rate = 0.99
     dropout: Rate = 0.2
     drop_path: Rate = 0.0

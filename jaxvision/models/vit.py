@@ -22,7 +22,7 @@ import numpy as np
 from jaxvision.models.layers import DropPath, classified, layer_norm, linear_rates, patches, recomputed
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32, attention, attention_branch, gelu, mlp_branch
-from jaxvision.ranges import Count, CountOrNone, Depth, NotNegative, Rate
+from jaxvision.ranges import Count, CountOrNone, Depth, Exponent, Rate
 
 _TORCHVISION = ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32"]
 _TIMM = ["vit_tiny_patch16_224", "vit_small_patch16_224", "vit_small_patch32_224"]
@@ -112,7 +112,7 @@ class VisionTransformer(nn.Module):
     registers: CountOrNone = 0
     positions: str = "learnt"
     qk_norm: bool = False
-    layer_scale: NotNegative = 0.0
+    layer_scale: Exponent = 0.0
     dropout: Rate = 0.0
     drop_path: Rate = 0.0
     remat: str = ""

@@ -12,7 +12,7 @@ import numpy as np
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import sigmoid_focal
 from jaxvision.ops import at_least_float32
-from jaxvision.ranges import NotNegative, Positive, Rate
+from jaxvision.ranges import Exponent, Positive, Rate
 from jaxvision.task import PyTree, Task
 from jaxvision.tasks.common import agreement, check_choices, check_focal, check_smoothing, supervised
 
@@ -22,7 +22,7 @@ def binary(
     contract: InputContract,
     *,
     label_smoothing: Rate = 0.0,
-    focal: NotNegative = 0.0,
+    focal: Exponent = 0.0,
     pos_weight: Positive | str = 1.0,
     classes: int = 2,
     labels: Callable[[], np.ndarray] | None = None,

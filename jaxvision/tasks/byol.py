@@ -6,7 +6,7 @@ import flax.linen as nn
 
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import negative_cosine
-from jaxvision.ranges import Count, Share
+from jaxvision.ranges import Count, Norm, Share
 from jaxvision.task import Task
 from jaxvision.tasks.projector import Projector
 from jaxvision.tasks.siamese import siamese
@@ -19,7 +19,7 @@ def byol(
     hidden: Count = 4096,
     width: Count = 256,
     momentum: Share = 0.996,
-    norm: str = "batch",
+    norm: Norm = "batch",
     stop_gradient: bool = True,
     total_steps: int = 0,
 ) -> Task:

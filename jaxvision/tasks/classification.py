@@ -13,7 +13,7 @@ import numpy as np
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import sigmoid_focal, softmax_cross_entropy, softmax_focal
 from jaxvision.ops import at_least_float32
-from jaxvision.ranges import NotNegative, Rate
+from jaxvision.ranges import Exponent, NotNegative, Rate
 from jaxvision.task import PyTree, Task
 from jaxvision.tasks.common import agreement, check_choices, check_focal, check_smoothing, supervised
 
@@ -25,7 +25,7 @@ def classification(
     loss: str = "softmax",
     label_smoothing: Rate = 0.0,
     target_threshold: Rate = 0.0,
-    focal: NotNegative = 0.0,
+    focal: Exponent = 0.0,
     class_weights: tuple[NotNegative, ...] | str = (),
     classes: int = 0,
     labels: Callable[[], np.ndarray] | None = None,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import dino_cross_entropy
 from jaxvision.ops import at_temperature, masked_mean
-from jaxvision.ranges import Count, Positive, Share
+from jaxvision.ranges import Count, Norm, Share, Temperature
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.encoder import check_share, encoder, momentum_at, moved, spread, views, without_drops
 from jaxvision.tasks.projector import Prototypes
@@ -27,10 +27,10 @@ def dino(
     outputs: Count = 65536,
     hidden: Count = 2048,
     bottleneck: Count = 256,
-    norm: str = "none",
-    student_temperature: Positive = 0.1,
-    teacher_temperature: Positive = 0.04,
-    teacher_temperature_start: Positive = 0.04,
+    norm: Norm = "none",
+    student_temperature: Temperature = 0.1,
+    teacher_temperature: Temperature = 0.04,
+    teacher_temperature_start: Temperature = 0.04,
     teacher_warmup: Share = 0.0,
     momentum: Share = 0.996,
     centre_momentum: Share = 0.9,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import soft_target_divergence, softmax_cross_entropy
 from jaxvision.ops import masked_mean
-from jaxvision.ranges import NotNegative, Positive
+from jaxvision.ranges import NotNegative, Temperature
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.classification import classification
 from jaxvision.tasks.common import agreement, network
@@ -23,7 +23,7 @@ def distillation(
     teaching: Task | None = None,
     *,
     teacher: str = "",
-    temperature: Positive = 1.0,
+    temperature: Temperature = 1.0,
     alpha: NotNegative = 0.0,
 ) -> Task:
     """T^2 * KL(teacher || student) at `temperature` T, plus `alpha` times cross-entropy with the labels; means over the

@@ -7,7 +7,7 @@ import jax
 
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import info_nce
-from jaxvision.ranges import Counts, Positive, Share
+from jaxvision.ranges import Counts, Norm, Share, Temperature
 from jaxvision.task import Task
 from jaxvision.tasks.encoder import check_contrast
 from jaxvision.tasks.projector import Projector
@@ -18,11 +18,11 @@ def moco(
     model: nn.Module,
     contract: InputContract,
     *,
-    temperature: Positive = 1.0,
+    temperature: Temperature = 1.0,
     widths: Counts = (4096, 256),
     predictor_last_norm: bool = False,
     momentum: Share = 0.99,
-    norm: str = "batch",
+    norm: Norm = "batch",
     total_steps: int = 0,
 ) -> Task:
     """Chen, Xie, He 2021, https://arxiv.org/abs/2104.02057: `losses.info_nce` for both orders of two views, added up.

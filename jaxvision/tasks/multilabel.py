@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import sigmoid_focal
 from jaxvision.ops import at_least_float32
-from jaxvision.ranges import NotNegative, Positive, Rate
+from jaxvision.ranges import Exponent, Positive, Rate
 from jaxvision.task import PyTree, Task
 from jaxvision.tasks.common import check_focal, check_smoothing, supervised
 
@@ -19,7 +19,7 @@ def multilabel(
     contract: InputContract,
     *,
     label_smoothing: Rate = 0.0,
-    focal: NotNegative = 0.0,
+    focal: Exponent = 0.0,
     pos_weight: Positive | tuple[Positive, ...] = 1.0,
     classes: int = 0,
 ) -> Task:

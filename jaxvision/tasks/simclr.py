@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import nt_xent
 from jaxvision.ops import masked_mean
-from jaxvision.ranges import Counts, Positive
+from jaxvision.ranges import Counts, Norm, Temperature
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.encoder import check_contrast, encoder, spread, views
 from jaxvision.tasks.projector import Projector
@@ -21,9 +21,9 @@ def simclr(
     model: nn.Module,
     contract: InputContract,
     *,
-    temperature: Positive = 0.1,
+    temperature: Temperature = 0.1,
     widths: Counts = (2048, 128),
-    norm: str = "batch",
+    norm: Norm = "batch",
 ) -> Task:
     """Chen et al. 2020, https://arxiv.org/abs/2002.05709; `losses.nt_xent` of the projections of two views.
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import negative_cosine
-from jaxvision.ranges import Count
+from jaxvision.ranges import Count, Norm
 from jaxvision.task import Task
 from jaxvision.tasks.projector import Projector
 from jaxvision.tasks.siamese import siamese
@@ -18,7 +18,7 @@ def simsiam(
     *,
     width: Count = 2048,
     bottleneck: Count = 512,
-    norm: str = "batch",
+    norm: Norm = "batch",
     stop_gradient: bool = True,
 ) -> Task:
     """Chen and He 2020, https://arxiv.org/abs/2011.10566: half of -cos(p, z) for both orders of two views, added up.
