@@ -174,7 +174,7 @@ class Packing:
     packing.json: what is packed and how; a second run compares it.
     .shard-...partial: the shard being written.
     shard-....json, then shard-....array_record: a shard, whole and on the disk.
-    labels.npy, info.json: all shards are there and were read again. packing.json and shard-....json are removed.
+    labels.npy, index.npy, info.json: all shards are there and were read again. packing.json and shard-....json go.
     """
 
     began: float
@@ -224,12 +224,11 @@ class Packing:
         kept = np.delete(np.arange(len(self.source)), [s["sample"] for s in info["skipped"]])
         if not len(kept):
             raise UserError(f"none of the {len(self.source)} images of {self.source.uri} can be read: check the source")
-        buffer = io.BytesIO()
-        np.save(buffer, self.labels[kept])
-        _write_whole(self.out / records.LABELS, buffer.getvalue())
-        info["labels"] = {"bytes": len(buffer.getvalue()), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
-        info["digest"] = self._verify(info, kept)
+        info["labels"] = self._save(records.LABELS, self.labels[kept])
+        info["digest"], index = self._verify(info, kept)
+        info["index"] = self._save(records.INDEX, np.array(index, np.int64))
         info["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        info["checksum"] = records.checksum(info)
         _write_whole(self.out / records.INFO, _json(info))
         self._tidy()
         return self._report(info)
@@ -370,28 +369,42 @@ class Packing:
             "jaxvision": jaxvision.__version__,
         }
 
-    def _verify(self, info: dict[str, Any], kept: Any) -> str:
-        """The digest of what a reader of the final files gets.
+    def _save(self, name: str, array: Any) -> dict[str, Any]:
+        """Writes an array; returns what info.json says of the file."""
+        import numpy as np
+
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        data = buffer.getvalue()
+        _write_whole(self.out / name, data)
+        return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def _verify(self, info: dict[str, Any], kept: Any) -> tuple[str, list[int]]:
+        """The digest of what a reader of the final files gets, and the `index` of each sample.
 
         It must be what the source gives when it is read a second time, or, for images that were encoded again,
         what was written. A shard that is not is removed; the same command writes it again.
         """
         packed = self.records.Records(str(self.out), info)
 
-        def read(k: int) -> tuple[bytes, bytes]:
-            mine = self._digest(packed[k])
-            return mine, self._digest(self.source[int(kept[k])]) if self.encoder.keeps_bytes else mine
+        def read(k: int) -> tuple[int, bytes, bytes]:
+            sample = packed[k]
+            mine = self._digest(sample)
+            theirs = self._digest(self.source[int(kept[k])]) if self.encoder.keeps_bytes else mine
+            return sample["index"], mine, theirs
 
-        total, k = hashlib.sha256(), 0
+        total = hashlib.sha256()
+        index: list[int] = []
         with (
             self._progress("checking", len(packed)) as step,
             contextlib.closing(_ahead(read, range(len(packed)), self.threads)) as pieces,
         ):
             for shard in info["shards"]:
                 digest = hashlib.sha256()
-                for mine, theirs in itertools.islice(pieces, shard["count"]):
+                for number, mine, theirs in itertools.islice(pieces, shard["count"]):
                     step()
                     if mine != theirs:
+                        k = len(index)
                         self._forget(shard["name"])
                         raise UserError(
                             f"{packed.where(k)} is not what {self.source.where(int(kept[k]))} is now: was the source "
@@ -399,14 +412,14 @@ class Packing:
                         )
                     digest.update(mine)
                     total.update(mine)
-                    k += 1
+                    index.append(number)
                 if digest.hexdigest() != shard["digest"]:
                     self._forget(shard["name"])
                     raise UserError(
                         f"{self.out / shard['name']} does not hold what was written: is the disk damaged? "
                         "The shard was removed, the same command writes it again"
                     )
-        return total.hexdigest()
+        return total.hexdigest(), index
 
     def _forget(self, name: str) -> None:
         (self.out / name).unlink()

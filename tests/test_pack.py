@@ -78,6 +78,7 @@ def test_kept_bytes_and_the_result(folder, tmp_path, capsys):
     assert result["bytes"] == sum(p.stat().st_size for p in out.glob("*.array_record"))
     assert result["digest"] == content_digest(open_source(folder)) == content_digest(open_source(f"records:{out}"))
     assert sorted(p.name for p in out.iterdir()) == [
+        "index.npy",
         "info.json",
         "labels.npy",
         *(f"shard-{k:05}-of-00003.array_record" for k in range(3)),
@@ -402,7 +403,8 @@ def kill_and_finish(uri, out, shards, moments):
     assert process.returncode == 0, stderr
     assert before.items() <= mtimes(out).items()
     names = sorted(p.name for p in out.iterdir())
-    assert names == ["info.json", "labels.npy", *(f"shard-{k:05}-of-{shards:05}.array_record" for k in range(shards))]
+    shard_names = [f"shard-{k:05}-of-{shards:05}.array_record" for k in range(shards)]
+    assert names == ["index.npy", "info.json", "labels.npy", *shard_names]
     result = json.loads(stdout)
     assert result["digest"] == content_digest(open_source(uri)) == content_digest(open_source(f"records:{out}"))
     return result
