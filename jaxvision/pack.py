@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import jaxvision
 from jaxvision import cli, paths
+from jaxvision.data.decode import MAX_PIXELS, decode
 from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import Interrupted, UserError
 from jaxvision.stop import Stop
@@ -69,6 +70,7 @@ def pack(argv: list[str]) -> dict[str, Any]:
         metavar="Q",
         help="of JPEG, 1 to 100; default 90. Without --longest: store all images as JPEG",
     )
+    parser.add_max_pixels(MAX_PIXELS)
     parser.add_argument("--threads", type=int, metavar="N", help="that read and encode; default: one a processor")
     parser.add_argument(
         "--on-error",
@@ -94,7 +96,7 @@ def pack(argv: list[str]) -> dict[str, Any]:
     shards = arguments.shards or -(-len(source) // SHARD)
     if shards > len(source):
         raise UserError(f"--shards is {shards}, but {source.uri} holds {len(source)} samples: take fewer")
-    encoder, say = Encoder(arguments.longest, arguments.quality), cli.sayer(arguments)
+    encoder, say = Encoder(arguments.longest, arguments.quality, arguments.max_pixels), cli.sayer(arguments)
     for line in () if encoder.keeps_bytes else survey.levels_told(source.uri, survey.encoded(source), InputContract()):
         say(f"{line}; --longest and --quality store 8 bits and no alpha for good: without them files stay as they are")
     packing = Packing(
@@ -130,10 +132,11 @@ def content_digest(source: Source) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What becomes of an image. `longest` and `quality` as the flags; None: not given."""
+    """What becomes of an image. `longest`, `quality` and `max_pixels` as the flags; None: not given."""
 
     longest: int | None
     quality: int | None
+    max_pixels: int = MAX_PIXELS
 
     @property
     def keeps_bytes(self) -> bool:
@@ -147,10 +150,8 @@ class Encoder:
         import numpy as np
         from PIL import Image
 
-        from jaxvision.data.decode import decode
-
         grey = isinstance(image, np.ndarray) and (image.ndim == 2 or image.shape[2:] == (1,))
-        pixels = decode(image, 1 if grey else 3, where)
+        pixels = decode(image, 1 if grey else 3, where, max_pixels=self.max_pixels)
         height, width = pixels.shape[:2]
         if self.keeps_bytes or (self.longest is not None and max(height, width) <= self.longest):
             return pixels if isinstance(image, np.ndarray) else image

@@ -22,6 +22,7 @@ import numpy as np
 from jaxvision.data.sources.common import (
     ENDINGS,
     EXTENSIONS,
+    LARGEST,
     class_order,
     ending,
     parse_query,
@@ -147,6 +148,8 @@ class Tar:
         i = range(len(self))[i]
         e = self._order[i]
         size = int(self._sizes[e])
+        if size > LARGEST:
+            raise Unreadable(f"cannot read {self.where(i)}: {size:,} bytes are more than an image has")
         try:
             data = self._files.read(self._tar(e), int(self._offsets[e]), size)
         except OSError as error:
