@@ -115,6 +115,8 @@ def pack(argv: list[str]) -> dict[str, Any]:
             return packing.run()
     except Interrupted as error:
         raise Interrupted(f"{error}. To resume: {shlex.join(['python', '-m', 'jaxvision.pack', *argv])}") from error
+    except OSError as error:  # what cannot be read of the source is no OSError any more
+        raise _unwritable(error.filename or packing.out, error.strerror or str(error)) from error
 
 
 def content_digest(source: Source) -> str:
@@ -337,8 +339,8 @@ class Packing:
             with _writing(path):
                 writer.close()
                 self.records.open_shard(str(partial), count).close()
-            with open(partial, "rb") as file:
-                os.fsync(file.fileno())
+                with open(partial, "rb") as file:
+                    os.fsync(file.fileno())
             part = {
                 "count": count,
                 "bytes": partial.stat().st_size,
@@ -350,7 +352,8 @@ class Packing:
             partial.replace(path)
             _sync_folder(self.out)
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
         self.written += count
         return part
 
@@ -520,12 +523,18 @@ def _lock(out: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing(path: pathlib.Path) -> Iterator[None]:
-    """The writer of shards raises RuntimeError, for a full disk too."""
+    """Names the file where a disk is full, or a limit is reached. The writer of shards raises RuntimeError then."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot write {path} ({reason}): make room; the same command resumes") from error
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        raise _unwritable(path, " ".join(reason.split())) from error
+
+
+def _unwritable(path: str | pathlib.Path, reason: str) -> UserError:
+    return UserError(
+        f"cannot write {path} ({reason}): make room there or allow it, the same command resumes; or name another --out"
+    )
 
 
 def _processors() -> int:
@@ -552,12 +561,13 @@ def _differences(then: Any, now: Any, name: str = "") -> list[str]:
 def _write_whole(path: pathlib.Path, data: bytes) -> None:
     """Under its final name only when whole and on the disk: also after a power failure."""
     beside = path.with_name(f".{path.name}.tmp")
-    with open(beside, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    _sync_folder(path.parent)
+    with _writing(path):
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
