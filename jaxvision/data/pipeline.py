@@ -105,7 +105,7 @@ def train_batches(
 
     Raises:
       UserError: at once for an empty source or bad rows; from the iterator, at its batch, for an unreadable image, a
-        label outside the classes, an image of another size. RuntimeError for a worker process that died.
+        label outside the classes, an image of another size, a worker process that died.
     """
     chosen = _rows(source, batch_size, rows)
     order = order or Order(seed, len(source))
@@ -236,6 +236,7 @@ class _Writer:
     def write(self, k: int, i: int, pixels: Callable[[Any], Any], opens: bool = False) -> None:
         """Row k becomes the source's sample i, its image through `pixels`, which may take it encoded if `opens`."""
         source, where = self.source, self.source.where(i)
+        workers.reading(i)
         sample = source[i]
         label = sample["label"]
         if source.kind == "class" and not 0 <= label < len(source.classes):
