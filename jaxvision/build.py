@@ -244,7 +244,8 @@ def _metric_factory(name: str, entry: Config) -> Callable:
 def reading(config: Config) -> dict[str, int]:
     """How the data is read, on this machine."""
     data = config.data
-    return {"threads": data.threads or min(16, len(os.sched_getaffinity(0))), "processes": data.processes}
+    threads = data.threads or min(16, len(os.sched_getaffinity(0)))
+    return {"threads": threads, "processes": data.processes, "max_pixels": data.max_pixels}
 
 
 def skips(config: Config, seen: dict[int, str] | None = None) -> Skips | None:

@@ -31,6 +31,12 @@ if str(getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")).
 EPILOG = "exit codes: 0 done, 2 bad config, data or arguments, 3 training diverged, 75 interrupted after saving"
 
 
+def _pixels(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels, wanted a whole number from 1")
+    return int(text)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with the nearest name for an unknown flag, no abbreviations, and --json and --debug."""
 
@@ -57,6 +63,17 @@ class Parser(argparse.ArgumentParser):
             + ("; or an exported file, FILE.onnx, FILE.tflite, FILE.stablehlo, FILE.safetensors" if exported else ""),
         )
         self.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
+
+    def add_max_pixels(self, default: int | None = None) -> None:
+        """The flag that bounds what an image may take; without a default the training's."""
+        told = "data.max_pixels of the training" if default is None else f"{default:,}"
+        self.add_argument(
+            "--max-pixels",
+            type=_pixels,
+            default=default,
+            metavar="N",
+            help=f"an image of more cannot be read, since each takes 7 bytes; default: {told}",
+        )
 
     def add_wait(self) -> None:
         """For how long the processes of a job wait for each other."""
@@ -330,7 +347,9 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
     import logging
+    import warnings
 
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")  # data.max_pixels decides
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs at ERROR it also raises
     logging.getLogger("jax").setLevel(logging.ERROR)
     sys.unraisablehook = _unraisable

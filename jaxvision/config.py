@@ -57,6 +57,7 @@ MAY_CHANGE = (
     "data.prefetch",
     "data.on_error",
     "data.skip_at_most",
+    "data.max_pixels",
 )
 WANDB_HAS_NO = r"[/\\#?%:]"  # in the names of projects and runs
 EVAL = dict(metric="topk", data="", bank="", classes="all", every_epochs=1.0, every_steps=0)
@@ -142,6 +143,7 @@ def default() -> Config:
             repeats=1,  # times that a sample comes in a row, each with its own augmentation
             on_error="stop",  # at an unreadable image; or "skip": another comes instead, all are listed
             skip_at_most=0.01,  # skip: share of the samples above which the run stops all the same
+            max_pixels=89_478_485,  # an image of more is unreadable: 7 bytes a pixel are taken while it is decoded
             threads=0,  # readers, each making whole batches; 0: one a core, at most 16
             processes=0,  # so many processes instead of threads (docs/data.md says when)
             prefetch=4,  # batches kept ready
@@ -310,6 +312,7 @@ CHECKS: tuple[tuple[str, Range], ...] = (
     ("data.repeats", between(1, 10**6)),
     ("data.on_error", one_of("stop", "skip")),
     ("data.skip_at_most", Range(lambda v: 0 < v <= 1, "a share, in (0, 1]")),
+    ("data.max_pixels", at_least(1)),
     ("data.threads", between(0, 1024)),
     ("data.processes", between(0, 1024)),
     ("data.prefetch", between(1, 1024)),

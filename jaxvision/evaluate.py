@@ -23,6 +23,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--classes", choices=("all", "subset"), help="subset: the answer is one of the classes that "
         "the data has samples of, as for ImageNet-A and -R; default: as the config says")  # fmt: skip
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: that of the training")
+    parser.add_max_pixels()
     parser.add_argument("--out", metavar="DIR", help="where eval/NAME.json goes; default: the workdir, if FROM has one")
     parser.add_wait()
     arguments, _ = parser.parse(argv)
@@ -39,6 +40,8 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
 
     hosts.join(say, arguments.wait)
     trained = pretrained.load(arguments.source, arguments.checkpoint)
+    if arguments.max_pixels is not None:
+        trained.config.data.max_pixels = arguments.max_pixels
     if not trained.config.evals:
         raise UserError(f"the config in {arguments.source} has no evals: it does not say how to measure")
     jobs = {name: entry.data for name, entry in trained.config.evals.items()}

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import jaxvision
 from jaxvision import cli, paths
+from jaxvision.data.decode import MAX_PIXELS, decode
 from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import Interrupted, UserError
 from jaxvision.stop import Stop
@@ -69,6 +70,7 @@ def pack(argv: list[str]) -> dict[str, Any]:
         metavar="Q",
         help="of JPEG, 1 to 100; default 90. Without --longest: store all images as JPEG",
     )
+    parser.add_max_pixels(MAX_PIXELS)
     parser.add_argument("--threads", type=int, metavar="N", help="that read and encode; default: one a processor")
     parser.add_argument(
         "--on-error",
@@ -94,7 +96,7 @@ def pack(argv: list[str]) -> dict[str, Any]:
     shards = arguments.shards or -(-len(source) // SHARD)
     if shards > len(source):
         raise UserError(f"--shards is {shards}, but {source.uri} holds {len(source)} samples: take fewer")
-    encoder, say = Encoder(arguments.longest, arguments.quality), cli.sayer(arguments)
+    encoder, say = Encoder(arguments.longest, arguments.quality, arguments.max_pixels), cli.sayer(arguments)
     for line in () if encoder.keeps_bytes else survey.levels_told(source.uri, survey.encoded(source), InputContract()):
         say(f"{line}; --longest and --quality store 8 bits and no alpha for good: without them files stay as they are")
     packing = Packing(
@@ -113,6 +115,8 @@ def pack(argv: list[str]) -> dict[str, Any]:
             return packing.run()
     except Interrupted as error:
         raise Interrupted(f"{error}. To resume: {shlex.join(['python', '-m', 'jaxvision.pack', *argv])}") from error
+    except OSError as error:  # what cannot be read of the source is no OSError any more
+        raise _unwritable(error.filename or packing.out, error.strerror or str(error)) from error
 
 
 def content_digest(source: Source) -> str:
@@ -130,10 +134,11 @@ def content_digest(source: Source) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What becomes of an image. `longest` and `quality` as the flags; None: not given."""
+    """What becomes of an image. `longest`, `quality` and `max_pixels` as the flags; None: not given."""
 
     longest: int | None
     quality: int | None
+    max_pixels: int = MAX_PIXELS
 
     @property
     def keeps_bytes(self) -> bool:
@@ -147,10 +152,8 @@ class Encoder:
         import numpy as np
         from PIL import Image
 
-        from jaxvision.data.decode import decode
-
         grey = isinstance(image, np.ndarray) and (image.ndim == 2 or image.shape[2:] == (1,))
-        pixels = decode(image, 1 if grey else 3, where)
+        pixels = decode(image, 1 if grey else 3, where, max_pixels=self.max_pixels)
         height, width = pixels.shape[:2]
         if self.keeps_bytes or (self.longest is not None and max(height, width) <= self.longest):
             return pixels if isinstance(image, np.ndarray) else image
@@ -174,7 +177,7 @@ class Packing:
     packing.json: what is packed and how; a second run compares it.
     .shard-...partial: the shard being written.
     shard-....json, then shard-....array_record: a shard, whole and on the disk.
-    labels.npy, info.json: all shards are there and were read again. packing.json and shard-....json are removed.
+    labels.npy, index.npy, info.json: all shards are there and were read again. packing.json and shard-....json go.
     """
 
     began: float
@@ -224,12 +227,11 @@ class Packing:
         kept = np.delete(np.arange(len(self.source)), [s["sample"] for s in info["skipped"]])
         if not len(kept):
             raise UserError(f"none of the {len(self.source)} images of {self.source.uri} can be read: check the source")
-        buffer = io.BytesIO()
-        np.save(buffer, self.labels[kept])
-        _write_whole(self.out / records.LABELS, buffer.getvalue())
-        info["labels"] = {"bytes": len(buffer.getvalue()), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
-        info["digest"] = self._verify(info, kept)
+        info["labels"] = self._save(records.LABELS, self.labels[kept])
+        info["digest"], index = self._verify(info, kept)
+        info["index"] = self._save(records.INDEX, np.array(index, np.int64))
         info["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        info["checksum"] = records.checksum(info)
         _write_whole(self.out / records.INFO, _json(info))
         self._tidy()
         return self._report(info)
@@ -337,8 +339,8 @@ class Packing:
             with _writing(path):
                 writer.close()
                 self.records.open_shard(str(partial), count).close()
-            with open(partial, "rb") as file:
-                os.fsync(file.fileno())
+                with open(partial, "rb") as file:
+                    os.fsync(file.fileno())
             part = {
                 "count": count,
                 "bytes": partial.stat().st_size,
@@ -350,7 +352,8 @@ class Packing:
             partial.replace(path)
             _sync_folder(self.out)
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
         self.written += count
         return part
 
@@ -370,28 +373,42 @@ class Packing:
             "jaxvision": jaxvision.__version__,
         }
 
-    def _verify(self, info: dict[str, Any], kept: Any) -> str:
-        """The digest of what a reader of the final files gets.
+    def _save(self, name: str, array: Any) -> dict[str, Any]:
+        """Writes an array; returns what info.json says of the file."""
+        import numpy as np
+
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        data = buffer.getvalue()
+        _write_whole(self.out / name, data)
+        return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def _verify(self, info: dict[str, Any], kept: Any) -> tuple[str, list[int]]:
+        """The digest of what a reader of the final files gets, and the `index` of each sample.
 
         It must be what the source gives when it is read a second time, or, for images that were encoded again,
         what was written. A shard that is not is removed; the same command writes it again.
         """
         packed = self.records.Records(str(self.out), info)
 
-        def read(k: int) -> tuple[bytes, bytes]:
-            mine = self._digest(packed[k])
-            return mine, self._digest(self.source[int(kept[k])]) if self.encoder.keeps_bytes else mine
+        def read(k: int) -> tuple[int, bytes, bytes]:
+            sample = packed[k]
+            mine = self._digest(sample)
+            theirs = self._digest(self.source[int(kept[k])]) if self.encoder.keeps_bytes else mine
+            return sample["index"], mine, theirs
 
-        total, k = hashlib.sha256(), 0
+        total = hashlib.sha256()
+        index: list[int] = []
         with (
             self._progress("checking", len(packed)) as step,
             contextlib.closing(_ahead(read, range(len(packed)), self.threads)) as pieces,
         ):
             for shard in info["shards"]:
                 digest = hashlib.sha256()
-                for mine, theirs in itertools.islice(pieces, shard["count"]):
+                for number, mine, theirs in itertools.islice(pieces, shard["count"]):
                     step()
                     if mine != theirs:
+                        k = len(index)
                         self._forget(shard["name"])
                         raise UserError(
                             f"{packed.where(k)} is not what {self.source.where(int(kept[k]))} is now: was the source "
@@ -399,14 +416,14 @@ class Packing:
                         )
                     digest.update(mine)
                     total.update(mine)
-                    k += 1
+                    index.append(number)
                 if digest.hexdigest() != shard["digest"]:
                     self._forget(shard["name"])
                     raise UserError(
                         f"{self.out / shard['name']} does not hold what was written: is the disk damaged? "
                         "The shard was removed, the same command writes it again"
                     )
-        return total.hexdigest()
+        return total.hexdigest(), index
 
     def _forget(self, name: str) -> None:
         (self.out / name).unlink()
@@ -506,12 +523,18 @@ def _lock(out: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing(path: pathlib.Path) -> Iterator[None]:
-    """The writer of shards raises RuntimeError, for a full disk too."""
+    """Names the file where a disk is full, or a limit is reached. The writer of shards raises RuntimeError then."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot write {path} ({reason}): make room; the same command resumes") from error
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        raise _unwritable(path, " ".join(reason.split())) from error
+
+
+def _unwritable(path: str | pathlib.Path, reason: str) -> UserError:
+    return UserError(
+        f"cannot write {path} ({reason}): make room there or allow it, the same command resumes; or name another --out"
+    )
 
 
 def _processors() -> int:
@@ -538,12 +561,13 @@ def _differences(then: Any, now: Any, name: str = "") -> list[str]:
 def _write_whole(path: pathlib.Path, data: bytes) -> None:
     """Under its final name only when whole and on the disk: also after a power failure."""
     beside = path.with_name(f".{path.name}.tmp")
-    with open(beside, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    _sync_folder(path.parent)
+    with _writing(path):
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: pathlib.Path) -> None:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pathlib
+import stat
 import sys
 import tempfile
 import time
@@ -16,8 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
 from jaxvision import cli, paths
+from jaxvision.data.decode import MAX_PIXELS, check_pixels
 from jaxvision.data.sources import EXTENSIONS
-from jaxvision.data.sources.common import guarded, images, read_file
+from jaxvision.data.sources.common import LARGEST, guarded, images, read_file
 from jaxvision.errors import UserError
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp")
@@ -54,6 +56,7 @@ def predict(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("--threshold", type=float, metavar="P", help="tags: those at or above it (0.5)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time")
     parser.add_argument("--every", type=float, default=1.0, metavar="S", help="videos: seconds between frames (1)")
+    parser.add_max_pixels(MAX_PIXELS)
     parser.add_argument(
         "--out", metavar="FILE", help="the answers into FILE.jsonl, a JSON object a line, or FILE.csv, and not here"
     )
@@ -99,7 +102,7 @@ def _run(arguments: Any, items: list[Any], videos: bool, file: IO[str] | None) -
     from jaxvision.deploy import artefact, inference
 
     say, show = cli.sayer(arguments), cli.shower(arguments)
-    predictor = inference.load(arguments.source, arguments.checkpoint)
+    predictor = inference.load(arguments.source, arguments.checkpoint, max_pixels=arguments.max_pixels)
     if predictor.certificate is not None:
         unproved = artefact.unproved(pathlib.Path(predictor.source), predictor.certificate["format"])
         if unproved:
@@ -127,7 +130,8 @@ def _run(arguments: Any, items: list[Any], videos: bool, file: IO[str] | None) -
         failed.append(str(error))
         say(f"not read: {_shown(str(error))}")
 
-    answers = predictor.stream(_frames(items, arguments.every, fail), arguments.batch_size, count)
+    frames = _frames(items, arguments.every, arguments.max_pixels, fail)
+    answers = predictor.stream(frames, arguments.batch_size, count)
     if file is not None or not sys.stdout.isatty():  # else the lines themselves show how far it is
         answers = show(answers, count, "images")
     for place, found in answers:
@@ -248,7 +252,7 @@ def find_images(name: str) -> Iterator[tuple[str, str | bytes]]:
     Raises UserError if it is absent or holds no image.
     """
     if name == "-":
-        yield from _standard_input(sys.stdin.buffer.read())
+        yield from _standard_input(_all_of(sys.stdin.buffer, "standard input"))
         return
     path = str(paths.on_disk(name, "images of"))
     if os.path.isdir(path):
@@ -258,8 +262,11 @@ def find_images(name: str) -> Iterator[tuple[str, str | bytes]]:
         yield from ((file, file) for file in (os.path.join(path, below) for below in inside))
     elif os.path.isfile(path):
         yield name, path
-    elif os.path.exists(path):  # a pipe, as <(curl ...) is one
-        yield name, pathlib.Path(path).read_bytes()
+    elif os.path.exists(path):
+        if not stat.S_ISFIFO(os.stat(path).st_mode):
+            raise UserError(f"{name!r} is a device or a socket: give a file, a folder, a pipe, or - for standard input")
+        with open(path, "rb") as pipe:  # as <(curl ...) is one
+            yield name, _all_of(pipe, repr(name))
     elif glob.has_magic(name):
         matching = [file for file in sorted(glob.glob(path, recursive=True)) if os.path.isfile(file)]
         if not matching:
@@ -267,6 +274,14 @@ def find_images(name: str) -> Iterator[tuple[str, str | bytes]]:
         yield from ((file, file) for file in matching)
     else:
         raise UserError(f"no such image or folder: {name!r}")
+
+
+def _all_of(file: IO[bytes], name: str) -> bytes:
+    """Its content. Raises UserError for more than LARGEST bytes, since some files never end."""
+    data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise UserError(f"{name} gives more than {LARGEST:,} bytes, which no image has: did it come to the right end?")
+    return data
 
 
 def _standard_input(data: bytes) -> Iterator[tuple[str, str | bytes]]:
@@ -290,23 +305,26 @@ def _standard_input(data: bytes) -> Iterator[tuple[str, str | bytes]]:
         yield from find_images(name)
 
 
-def _frames(items: Iterable[Any], every: float, fail: Callable[[Exception], None]) -> Iterator[tuple[Place, Any]]:
+def _frames(
+    items: Iterable[Any], every: float, max_pixels: int, fail: Callable[[Exception], None]
+) -> Iterator[tuple[Place, Any]]:
     """Files as they are; of videos a frame every so many seconds. `fail` is told of a video that ends early."""
     for name, image in items:
         if not is_video(image):
             yield Place(name), image
             continue
         try:
-            for at, pixels in _video(image, every):
+            for at, pixels in _video(image, every, max_pixels):
                 yield Place(name, at), pixels
         except UserError as error:
             fail(error)
 
 
-def _video(path: str, every: float) -> Iterator[tuple[float, Any]]:
+def _video(path: str, every: float, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[float, Any]]:
     """(seconds since the first frame, uint8 [H, W, 3], upright).
 
-    Raises UserError where it cannot be read, perhaps after some frames, or ends before the length that its file states.
+    Raises UserError where it cannot be read, perhaps after some frames, has larger frames, or ends before the length
+    that its file states.
     """
     import numpy as np
 
@@ -317,8 +335,12 @@ def _video(path: str, every: float) -> Iterator[tuple[float, Any]]:
         with av.open(path) as opened:
             stream = opened.streams.video[0]
             stream.thread_type = "AUTO"
+            check_pixels(stream.width, stream.height, max_pixels)
+            # Frames may be larger than the file says. FFmpeg counts their borders as well.
+            stream.codec_context.options = {"max_pixels": str(2 * max_pixels + (1 << 20))}
             rate = float(stream.average_rate or 25)
             for number, picture in enumerate(opened.decode(stream)):
+                check_pixels(picture.width, picture.height, max_pixels)
                 at = number / rate if picture.time is None else float(picture.time)
                 first = at if first is None else first
                 at -= first
@@ -329,6 +351,8 @@ def _video(path: str, every: float) -> Iterator[tuple[float, Any]]:
                     turns = round(getattr(picture, "rotation", 0) / 90)  # of a phone held upright
                     yield round(at, 3), np.ascontiguousarray(np.rot90(picture.to_ndarray(format="rgb24"), turns))
             states = _length(stream)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (av.FFmpegError, IndexError, ValueError, OSError) as error:
         raise UserError(f"{path}: cannot read the video after {end:.1f} s ({error}): copy it again") from error
     if first is None:

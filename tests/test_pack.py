@@ -1,5 +1,6 @@
 """The command that packs: what it keeps, what it refuses, and that it may be killed at any moment."""
 
+import errno
 import fcntl
 import io
 import json
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvision import pack as module
 from jaxvision.data import decode, open_source, sources
 from jaxvision.data.sources.records import open_shard
 from jaxvision.errors import UserError
@@ -78,6 +80,7 @@ def test_kept_bytes_and_the_result(folder, tmp_path, capsys):
     assert result["bytes"] == sum(p.stat().st_size for p in out.glob("*.array_record"))
     assert result["digest"] == content_digest(open_source(folder)) == content_digest(open_source(f"records:{out}"))
     assert sorted(p.name for p in out.iterdir()) == [
+        "index.npy",
         "info.json",
         "labels.npy",
         *(f"shard-{k:05}-of-00003.array_record" for k in range(3)),
@@ -402,7 +405,8 @@ def kill_and_finish(uri, out, shards, moments):
     assert process.returncode == 0, stderr
     assert before.items() <= mtimes(out).items()
     names = sorted(p.name for p in out.iterdir())
-    assert names == ["info.json", "labels.npy", *(f"shard-{k:05}-of-{shards:05}.array_record" for k in range(shards))]
+    shard_names = [f"shard-{k:05}-of-{shards:05}.array_record" for k in range(shards)]
+    assert names == ["index.npy", "info.json", "labels.npy", *shard_names]
     result = json.loads(stdout)
     assert result["digest"] == content_digest(open_source(uri)) == content_digest(open_source(f"records:{out}"))
     return result
@@ -477,6 +481,50 @@ def test_a_full_disk_leaves_no_half_shard(tmp_path):
     assert stdout == ""
     assert sorted(p.name for p in out.iterdir()) == [".lock", "packing.json"]
     assert run(*arguments)["digest"] == content_digest(open_source(uri))
+
+
+@pytest.mark.parametrize(("limit", "name"), [(1, "packing.json"), (1000, "shard-00000-of-00001.array_record")])
+def test_any_limit_of_a_file_names_the_file(tmp_path, limit, name):
+    uri = make_folder(tmp_path / "in", 3, lambda k: jpeg(k, 30, 30))
+    out = tmp_path / "out"
+    process = start(
+        ["--from", uri, "--out", out, "--json"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2, stderr
+    (line,) = stderr.splitlines()
+    assert line.startswith(f"error: cannot write {out}/{name} (")
+    assert "File too large" in line
+    assert "make room there or allow it, the same command resumes" in line
+    assert not (out / name).exists()
+
+
+def test_a_folder_that_may_not_be_written_names_it(folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*/file/out \(Not a directory\)"):
+        run("--from", folder, "--out", tmp_path / "file" / "out")
+    with pytest.raises(UserError, match=r"cannot write .*/file \(File exists\)"):
+        run("--from", folder, "--out", tmp_path / "file")
+    real = open
+
+    def refuses(name, mode="r", *more, **options):
+        if "w" in mode:  # as on a disk that is mounted for reading only; permissions do not bind root
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(name))
+        return real(name, mode, *more, **options)
+
+    monkeypatch.setattr(module, "open", refuses, raising=False)
+    with pytest.raises(UserError, match=r"cannot write .*/out/\.lock \(Read-only file system\): .*another --out"):
+        run("--from", folder, "--out", tmp_path / "out")
+
+
+def test_too_many_pixels_stop_the_packing_or_are_left_out(folder, tmp_path):
+    arguments = ["--from", folder, "--out", tmp_path / "out", "--max-pixels", 60 * 90]
+    with pytest.raises(UserError, match=r"cat/00018\.jpg: .*60 x 92 pixels are more than max_pixels=5400"):
+        run(*arguments)
+    assert run(*arguments, "--on-error", "skip")["skipped"] == 2  # heights of 92 and 96
+    with pytest.raises(UserError, match=r"'0' is no number of pixels"):
+        run(*arguments[:-1], 0)
 
 
 def test_help_shows_examples_and_loads_no_jax(tmp_path):

@@ -12,6 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from jaxvision.data import jpeg
 from jaxvision.errors import Unreadable, UserError
 
+MAX_PIXELS = 89_478_485  # from which on Pillow warns; a thread takes 7 bytes a pixel while it decodes
+STRIP = 1 << 22  # pixels that are taken over from Pillow at a time
+
 
 def decode(
     image: bytes | np.ndarray | Image.Image,
@@ -20,6 +23,7 @@ def decode(
     *,
     range: tuple[float, ...] = (),
     background: tuple[int, ...] = (),
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """The pixels of an image, upright.
 
@@ -32,30 +36,38 @@ def decode(
         clipped. Without it 16 bits are scaled as a whole, and 32 bits refused. Files of 8 bits stay as they are.
       background: (red, green, blue) that transparent pixels are composited on. Without it alpha is dropped, so a
         transparent pixel shows its hidden colour, as torchvision's loader does.
+      max_pixels: of an encoded image, or one of Pillow; a larger one is refused before its pixels are decoded. More
+        than `PIL.Image.MAX_IMAGE_PIXELS` raises that, too.
 
     Returns:
       uint8 [H, W, channels], perhaps read-only. The EXIF orientation is applied. 16-bit grey
       is scaled to 8 bits (Pillow alone clips it to white). Of an animation, the first frame.
 
     Raises:
-      Unreadable: damaged or truncated file; UserError: pixels of another shape or type. Both name `where`.
+      Unreadable: damaged or truncated file, or too many pixels; UserError: pixels of another shape or type. Both name
+        `where`.
     """
     if isinstance(image, np.ndarray):
         return _adapt(image, channels, where)
     if isinstance(image, Image.Image):
-        return _of_pillow(image, channels, where, range, background)
+        return _of_pillow(image, channels, where, range, background, max_pixels)
     if not image:
         raise Unreadable(f"{where}: cannot decode the image, it has 0 bytes: copy it again or remove it")
+    _let_pillow(max_pixels)
     try:
         with Image.open(io.BytesIO(image)) as opened:
+            check_pixels(*opened.size, max_pixels)
             if opened.format == "EPS":
                 raise UserError("cannot decode EPS, a program that Pillow has Ghostscript run: convert it to PNG")
             _check_depth(opened, range)
             opened.load()  # fails here on a truncated file
+            check_pixels(*opened.size, max_pixels)  # of an icon, the size of the image in it
             _turn_upright(opened)
             return _pixels(opened, channels, range, background)
     except UserError as error:
         raise Unreadable(f"{where}: {error}") from None
+    except Image.DecompressionBombError:
+        raise Unreadable(f"{where}: {_too_many('it has', max_pixels)}") from None
     except UnidentifiedImageError:
         reason = f"Pillow knows no such format; the first bytes are {image[:8]!r}"
     except Exception as error:
@@ -66,15 +78,41 @@ def decode(
     raise Unreadable(f"{where}: cannot decode the image ({reason}): copy it again or remove it")
 
 
+def _let_pillow(max_pixels: int) -> None:
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # it would refuse twice as many by itself
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raises UserError for an image of more pixels."""
+    if width * height > max_pixels:
+        raise UserError(_too_many(f"{width} x {height} pixels are", max_pixels))
+
+
+def _too_many(what: str, max_pixels: int) -> str:
+    return (
+        f"cannot decode the image, {what} more than max_pixels={max_pixels} allows: make it smaller, or raise "
+        "data.max_pixels (--max-pixels of a command)"
+    )
+
+
 def _of_pillow(
-    image: Image.Image, channels: int, where: str, range: tuple[float, ...], background: tuple[int, ...]
+    image: Image.Image,
+    channels: int,
+    where: str,
+    range: tuple[float, ...],
+    background: tuple[int, ...],
+    max_pixels: int,
 ) -> np.ndarray:
     try:
+        check_pixels(*image.size, max_pixels)
         _check_depth(image, range)
         copied = image.copy()  # reads it, if that was not done yet
         copied.format = image.format
         _turn_upright(copied)
         return _pixels(copied, channels, range, background)
+    except UserError as error:
+        raise Unreadable(f"{where}: {error}") from None
     except Exception as error:  # as above
         raise Unreadable(f"{where}: cannot decode the image ({str(error) or type(error).__name__})") from None
 
@@ -82,9 +120,9 @@ def _of_pillow(
 class Encoded:
     """An ordinary JPEG file of which only a part shall be decoded; `shape` is (height, width, channels)."""
 
-    def __init__(self, data: bytes, header: jpeg.Header, where: str) -> None:
+    def __init__(self, data: bytes, header: jpeg.Header, where: str, max_pixels: int) -> None:
         self.shape = (header.height, header.width, header.channels)
-        self._data, self._header, self._where = data, header, where
+        self._data, self._header, self._where, self._max_pixels = data, header, where, max_pixels
 
     def cut(self, top: int, left: int, height: int, width: int, size: int) -> np.ndarray:
         """The pixels of a box, which will be resized to `size` x `size`: uint8 [height / k, width / k, channels].
@@ -98,17 +136,21 @@ class Encoded:
         try:
             return jpeg.cut(self._data, self._header, top, left, height, width, factor)
         except (ValueError, OSError, SyntaxError):
-            whole = decode(self._data, self.shape[2], self._where)  # it may do, or knows what is wrong
+            # it may do, or knows what is wrong
+            whole = decode(self._data, self.shape[2], self._where, max_pixels=self._max_pixels)
         return whole[top : top + height, left : left + width]
 
 
-def open_image(image: bytes | np.ndarray, channels: int, where: str, **how: tuple) -> np.ndarray | Encoded:
+def open_image(
+    image: bytes | np.ndarray, channels: int, where: str, *, max_pixels: int = MAX_PIXELS, **how: tuple
+) -> np.ndarray | Encoded:
     """As `decode`, but an ordinary JPEG file stays encoded, for a transform that cuts a part out of it."""
     if isinstance(image, bytes):
+        _let_pillow(max_pixels)
         header = jpeg.scan(image)
-        if header is not None and header.channels == channels:
-            return Encoded(image, header, where)  # 8 bits and opaque: `how` has no meaning for it
-    return decode(image, channels, where, **how)
+        if header is not None and header.channels == channels and header.height * header.width <= max_pixels:
+            return Encoded(image, header, where, max_pixels)  # 8 bits and opaque: `how` has no meaning for it
+    return decode(image, channels, where, max_pixels=max_pixels, **how)
 
 
 def _turn_upright(image: Image.Image) -> None:
@@ -120,8 +162,20 @@ def _turn_upright(image: Image.Image) -> None:
         pass  # damaged EXIF data are no reason to lose good pixels; what could be read of them was applied
 
 
-def _pixels(image: Image.Image, channels: int, range: tuple[float, ...], background: tuple[int, ...]) -> np.ndarray:
-    """uint8 [H, W, channels] of any Pillow mode."""
+def _pixels(image: Image.Image, channels: int, *how: tuple) -> np.ndarray:
+    """uint8 [H, W, channels] of any Pillow mode. By strips, since copies on the way take several times as much."""
+    width, height = image.size
+    if width * height <= STRIP:
+        return _converted(image, channels, *how)
+    pixels = np.empty((height, width, channels), np.uint8)
+    for top in range(0, height, rows := max(1, STRIP // width)):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        strip.format = image.format
+        pixels[top : top + rows] = _converted(strip, channels, *how)
+    return pixels
+
+
+def _converted(image: Image.Image, channels: int, range: tuple[float, ...], background: tuple[int, ...]) -> np.ndarray:
     if _is_deep(image):
         grey = _eight_bits(image, range)
         pixels = np.repeat(grey[:, :, None], channels, axis=2)
@@ -134,7 +188,8 @@ def _pixels(image: Image.Image, channels: int, range: tuple[float, ...], backgro
         image = Image.alpha_composite(ground, image.convert("RGBA"))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # same colours as straight to RGB, which warns
-    pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    mode = "RGB" if channels == 3 else "L"
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 

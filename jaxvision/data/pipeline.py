@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxvision.data import workers
 from jaxvision.data.contract import InputContract
-from jaxvision.data.decode import decode, open_image
+from jaxvision.data.decode import MAX_PIXELS, decode, open_image
 from jaxvision.data.order import Generators, Order
 from jaxvision.data.sources import Source
 from jaxvision.data.sources.common import SCALAR
@@ -76,6 +76,7 @@ def train_batches(
     rows: Sequence[int] | None = None,
     order: Order | None = None,
     skips: Skips | None = None,
+    max_pixels: int = MAX_PIXELS,
     threads: int = 2,
     processes: int = 0,
     prefetch: int = 4,
@@ -93,6 +94,7 @@ def train_batches(
       rows: the rows of the global batch to load, in the order wanted; all by default.
       order: which sample is the n-th; each once an epoch by default.
       skips: replaces unreadable images and counts them; None: the first one raises.
+      max_pixels: an image of more is unreadable, see `decode`.
       threads: readers, each making whole batches; 0 loads in the caller's thread.
       processes: as many worker processes instead, for machines where threads wait for Python's lock (docs/data.md).
       prefetch: batches loaded ahead.
@@ -103,11 +105,11 @@ def train_batches(
 
     Raises:
       UserError: at once for an empty source or bad rows; from the iterator, at its batch, for an unreadable image, a
-        label outside the classes, an image of another size. RuntimeError for a worker process that died.
+        label outside the classes, an image of another size, a worker process that died.
     """
     chosen = _rows(source, batch_size, rows)
     order = order or Order(seed, len(source))
-    load = _Train(source, contract, batch_size, chosen, tuple(transforms), seed, order, skips is not None)
+    load = _Train(source, contract, batch_size, chosen, max_pixels, tuple(transforms), seed, order, skips is not None)
     return _ahead(load, start, stop, skips, threads, processes, prefetch)
 
 
@@ -118,6 +120,7 @@ def eval_batches(
     batch_size: int,
     rows: Sequence[int] | None = None,
     skips: Skips | None = None,
+    max_pixels: int = MAX_PIXELS,
     threads: int = 2,
     processes: int = 0,
     prefetch: int = 4,
@@ -128,7 +131,7 @@ def eval_batches(
     index -1 and mask False. So every host yields the same number of batches, whatever rows it loads. With `skips` an
     unreadable image becomes such a row, too.
     """
-    load = _Evaluate(source, contract, batch_size, _rows(source, batch_size, rows), skips is not None)
+    load = _Evaluate(source, contract, batch_size, _rows(source, batch_size, rows), max_pixels, skips is not None)
     return _ahead(load, 0, -(-len(source) // batch_size), skips, threads, processes, prefetch)
 
 
@@ -155,6 +158,10 @@ class _Load:
     contract: InputContract
     batch_size: int
     rows: list[int]
+    max_pixels: int
+
+    def writer(self) -> _Writer:
+        return _Writer(self.source, self.contract, len(self.rows), self.max_pixels)
 
 
 @dataclasses.dataclass
@@ -165,7 +172,7 @@ class _Train(_Load):
     skip: bool
 
     def __call__(self, step: int) -> tuple[Batch, list[Skip]]:
-        writer = _Writer(self.source, self.contract, len(self.rows))
+        writer = self.writer()
         generators = Generators()
         for k, row in enumerate(self.rows):
             self._row(writer, k, step * self.batch_size + row, generators)
@@ -199,7 +206,7 @@ class _Evaluate(_Load):
     skip: bool
 
     def __call__(self, step: int) -> tuple[Batch, list[Skip]]:
-        writer = _Writer(self.source, self.contract, len(self.rows))
+        writer = self.writer()
         evaluation = preprocess(self.contract)
         for k, row in enumerate(self.rows):
             i = step * self.batch_size + row
@@ -217,8 +224,8 @@ class _Evaluate(_Load):
 class _Writer:
     """Fills a batch row by row; a row never written is padding."""
 
-    def __init__(self, source: Source, contract: InputContract, count: int) -> None:
-        self.source, self.contract, self.count = source, contract, count
+    def __init__(self, source: Source, contract: InputContract, count: int, max_pixels: int) -> None:
+        self.source, self.contract, self.count, self.max_pixels = source, contract, count, max_pixels
         self.shape = (contract.size, contract.size, contract.channels)
         self.images: Batch = {}
         self.skipped: list[Skip] = []
@@ -229,6 +236,7 @@ class _Writer:
     def write(self, k: int, i: int, pixels: Callable[[Any], Any], opens: bool = False) -> None:
         """Row k becomes the source's sample i, its image through `pixels`, which may take it encoded if `opens`."""
         source, where = self.source, self.source.where(i)
+        workers.reading(i)
         sample = source[i]
         label = sample["label"]
         if source.kind == "class" and not 0 <= label < len(source.classes):
@@ -236,13 +244,20 @@ class _Writer:
                 f"{where}: label {label} is outside 0..{len(source.classes) - 1}, the "
                 f"{len(source.classes)} classes of {source.uri}: correct the label or the class list"
             )
-        image = (open_image if opens else decode)(sample["image"], where=where, **self.contract.decoding)
+        opened = open_image if opens else decode
+        image = opened(sample["image"], where=where, max_pixels=self.max_pixels, **self.contract.decoding)
         try:
             image = pixels(image)
-        except Unreadable:
-            raise
         except UserError as error:
-            raise UserError(f"{where}: {error}") from None
+            if str(error).startswith(where):  # of an image that was decoded only now
+                raise
+            raise type(error)(f"{where}: {error}") from None
+        except MemoryError:
+            height, width = image.shape[:2]
+            raise UserError(
+                f"{where}: no memory for the transforms of {width} x {height} pixels: lower data.max_pixels or "
+                "data.threads"
+            ) from None
         images = image if isinstance(image, dict) else {"image": image}
         for name, value in images.items():
             if name == "image" and value.shape[-3:] != self.shape:

@@ -47,17 +47,19 @@ class Processes:
 
     def __init__(self, load: Load, count: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(count, context, _begin, (load,))
+        self._load = load
+        self._places = context.RawArray("q", [-1] * count)  # the sample that each process reads; -1: none
+        self._executor = ProcessPoolExecutor(count, context, _begin, (load, self._places, context.Value("i", 0)))
         self._free: list[_Memory] = []
 
     def submit(self, step: int) -> Callable[[], Any]:
         """As Threads.submit; both raise UserError if a process died."""
         memory = self._free.pop() if self._free else _Memory()
-        with _died(), _without_ctrl_c():  # a process may be started here
+        with self._died(), _without_ctrl_c():  # a process may be started here
             future = self._executor.submit(_call, step, memory.path)
 
         def result() -> Any:
-            with _died():
+            with self._died():
                 loaded = memory.loaded(*future.result())
             self._free.append(memory)
             return loaded
@@ -66,6 +68,18 @@ class Processes:
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    @contextlib.contextmanager
+    def _died(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenProcessPool as error:
+            read = [self._load.source.where(i) for i in self._places if i >= 0]  # type: ignore[attr-defined]
+            raise UserError(
+                f"a worker process of the loader died without a word, while {', '.join(read) or 'nothing'} was read: "
+                "it was killed, perhaps for memory, or a library crashed on such a file. Look into the system's log, "
+                "or use data.processes=0"
+            ) from error
 
 
 class _Memory:
@@ -111,17 +125,6 @@ def _stored(result: Any, path: str | None) -> tuple[bytes, list[tuple[int, int]]
 
 
 @contextlib.contextmanager
-def _died() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process of the loader died without a word: it was killed, perhaps for memory, or a library "
-            "crashed on a file. Look into the system's log, or use data.processes=0"
-        ) from error
-
-
-@contextlib.contextmanager
 def _without_ctrl_c() -> Iterator[None]:
     """A new process has the signal mask of the thread that starts it: until `_begin`, Ctrl-C would end it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -132,11 +135,22 @@ def _without_ctrl_c() -> Iterator[None]:
 
 
 _load: Load | None = None
+_places: Any = None  # shared with the parent
+_mine = 0  # the place in it of this process
 
 
-def _begin(load: Load) -> None:
-    global _load
-    _load = load
+def reading(place: int) -> None:
+    """Notes which sample this process reads, for the message if it dies; nothing in a process that is no worker."""
+    if _places is not None:
+        _places[_mine] = place
+
+
+def _begin(load: Load, places: Any, number: Any) -> None:
+    global _load, _places, _mine
+    _load, _places = load, places
+    with number.get_lock():
+        _mine = number.value
+        number.value += 1
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -152,4 +166,6 @@ def _die_with_parent() -> None:
 
 def _call(step: int, path: str | None) -> tuple[bytes, list[tuple[int, int]]]:
     assert _load is not None
-    return _stored(_load(step), path)
+    result = _stored(_load(step), path)
+    reading(-1)
+    return result

@@ -62,11 +62,12 @@ def choose(source: Source, contract: InputContract, count: int, show: Show) -> I
         sample = source[place]
         try:
             pixels = decode(sample["image"], where=source.where(place), **contract.decoding)
+            made = crop(pixels), square(pixels)
         except UserError as error:
             skipped.append(str(error))
             continue
-        crops.append(crop(pixels))
-        squares.append(square(pixels))
+        crops.append(made[0])
+        squares.append(made[1])
         labels.append(sample.get("label"))
         places.append(place)
         sizes.append(pixels.shape[:2])

@@ -19,7 +19,7 @@ from PIL import Image
 from jaxvision import pretrained, sharding
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
-from jaxvision.data.decode import decode
+from jaxvision.data.decode import MAX_PIXELS, decode
 from jaxvision.data.sources.common import read_file
 from jaxvision.deploy import artefact
 from jaxvision.errors import UserError
@@ -83,7 +83,10 @@ class Predictor:
       classes: the names of its classes, tags or values.
       kind: "class", "tags" or "values".
       certificate: of an exported file, else None.
+      max_pixels: an image of more cannot be read; may be set.
     """
+
+    max_pixels = MAX_PIXELS
 
     def __init__(
         self, source: str, contract: InputContract, classes: tuple[str, ...], kind: str, scores: Scores, *,
@@ -163,7 +166,7 @@ class Predictor:
 
     def pixels(self, image: Any, where: str) -> np.ndarray:
         """uint8 [H, W, C] of what `predict` takes. Raises UserError, which names `where`, or OSError."""
-        how = {**self.contract.decoding, "where": where}
+        how = {**self.contract.decoding, "where": where, "max_pixels": self.max_pixels}
         if isinstance(image, str | os.PathLike):
             return decode(_bytes_of(image), **how)
         if isinstance(image, bytes | bytearray | memoryview):
@@ -230,16 +233,22 @@ def _pixels(array: np.ndarray, where: str) -> np.ndarray:
     raise UserError(f"{where} is {array.dtype}{list(shape)}: give uint8 pixels [H, W], [H, W, 1] or [H, W, 3]{hint}")
 
 
-def load(path: str | os.PathLike[str], checkpoint: str | int = "") -> Predictor:
+def load(path: str | os.PathLike[str], checkpoint: str | int = "", *, max_pixels: int = MAX_PIXELS) -> Predictor:
     """A Predictor from a workdir, a checkpoint, published weights, or an exported file with its certificate beside it.
 
-    `checkpoint`: of a workdir: "best", "last" (default) or a step. Raises UserError.
+    `checkpoint`: of a workdir: "best", "last" (default) or a step. `max_pixels`: an image of more cannot be read.
+    Raises UserError.
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(
             f"load was given {path!r:.80}: give the name of a workdir, of published weights or of an exported file"
         )
-    name, checkpoint = str(path), str(checkpoint)
+    predictor = _load(str(path), str(checkpoint))
+    predictor.max_pixels = max_pixels
+    return predictor
+
+
+def _load(name: str, checkpoint: str) -> Predictor:
     if artefact.is_one(name):
         if checkpoint:
             raise UserError(f"{name} is one network: leave out --checkpoint {checkpoint}")

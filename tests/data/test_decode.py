@@ -3,6 +3,7 @@
 import gzip
 import io
 import struct
+import sys
 import warnings
 from fractions import Fraction
 
@@ -13,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from jaxvision import config
 from jaxvision.data import decode
+from jaxvision.data.decode import MAX_PIXELS, Encoded, open_image
 from jaxvision.errors import Unreadable, UserError
 from tests.data.test_survey import png_of_16_bits_in_colour
 
@@ -224,6 +227,72 @@ def test_arrays_are_adapted():
     for bad in (RGB.astype(np.float32), RGB[:, :, :2], np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(UserError, match="shelf 3: the source gives"):
             decode(bad, 3, "shelf 3")
+
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "AVIF", "TGA", "PPM")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_too_many_pixels_are_refused_before_they_are_decoded(form):
+    file, picture = encoded(Image.fromarray(RGB), form), Image.fromarray(RGB)
+    for image in (file, picture):
+        assert decode(image, 3, "here", max_pixels=16 * 24).shape == (16, 24, 3)
+        with pytest.raises(
+            Unreadable, match=r"^/x: cannot decode the image, 24 x 16 pixels are more than max_pixels=383"
+        ):
+            decode(image, 3, "/x", max_pixels=16 * 24 - 1)
+    whole = open_image(file, 3, "here", max_pixels=16 * 24)
+    assert isinstance(whole, Encoded) == (form == "JPEG")
+    with pytest.raises(Unreadable, match="24 x 16 pixels are more than max_pixels=383"):
+        open_image(file, 3, "here", max_pixels=16 * 24 - 1)
+
+
+def test_an_icon_with_a_larger_image_in_it_is_refused():
+    icon = encoded(Image.new("RGB", (64, 64)), "ICO", sizes=[(64, 64)])
+    assert icon[6:8] == b"@@"
+    lie = icon[:6] + b"\x10\x10" + icon[8:]
+    with pytest.raises(Unreadable, match="64 x 64 pixels are more than max_pixels=1000"):
+        decode(lie, 3, "/x", max_pixels=1000)
+
+
+def test_more_than_pillow_allows_may_be_asked_for(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for form in ("PNG", "JPEG"):
+        file = encoded(Image.fromarray(RGB), form)
+        with pytest.raises(Unreadable, match="it has more than max_pixels=100 allows"):
+            decode(file, 3, "/x", max_pixels=100)
+        assert Image.MAX_IMAGE_PIXELS == 100
+        assert decode(file, 3, "/x", max_pixels=1000).shape == (16, 24, 3)
+        assert Image.MAX_IMAGE_PIXELS == 1000
+        Image.MAX_IMAGE_PIXELS = 100
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "I", "F"])
+@pytest.mark.parametrize("background", [(), (9, 200, 30)])
+def test_large_images_are_taken_over_in_strips(monkeypatch, mode, channels, background):
+    image = Image.fromarray(RGB)
+    if mode in ("I;16", "I", "F"):
+        image = Image.fromarray(
+            RGB[:, :, 0].astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode])
+            * (250 if mode == "I;16" else 17)
+        )
+    else:
+        image = image.quantize(9) if mode == "P" else image.convert("RGBA" if "A" in mode else "RGB").convert(mode)
+    if mode == "P":
+        image.info["transparency"] = bytes(range(9))
+    if "A" in mode:
+        image.putalpha(Image.fromarray(RGB[:, :, 1]))
+    how = dict(range=(100, 3000) if mode in ("I", "F") else (), background=background)
+    want = decode(image, channels, "here", **how)
+    assert want.std() > 2
+    for strip in (1, 24, 100, 383):
+        monkeypatch.setattr(sys.modules["jaxvision.data.decode"], "STRIP", strip)
+        assert np.array_equal(decode(image, channels, "here", **how), want)
+
+
+def test_the_limit_is_pillows_and_the_configs():
+    assert Image.MAX_IMAGE_PIXELS == MAX_PIXELS == config.default().data.max_pixels
 
 
 JPEG = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), "JPEG")

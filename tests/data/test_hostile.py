@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -204,20 +205,37 @@ def png(width, height, rows, depth=1):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    packer, row = zlib.compressobj(9), bytes(1 + (width * depth + 7) // 8)
+    packer, row = zlib.compressobj(1), bytes(1 + (width * depth + 7) // 8)
     body = b"".join(packer.compress(row) for _ in range(rows)) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
 FRAME = GOOD.index(b"\xff\xc0")
-LARGE = GOOD[: FRAME + 5] + struct.pack(">HH", 65000, 65000) + GOOD[FRAME + 9 :]
+
+
+def sized(width, height):
+    """A JPEG file that claims this size."""
+    return GOOD[: FRAME + 5] + struct.pack(">HH", height, width) + GOOD[FRAME + 9 :]
+
+
+LARGE = sized(65000, 65000)
 GIF = encoded(COLOUR, "GIF")
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
 
 
 def dangling(path):
     path.symlink_to(path.with_name("nowhere"))
+
+
+def endless(path):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"/proc/self/cwd/{os.path.relpath(path)}")  # the name of a socket has at most 107 bytes
+
+
+def vast(path):
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
 
 
 def zeros(path):
@@ -242,13 +260,16 @@ UNREADABLE = {
     "zeros": (bytes(5000), "no such format"),
     "PNG, truncated": (encoded(COLOUR, "PNG")[:-300], "truncated"),
     "PNG, a wrong checksum": (flipped(encoded(COLOUR, "PNG"), 60), ""),
-    "PNG of 900 million pixels": (png(30000, 30000, 30), "exceeds limit"),
-    "JPEG that claims 65000 x 65000": (LARGE, "exceeds limit"),
-    "GIF that claims 65000 x 65000": (GIF[:6] + struct.pack("<HH", 65000, 65000) + GIF[10:], "exceeds limit"),
+    "PNG of 900 million pixels": (png(30000, 30000, 30), "more than max_pixels="),
+    "JPEG that claims 65000 x 65000": (LARGE, "more than max_pixels="),
+    "GIF that claims 65000 x 65000": (GIF[:6] + struct.pack("<HH", 65000, 65000) + GIF[10:], "more than max_pixels="),
+    "JPEG of 169 million pixels": (sized(13000, 13000), "13000 x 13000 pixels are more than max_pixels="),
     "TIFF of 32 bits": (encoded(Image.new("F", (9, 9)), "TIFF"), "32 bits"),
     "a dangling link": (dangling, "No such file"),
     "a pipe": (os.mkfifo, "not a file"),
     "a link to an endless device": (zeros, "not a file"),
+    "a socket": (endless, "No such device"),
+    "a file of a terabyte": (vast, "1,099,511,627,776 bytes are more than an image has"),
 }
 
 
@@ -334,6 +355,51 @@ def test_skips_go_on_from_an_earlier_session(tmp_path):
     assert [r["sample"] for r in skips.rows()] == [bad]
 
 
+@pytest.mark.parametrize("size", [(60000, 1), (1, 60000)])
+def test_a_line_that_would_be_a_wall_is_unreadable(tmp_path, size):
+    """Its shorter side made 256 it would have 3.9 billion pixels; a crop of it is a crop."""
+    path = folder(tmp_path, "bad.png", encoded(Image.new("RGB", size), "PNG"))
+    source, bad = opened(tmp_path, path)
+    contract = InputContract(size=224, resize=256)
+    specs = (("resize", {"size": 256}), ("center_crop", {"size": SIZE}))
+    for run in (
+        lambda **more: list(eval_batches(source, contract, batch_size=BATCH, threads=0, **more)),
+        lambda **more: train(source, specs, **more),
+    ):
+        with pytest.raises(Unreadable, match=rf"bad\.png: {size[0]} x {size[1]} pixels are a line, \d+ x \d+ once"):
+            run()
+        skips = Skips(0.1)
+        run(skips=skips)
+        assert list(skips.seen) == [bad]
+    train(source, CROP)
+
+
+def test_max_pixels_is_the_limit_of_all_readers(tmp_path):
+    path = folder(tmp_path, content=saved(picture(HEIGHT + 20, WIDTH)))
+    source, bad = opened(tmp_path, path)
+    limit = (HEIGHT + 20) * WIDTH
+    for options in ({"threads": 0}, {"threads": 2}, {"processes": 1}):
+        for specs in (CROP, RESIZE):
+            train(source, specs, max_pixels=limit, **options)
+            with pytest.raises(Unreadable, match=rf"bad\.jpg: .*40 x 50 pixels are more than max_pixels={limit - 1}"):
+                train(source, specs, max_pixels=limit - 1, **options)
+    evaluate(source, max_pixels=limit)
+    skips = Skips(0.1)
+    evaluate(source, max_pixels=limit - 1, skips=skips)
+    assert list(skips.seen) == [bad]
+
+
+def test_no_memory_for_a_transform_names_the_file(tmp_path):
+    def fail(*_):
+        raise MemoryError
+
+    path = folder(tmp_path)
+    source, _ = opened(tmp_path, path)
+    batches = train_batches(source, [fail], CONTRACT, batch_size=1, seed=0, start=0, stop=1, threads=0)
+    with pytest.raises(UserError, match=r"\.jpg: no memory for the transforms of 40 x \d+ pixels: lower data"):
+        next(batches)
+
+
 # --------------------------------------------------------------------------- too many
 
 
@@ -382,6 +448,7 @@ def test_bombs_take_no_memory(tmp_path):
         "whole.png": png(30000, 30000, 30000),  # 900 million real pixels
         "wide.png": png(2**31 - 1, 1, 1, 8)[:200],
         "large.jpg": LARGE,
+        "169 million.jpg": sized(13000, 13000),
         "large.gif": GIF[:6] + struct.pack("<HH", 65000, 65000) + GIF[10:],
         "large.bmp": b"BM" + struct.pack("<IIIIiiHH", 99, 0, 54, 40, 40000, 40000, 1, 24) + bytes(24),
     }
@@ -390,11 +457,11 @@ def test_bombs_take_no_memory(tmp_path):
         assert len(content) < 2_000_000
         (tmp_path / "x" / name).write_bytes(content)
     code = f"""
-import resource
+import re
 from jaxvision.data import *
 from jaxvision.errors import Unreadable
 source, contract = open_source("folder:{tmp_path}"), InputContract(size=16, resize=16)
-memory = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+memory = lambda: int(re.search("VmHWM: *\\t* *([0-9]+)", open("/proc/self/status").read())[1]) // 1024
 before = memory()
 for k in range(len(source)):
     for name in ("random_resized_crop", "resize"):
@@ -412,7 +479,7 @@ print(len(skips.rows()), memory() - before)
     assert done.returncode == 0, done.stderr
     *named, last = done.stdout.splitlines()
     assert sorted(named) == sorted(str(tmp_path / "x" / name) for name in files for _ in range(2))
-    assert last.split()[0] == "5"
+    assert last.split()[0] == "6"
     assert int(last.split()[1]) < 100, "megabytes"
 
 

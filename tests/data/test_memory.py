@@ -74,6 +74,25 @@ print(len(source), end - begin, listed - begin, memory("VmHWM") - before)
 """
 
 
+LARGE = """
+from jaxvision.errors import Unreadable
+source, how, before = open_source(sys.argv[1]), sys.argv[2], memory("VmHWM")
+options = dict(batch_size=1, threads=2)
+if how == "evaluate":
+    batches = eval_batches(source, contract, **options)
+else:
+    batches = train_batches(source, build(((how, {}), ("center_crop", {})), contract), contract, seed=0, start=0,
+                            stop=2, **options)
+read = 0
+try:
+    for _ in batches:
+        read += 1
+except Unreadable as error:
+    assert "pixels are more than max_pixels=89478485" in str(error)
+print(read, memory("VmHWM") - before)  # not ru_maxrss, which begins at what the parent had
+"""
+
+
 def python(script, *arguments, timeout=300):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT + script, *map(str, arguments)],
@@ -117,6 +136,20 @@ def test_memory_over_4000_images(photos, options):
 @pytest.mark.parametrize("options", READERS)
 def test_memory_over_20000_images(photos, options):
     check_growth(photos, 20_000, **options)
+
+
+@pytest.mark.parametrize("how", ["evaluate", "resize", "random_resized_crop"])
+@pytest.mark.slow
+def test_memory_of_large_images_on_two_threads(tmp_path, how):
+    """Of 169 million pixels, which are refused, and of the most that are not."""
+    for side, count, limit in ((13000, 0, 100), (9450, 2, 1600)):
+        (tmp_path / str(side) / "a").mkdir(parents=True)
+        for k in range(2):
+            Image.new("RGB", (side, side), (k, 2, 3)).save(tmp_path / str(side) / "a" / f"{k}.jpg")
+        read, grown = python(LARGE, f"folder:{tmp_path}/{side}", how)
+        print(f"\n{how} of {side} x {side} on two threads: peak {grown:+.0f} MB")
+        assert read == count
+        assert grown < limit
 
 
 @pytest.fixture(scope="module")

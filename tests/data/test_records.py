@@ -1,5 +1,6 @@
 """records: — what was packed comes back as it was, from any thread, and damage is named."""
 
+import io
 import json
 import pathlib
 import pickle
@@ -167,6 +168,7 @@ def test_the_format_is_pinned(packed, folder):
     assert int.from_bytes(record[8:16], "little") == sample["index"]
     assert record[16:] == sample["image"]
     assert (np.load(f"{root}/labels.npy") == source.labels).all()
+    assert (np.load(f"{root}/index.npy") == np.arange(24)).all()
     info = json.loads(pathlib.Path(root, "info.json").read_text())
     assert info["version"] == records.VERSION == 1
     assert {"name", "count", "bytes", "sha256", "digest"} == set(info["shards"][0])
@@ -306,3 +308,83 @@ def test_a_shard_of_zeros_is_named(packed, folder):
     with pytest.raises(UserError, match=r"shard-00000-of-00002\.array_record, record 2: damaged"):
         back[2]
     assert back[12]["index"] == 12
+
+
+def bitmap(seed):
+    """A BMP file; all have the same size."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)).save(buffer, "BMP")
+    return buffer.getvalue()
+
+
+LABELS_OF = {
+    "class": lambda k: k % 2,
+    "none": lambda k: 0,
+    "tags": lambda k: (1.0, 0.0),
+    "values": lambda k: (2.5, 1.0),
+}
+
+
+def of_an_earlier_release(root):
+    """Makes a packed folder one that has no index.npy."""
+    info = json.loads((root / "info.json").read_text())
+    del info["index"], info["checksum"]
+    (root / "info.json").write_text(json.dumps(info))
+    (root / "index.npy").unlink()
+
+
+def exchange(root):
+    names = [root / f"shard-0000{k}-of-00002.array_record" for k in (0, 1)]
+    assert names[0].stat().st_size == names[1].stat().st_size
+    names[0].rename(root / "other")
+    names[1].rename(names[0])
+    (root / "other").rename(names[1])
+
+
+@pytest.mark.parametrize("kind", LABELS_OF)
+def test_shards_that_were_exchanged_are_noticed(packed, kind):
+    rows = [(bitmap(k), LABELS_OF[kind](k), 100 - k) for k in range(10)]
+    uri = packed(Memory(rows, kind), "--shards", 2)
+    exchange(pathlib.Path(uri.removeprefix("records:")))
+    back = open_source(uri)
+    for i in range(10):
+        with pytest.raises(UserError, match=rf"record {i % 5} is another sample: it has index .* say {100 - i} and"):
+            back[i]
+
+
+def test_data_sets_of_earlier_releases_are_read_and_their_classes_compared(packed):
+    rows = [(bitmap(k), k // 5, 100 - k) for k in range(10)]
+    uri = packed(Memory(rows), "--shards", 2)
+    root = pathlib.Path(uri.removeprefix("records:"))
+    of_an_earlier_release(root)
+    same(open_source(uri), Memory(rows))
+    same(open_source(packed(uri)), Memory(rows))
+    exchange(root)
+    with pytest.raises(UserError, match=r"shard-00000-of-00002\.array_record, record 3 is another sample"):
+        open_source(uri)[3]
+
+
+@pytest.mark.parametrize("name", ["labels.npy", "index.npy"])
+def test_any_bit_of_a_small_file_that_changed_is_noticed(packed, name):
+    uri = packed("digits:test")
+    path = pathlib.Path(uri.removeprefix("records:")) / name
+    whole = path.read_bytes()
+    for place in (*range(0, 140, 7), *range(140, len(whole), 97), len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(UserError, match=rf"{name} has changed since it was written .*pack again"):
+            open_source(uri)
+    path.unlink()
+    with pytest.raises(UserError, match=rf"{name}, which info.json lists: No such file"):
+        open_source(uri)
+
+
+@pytest.mark.parametrize("key", ["classes", "shards"])
+def test_another_order_in_info_json_is_noticed(packed, folder, key):
+    uri = packed(folder, "--shards", 2)
+    path = pathlib.Path(uri.removeprefix("records:")) / "info.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info))  # written otherwise, but the same
+    open_source(uri)
+    path.write_text(json.dumps({**info, key: info[key][::-1]}))
+    with pytest.raises(UserError, match=r"info\.json is damaged \(changed since it was written\)"):
+        open_source(uri)

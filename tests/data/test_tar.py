@@ -3,8 +3,10 @@
 import gc
 import gzip
 import io
+import json
 import os
 import pickle
+import subprocess
 import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +89,35 @@ def test_bytes_are_those_that_tarfile_extracts(tmp_path, form):
     for where, _, name in everything(source):
         assert where.split(", member ", 1)[1].split("/")[-2] == name
     assert source.classes == tuple(sorted({name.split("/")[-2] for name in wanted}))
+
+
+@pytest.mark.parametrize("zeros", [512, 1024, 20 * 512, 3 << 20])
+def test_concatenated_tars_are_read_to_the_end(tmp_path, zeros):
+    """As GNU tar reads them with --ignore-zeros, which is asked here."""
+    tars = [data({f"{name}/{k}.jpg": content(9 * k + ord(name)) for k in range(3)}) for name in "ab"]
+    path = tmp_path / "x.tar"
+    path.write_bytes(
+        tars[0].rstrip(b"\0").ljust(-(-len(tars[0].rstrip(b"\0")) // 512) * 512, b"\0") + bytes(zeros) + tars[1]
+    )
+    listed = subprocess.run(["tar", "-tif", path], capture_output=True, text=True, check=True).stdout.split()
+    source = open_source(f"tar:{path}")
+    assert [source.where(i).rpartition(" ")[2] for i in range(len(source))] == listed
+    assert len(listed) == 6
+    with tarfile.open(path, ignore_zeros=True) as tar:
+        assert [s[1] for s in everything(source)] == [tar.extractfile(name).read() for name in listed]
+
+
+def test_what_follows_the_end_of_a_tar_is_refused_if_it_is_none(tmp_path):
+    tar = data({"a/1.jpg": b"one"})
+    for more, wanted in (
+        (b"nonsense".ljust(512, b"!"), rf"x\.tar goes on after its end: no header of a member at byte {len(tar)}"),
+        (data({"b/1.jpg": b"two"})[:1024], "is cut off"),
+        (data({"b/1.jpg": b"two"})[:700], "is cut off"),
+        (data({"a/1.jpg": b"two"}), r"holds a/1\.jpg twice"),
+    ):
+        (tmp_path / "x.tar").write_bytes(tar + more)
+        with pytest.raises(UserError, match=wanted):
+            open_source(f"tar:{tmp_path}/x.tar")
 
 
 def test_pax_globals_and_sizes_count(tmp_path):
@@ -233,6 +264,99 @@ def test_webdataset(tmp_path):
     assert open_source(f"{uri}?classes={tmp_path}/classes.txt").labels.tolist() == [0, 1]
 
 
+def test_keys_of_webdataset_end_at_the_first_dot(tmp_path):
+    """webdataset splits a name by ^((?:.*/|)[^.]+)[.]([^/]*)$: a.v1.png and a.v1.cls are parts of sample a."""
+    members = {"b.x/a.v1.png": b"dotted", "b.x/a.v1.cls": b"1", "b.x/a.v1.json": b"{}"}
+    source = open_source(pack(tmp_path / "x.tar", {**members, "7.jpg": b"plain", "7.cls": b"0", "7.seg.png": b"mask"}))
+    assert [s[1:] for s in everything(source)] == [(b"dotted", "1"), (b"plain", "0")]
+    assert source.left_out == {}
+    both = {"7.jpg": b"plain", "7.cls": b"0", "7.v2.jpg": b"other", "7.v2.cls": b"1"}
+    assert [s[1:] for s in everything(open_source(pack(tmp_path / "x.tar", both)))] == [(b"plain", "0")]
+
+
+@pytest.mark.parametrize(
+    ("members", "wanted"),
+    [
+        ({"a.v1.png": b"", "a.v1.cls": b"0", "a.v2.png": b"", "a.v2.cls": b"1"}, "two images, a.v1.png and a.v2.png"),
+        ({"a.png": b"", "a.v2.png": b"", "a.v2.cls": b"1"}, "key a: has two images, a.png and a.v2.png: the key"),
+        ({"a.v1.png": b"", "a.cls": b"1"}, r"key a: has a .cls file but no image of this name"),
+        ({"a.v1.png": b"", "b.png": b"", "b.cls": b"1"}, r"key a.v1: has an image but no .cls file"),
+        ({"a.v1.png": b"", "a.v1.jpg": b"", "a.v1.cls": b"1"}, "key a.v1: has two images"),
+    ],
+)
+def test_dots_that_say_two_things_are_refused(tmp_path, members, wanted):
+    with pytest.raises(UserError, match=wanted):
+        open_source(pack(tmp_path / "x.tar", members))
+
+
+def test_labels_in_other_parts_of_a_sample(tmp_path):
+    members = {}
+    for k, name in enumerate(("cat", "dög")):
+        fields = {"label": k, "name": name, "caption": None}
+        members |= {
+            f"train/{k}.jpg": content(k),
+            f"train/{k}.txt": f"\ufeff{name}\r\n".encode(),
+            f"train/{k}.json": json.dumps(fields).encode(),
+        }
+    uri = pack(tmp_path / "x.tar", members)
+    for _ in range(2):  # each label makes an index of its own
+        for label, classes in {"txt": ["cat", "dög"], "json.label": ["0", "1"], "json.name": ["cat", "dög"]}.items():
+            source = open_source(f"{uri}?label={label}")
+            assert [s[2] for s in everything(source)] == classes
+            assert [s[1] for s in everything(source)] == [content(0), content(1)]
+            assert source.left_out == {}
+    folders = open_source(f"{uri}?label=folder")
+    assert (folders.classes, folders.left_out) == (("train",), {".txt": 2, ".json": 2})
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    assert open_source(f"{uri}?labels={tmp_path}/labels.txt").classes == ("a", "b")
+    numbers = pack(tmp_path / "y.tar", {"0.jpg": b"", "0.json": b"3", "1.jpg": b"", "1.json": b'"1"'})
+    assert open_source(f"{numbers}?label=json").labels.tolist() == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("members", "query", "wanted"),
+    [
+        ({"a/1.jpg": b"", "a/1.txt": b"x"}, "", r"x\.tar has a/1\.txt beside the image.*\?label=txt .*\?label=folder"),
+        (
+            {"1.jpg": b"", "1.json": b'{"id": 1, "cls": 2}'},
+            "",
+            r"1\.json .*\(fields id, cls\): add \?label=json\.FIELD",
+        ),
+        ({"1.jpg": b"", "1.json": b"2"}, "", r"add \?label=json if"),
+        ({"1.jpg": b"", "1.json": b"{"}, "", r"add \?label=json if"),
+        ({"1.jpg": b"", "1.json": b"{"}, "?label=json", r"member 1\.json is no JSON"),
+        ({"1.jpg": b"", "1.json": b'{"id": 1}'}, "?label=json", r"1\.json has the fields id: name one"),
+        ({"1.jpg": b"", "1.json": b'{"id": 1}'}, "?label=json.cls", r"1\.json has no field 'cls', it has id: correct"),
+        ({"1.jpg": b"", "1.json": b"[1]"}, "?label=json.cls", "it is no object"),
+        ({"1.jpg": b"", "1.json": b"[1]"}, "?label=json", "key 1: the .json file says ''"),
+        ({"1.jpg": b"", "1.json": b'{"c": true}'}, "?label=json.c", "key 1: the .json file says ''"),
+        ({"1.jpg": b"", "1.json": b'{"c": 1.5}'}, "?label=json.c", "key 1: the .json file says ''"),
+        ({"1.jpg": b"", "1.json": b"-1"}, "?label=json", "key 1: the .json file says '-1'"),
+        ({"1.jpg": b"", "1.txt": b"a cat\non a mat"}, "?label=txt", "key 1: the .txt file says"),
+        ({"1.jpg": b"", "1.txt": "cat".encode("utf-16")}, "?label=txt", "key 1: the .txt file says"),
+        ({"1.jpg": b"", "1.txt": b"x", "2.jpg": b""}, "?label=txt", "key 2: has an image but no .txt file"),
+        ({"1.jpg": b"", "1.txt": b"x", "2.txt": b"x"}, "?label=txt", "key 2: has a .txt file but no image"),
+        ([("1.jpg", b""), ("1.txt", b"x"), ("1.TXT", b"x")], "?label=txt", "key 1: has two .txt files"),
+    ],
+)
+def test_labels_of_webdataset_that_are_none(tmp_path, members, query, wanted):
+    with pytest.raises(UserError, match=wanted) as error:
+        open_source(pack(tmp_path / "x.tar", members) + query)
+    assert str(tmp_path / "x.tar") in str(error.value)
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    members = {"a/1.jpg": b"", "a/2.HEIC9": b"", "a/README": b"", "a/.hidden.txt": b"", "b/3.jpg": b"", "b/x.txt": b""}
+    assert open_source(pack(tmp_path / "x.tar", members)).left_out == {".heic9": 1, "no ending": 1, ".txt": 1}
+    pack(tmp_path / "y.tar", {"a/1.jpg": b"", "a/2.txt": b""})
+    for _ in range(2):  # from the index, too
+        assert open_source(f"tar:{tmp_path}/*.tar").left_out == {".heic9": 1, "no ending": 1, ".txt": 2}
+    members = {"1.jpg": b"", "1.cls": b"0", "1.json": b"{}", "2.jxl9": b"", "2.json": b"{}"}
+    assert open_source(pack(tmp_path / "z.tar", members)).left_out == {".jxl9": 1, ".json": 1}  # sample 2
+    inner = {"n01.tar": data({"1.jpg": b"", "1.heic9": b""})}
+    assert open_source(pack(tmp_path / "w.tar", inner)).left_out == {".heic9": 1}
+
+
 def test_several_shards(tmp_path):
     for k in range(12):
         members = {f"{k}{i}.{end}": b"%d %d" % (k, i) for i in range(2) for end in ("jpg",)}
@@ -291,6 +415,26 @@ def test_the_index_is_used_again_until_the_tar_changes(tmp_path, scans):
     assert len(scans) == 3
     open_source(uri)
     assert len(scans) == 3
+
+
+@pytest.mark.parametrize("how", ["replaced", "written over", "no time of change"])
+def test_another_tar_of_equal_size_and_time_is_noticed(tmp_path, monkeypatch, how):
+    path = tmp_path / "x.tar"
+    members = [[(f"{(k + a) % 2}/{k:03}.jpg", content(k)) for k in range(100)] for a in (0, 1)]
+    uri = pack(path, members[0])
+    if how == "no time of change":  # as on a disk that keeps none
+        monkeypatch.setattr(module, "_stamp", lambda status: (status.st_size, status.st_mtime_ns, 0))
+    before = open_source(uri)
+    status = path.stat()
+    target = tmp_path / "new.tar" if how == "replaced" else path
+    target.write_bytes(data(members[1]))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    target.replace(path)
+    assert path.stat().st_size == status.st_size
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+    found = open_source(uri)
+    assert [found.where(i) for i in range(100)] != [before.where(i) for i in range(100)]
+    assert {s[0].rpartition(" ")[2]: s[1] for s in everything(found)} == dict(members[1])
 
 
 def test_an_old_version_of_the_index_is_made_again(tmp_path, scans, monkeypatch):
@@ -489,7 +633,10 @@ def test_wrong_uris(tmp_path):
     for wrong, wanted in (
         (f"tar:{tmp_path}", "is a folder, wanted a tar file: did you mean 'folder:"),
         (f"tar:{tmp_path}/xx.tar", r"xx\.tar: No such file.*did you mean .*x\.tar"),
-        (f"{uri}?label=x", "did you mean 'labels'"),
+        (f"{uri}?lable=x", "did you mean 'labels?'"),
+        (f"{uri}?label=x", "label=x is unknown, wanted cls, txt, json or json.FIELD .*is labels=FILE"),
+        (f"{uri}?label=cls&{labels}", "both say where the classes are"),
+        (f"{uri}?label=txt", r"holds no \.txt file, which label=txt asks for"),
         (f"{uri}?meta=x", "add labels=FILE or remove meta"),
         (f"{uri}?labels={tmp_path}/label.txt", r"label\.txt: No such file.*did you mean .*labels\.txt"),
         (f"{uri}?classes={tmp_path}/none.txt", r"none\.txt: No such file"),

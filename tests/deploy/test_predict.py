@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import socket
 import struct
 import sys
 from types import SimpleNamespace
@@ -183,6 +184,55 @@ def test_a_pipe_as_a_shell_makes_one(asked, folder):
     first, second = answer.result["predictions"]
     assert first["image"] == f"/dev/fd/{read}"
     assert first["predictions"] == second["predictions"]
+
+
+def test_files_that_never_end_are_refused_before_anything_slow(asked, tmp_path, stdin, monkeypatch):
+    name = str(tmp_path / "socket.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(name)
+        for given in ("/dev/zero", name):
+            answer = asked(given, start="no/such/run")
+            assert answer.code == 2
+            assert f"'{given}' is a device or a socket" in answer.err
+    monkeypatch.setattr(predict, "LARGEST", 1000)
+    stdin(bytes(1001))
+    assert "standard input gives more than 1,000 bytes" in asked("-", start="no/such/run").err
+    read, write = os.pipe()
+    os.write(write, bytes(2000))
+    assert "gives more than 1,000 bytes" in asked(f"/dev/fd/{read}", start="no/such/run").err
+    os.close(read)
+    os.close(write)
+
+
+def test_pipes_and_sockets_in_a_folder_are_passed_over(asked, folder):
+    os.mkfifo(folder / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "socket.png"))
+        (folder / "zero.png").symlink_to("/dev/zero")
+        answer = asked(folder)
+    assert (answer.code, names(answer, folder)) == (2, IN_ORDER)
+    assert len(answer.result["failed"]) == 4
+
+
+def test_large_images_and_videos_are_passed_over(asked, folder):
+    (folder / "c bad.png").unlink()
+    Image.new("RGB", (60000, 1)).save(folder / "line.png")
+    Image.new("1", (9460, 9460)).save(folder / "large.png")
+    answer = asked(folder)
+    assert (answer.code, names(answer, folder)) == (2, IN_ORDER)
+    assert re.search(r"large.png: .*9460 x 9460 pixels are more than max_pixels=89478485", answer.err)
+    assert "line.png has 60000 x 1 pixels, a line" in answer.err
+    video(folder / "v.mp4", GREY)
+    answer = asked("--max-pixels", "700", folder)  # a picture has 480, a frame 768
+    assert (answer.code, names(answer, folder)) == (2, IN_ORDER)
+    assert re.search(r"v.mp4: .*32 x 24 pixels are more than max_pixels=700", answer.err)
+    assert names(asked("--max-pixels", "768", folder / "v.mp4"), folder) == ["v.mp4"] * 3
+    for wrong in ("0", "-1", "1e6", "many"):
+        assert f"'{wrong}' is no number of pixels" in asked("--max-pixels", wrong, folder).err
+    model = jaxvision.load(answer.result["checkpoint"], max_pixels=479)
+    for image in (folder / "b.png", (folder / "b.png").read_bytes(), Image.open(folder / "b.png")):
+        with pytest.raises(UserError, match="24 x 20 pixels are more than max_pixels=479"):
+            model.predict(image)
 
 
 # --------------------------------------------------------------------------- standard input

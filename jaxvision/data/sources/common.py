@@ -118,13 +118,21 @@ def unguarded(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
+LARGEST = 768 << 20  # bytes of a file with an image: 89 million pixels of 8 bytes
+
+
 def read_file(path: str) -> bytes:
-    """All bytes of a file, in half the calls that `open` makes. OSError for a folder, and at once for a pipe."""
+    """All bytes of a file, in half the calls that `open` makes. OSError for a folder, and at once for a pipe, or what
+    is larger than LARGEST."""
+    if "\0" in path:
+        raise OSError(errno.EINVAL, "no file's name has a zero byte")
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a file")
+        if status.st_size > LARGEST:
+            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes are more than an image has")
         data = os.read(file, status.st_size + 1)
         while len(data) < status.st_size:  # a network disk may cut a read short
             more = os.read(file, status.st_size - len(data))

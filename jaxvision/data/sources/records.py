@@ -21,7 +21,7 @@ from jaxvision.errors import UserError
 from jaxvision.ranges import is_name
 
 VERSION = 1
-INFO, PLAN, LABELS = "info.json", "packing.json", "labels.npy"
+INFO, PLAN, LABELS, INDEX = "info.json", "packing.json", "labels.npy", "index.npy"
 FILE, PIXELS = 0, 1  # what a record holds: a file's bytes, or the PNG of an image that the source gave as pixels
 _HEADER = struct.Struct("<3sBiq")
 _MAGIC = b"JVR"
@@ -30,7 +30,7 @@ _READER = "readahead_buffer_size:0,max_parallelism:0"
 
 
 class Records:
-    """A packed data set: FOLDER/info.json, labels.npy and shard-00000-of-00008.array_record, ...
+    """A packed data set: FOLDER/info.json, labels.npy, index.npy and shard-00000-of-00008.array_record, ...
 
     A shard is an ArrayRecord file of group size 1, uncompressed: reading one sample reads its bytes and no
     others, and each record has a checksum. A record is a header of 16 bytes, little-endian, then the image:
@@ -42,9 +42,12 @@ class Records:
 
     Samples come as the source gave them: encoded bytes as bytes, pixels as uint8 [H, W, 1 or 3].
 
-    Opening reads info.json and compares the sizes of the files; a shard is opened when first read. Raises
-    UserError for a folder that is not packed to the end, an unknown version, a shard that is absent or of
-    another size, and at a damaged record.
+    Opening reads info.json, compares the sizes of all files, and the SHA-256 of info.json, labels.npy and index.npy
+    (16 MB for 1.3 million classes); a shard is opened when first read. Each record that is read is compared with
+    labels.npy (SCALAR) and index.npy. Data sets of earlier releases have no index.npy, and a digest of labels.npy only.
+
+    Raises UserError for a folder that is not packed to the end, an unknown version, a file that is absent, of another
+    size or changed, at a damaged record, and at one that is not the sample it should be.
     """
 
     def __init__(self, path: str, info: dict[str, Any] | None = None) -> None:
@@ -62,7 +65,8 @@ class Records:
             if foreign:  # a path would be read, or fetched to, outside the folder
                 raise ValueError(f"a shard is called {foreign[0]!r}")
             counts = [int(shard["count"]) for shard in info["shards"]]
-            sizes = {LABELS: int(info["labels"]["bytes"])}
+            small = {LABELS: info["labels"]} | ({INDEX: info["index"]} if "index" in info else {})
+            sizes = {name: int(about["bytes"]) for name, about in small.items()}
             sizes |= {name: int(shard["bytes"]) for name, shard in zip(self._names, info["shards"])}
             if self.kind not in KINDS or sum(counts) != info["count"]:
                 raise ValueError(f"{self.kind!r} labels, {info['count']} samples")
@@ -73,7 +77,12 @@ class Records:
                 _check_size(os.path.join(self.root, name), size)
         self._sizes = sizes
         self._ends = [0, *itertools.accumulate(counts)]  # shard k holds samples ends[k] to ends[k + 1]
-        self.labels = _read_labels(self._file(LABELS), self.kind, len(self))
+        files = {name: self._file(name) for name in small}
+        for name, about in small.items():
+            _check_digest(files[name], str(about["sha256"]))
+        dtype, axes = (np.int32, 1) if self.kind in SCALAR else (np.float32, 2)
+        self.labels = _read_array(files[LABELS], dtype, axes, len(self))
+        self._index = _read_array(files[INDEX], np.int64, 1, len(self)) if INDEX in files else None
         self._readers: list[Any] = [None] * len(counts)
         self._locks = [threading.Lock() for _ in counts]
 
@@ -87,11 +96,18 @@ class Records:
         i = range(len(self))[i]
         shard, k = self._place(i)
         try:
-            index, image = _unpack(self._reader(shard).read([k])[0])
+            noted, index, image = _unpack(self._reader(shard).read([k])[0])
         except (RuntimeError, ValueError, OSError, SyntaxError) as error:  # the last of a PNG, says Pillow
             reason = " ".join(str(error).split())
             raise UserError(f"{self.where(i)}: damaged ({reason}): copy the file again or pack again") from error
         label = self.labels[i]
+        wanted = index if self._index is None else int(self._index[i])
+        if index != wanted or (self.kind in SCALAR and noted != label):
+            raise UserError(
+                f"{self.where(i)} is another sample: it has index {index} and label {noted}, {INDEX} and {LABELS} say "
+                f"{wanted} and {label}; were files exchanged or copied from another data set? Copy the folder again or "
+                "pack again"
+            )
         return {"image": image, "label": int(label) if self.kind in SCALAR else np.array(label), "index": index}
 
     def where(self, i: int) -> str:
@@ -143,19 +159,19 @@ def record(sample: dict[str, Any], kind: str) -> bytes:
     return _HEADER.pack(_MAGIC, content, label, int(sample["index"])) + image
 
 
-def _unpack(record: bytes) -> tuple[int, bytes | np.ndarray]:
-    """(index, image) of a record. Raises ValueError or OSError."""
+def _unpack(record: bytes) -> tuple[int, int, bytes | np.ndarray]:
+    """(label, index, image) of a record. Raises ValueError or OSError."""
     if len(record) < _HEADER.size:
         raise ValueError(f"only {len(record)} bytes")
-    magic, content, _, index = _HEADER.unpack_from(record)
+    magic, content, label, index = _HEADER.unpack_from(record)
     if magic != _MAGIC or content not in (FILE, PIXELS):
         raise ValueError(f"it begins with {record[:4]!r}")
     image = record[_HEADER.size :]
     if content == FILE:
-        return index, image
+        return label, index, image
     with Image.open(io.BytesIO(image)) as opened:
         pixels = np.asarray(opened)
-    return index, pixels if pixels.ndim == 3 else pixels[:, :, None]
+    return label, index, pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def sample_digest(sample: dict[str, Any], kind: str) -> bytes:
@@ -170,6 +186,12 @@ def sample_digest(sample: dict[str, Any], kind: str) -> bytes:
         image = np.array(shape, "<i8").tobytes() + image.tobytes()
     label = np.asarray(sample["label"], "<i4" if kind in SCALAR else "<f4")
     return struct.pack("<q", int(sample["index"])) + label.tobytes() + hashlib.sha256(image).digest()
+
+
+def checksum(info: dict[str, Any]) -> str:
+    """SHA-256 of what info.json says beside it."""
+    text = json.dumps({key: value for key, value in info.items() if key != "checksum"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read_info(root: str) -> dict[str, Any]:
@@ -190,6 +212,8 @@ def _read_info(root: str) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error!r}): pack the data again") from error
     if version != VERSION:
         raise UserError(f"{path} is of version {version}, this jaxvision reads {VERSION}: update jaxvision")
+    if info.get("checksum", (found := checksum(info))) != found:
+        raise UserError(f"{path} is damaged (changed since it was written): copy it again or pack the data again")
     return info
 
 
@@ -202,15 +226,26 @@ def _check_size(path: str, size: int) -> None:
         raise UserError(f"{path} has {found} bytes, {INFO} says {size}: copy it again or pack again")
 
 
-def _read_labels(path: str, kind: str, count: int) -> np.ndarray:
-    """int32 [N] or float32 [N, K], mapped: no memory is taken for what is not read."""
-    wanted, axes = (np.dtype(np.int32), 1) if kind in SCALAR else (np.dtype(np.float32), 2)
+def _check_digest(path: str, wanted: str) -> None:
     try:
-        labels = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}: copy it again or pack again") from error
+    if found != wanted:
+        raise UserError(
+            f"{path} has changed since it was written ({INFO} has its SHA-256): copy it again or pack again"
+        )
+
+
+def _read_array(path: str, dtype: Any, axes: int, count: int) -> np.ndarray:
+    """`count` rows, mapped: no memory is taken for what is not read."""
+    try:
+        array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}): copy it again or pack again") from error
-    if labels.dtype != wanted or labels.ndim != axes or len(labels) != count:
+    if array.dtype != dtype or array.ndim != axes or len(array) != count:
         raise UserError(
-            f"{path} holds {labels.dtype}{list(labels.shape)}, wanted {wanted} of {count} samples: pack again"
+            f"{path} holds {array.dtype}{list(array.shape)}, wanted {np.dtype(dtype)} of {count} samples: pack again"
         )
-    return labels
+    return array

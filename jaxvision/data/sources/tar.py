@@ -6,12 +6,14 @@ import array
 import contextlib
 import dataclasses
 import glob
+import hashlib
 import itertools
 import json
 import os
 import re
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +22,9 @@ import numpy as np
 from jaxvision.data.sources.common import (
     ENDINGS,
     EXTENSIONS,
+    LARGEST,
     class_order,
+    ending,
     parse_query,
     read_classes,
     read_lines,
@@ -30,11 +34,13 @@ from jaxvision.data.sources.folder import check_case, check_parts_of_paths
 from jaxvision.errors import Unreadable, UserError, nearest
 
 SUFFIX = ".index.npz"
-VERSION = 2  # of the index file; which endings are images is part of it
+VERSION = 3  # of the index file
 OPEN_FILES = 128  # at once, of a source of many tars
 MOST_CLASSES = 1_000_000  # that a number in a .cls file may ask for
+LARGEST_LABEL = 1 << 20  # bytes of a .json file
+SAMPLED = 16  # members whose headers are compared before an index is believed
 
-_BLOCK, _PAGE = 512, 4096
+_BLOCK, _PAGE, _CHUNK = 512, 4096, 1 << 20
 _IMAGE = tuple(e.encode() for e in EXTENSIONS)
 _NAMED = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, EXTENSIONS))}))\s+(.+)", re.IGNORECASE)
 _COMPRESSED = {
@@ -54,36 +60,50 @@ class Tar:
 
       tars in a tar   the names of the inner tars (training images of ILSVRC2012)
       .cls files      webdataset: 7.cls has the class of 7.jpg, a number or a name
+      label=PART      webdataset: the class is in another part of the sample, 7.txt (label=txt) or 7.json (label=json,
+                      or label=json.FIELD for a field of it); label=folder: such files say nothing of the class
       labels=FILE     a line an image: its class, in the order of the sorted image names, or its name and its class;
                       numbers need meta=FILE, which has lines of a number and a class (validation images of ILSVRC2012)
       folders         the folder that an image is in
 
+    As in webdataset a sample's key ends at the first dot of the file's name, so a.v1.png and a.v1.cls are the parts
+    v1.png and v1.cls of sample a. A sample has one image with a label of the same name but for its last ending.
+
     Classes are in the order of `class_order`, or the lines of classes=FILE. Samples are ordered by class, then by path;
-    with labels=FILE by path; those of webdataset as they come. Hidden names (a leading dot) are left out.
+    with labels=FILE by path; those of webdataset as they come. Hidden names (a leading dot) are left out. Other files
+    are counted in `left_out`, by ending.
 
     Where the images are is read from all headers once and kept in PATH.index.npz, if that can be written. The listing
-    takes the bytes of the names and 32 more a sample.
+    takes the bytes of the names and 32 more a sample. Tars that were concatenated are read to the end, as by
+    `tar --ignore-zeros`.
 
     Raises:
       UserError: a tar that is absent, compressed, cut off or damaged, an image without a class, a class without an
-        image, no image at all.
+        image, two images in one sample, no image at all, .txt or .json files beside the images and no word of what
+        they are.
     """
 
     kind = "class"
 
     def __init__(self, rest: str) -> None:
         self.uri = f"tar:{rest}"
-        path, query = parse_query(self.uri, rest, ("labels", "meta", "classes"))
+        path, query = parse_query(self.uri, rest, ("label", "labels", "meta", "classes"))
         query = {key: os.path.expanduser(value) for key, value in query.items()}
+        label = query.get("label", "")
+        _check_label(self.uri, label, "labels" in query)
         if "meta" in query and "labels" not in query:
             raise UserError(f"{self.uri!r}: meta explains the numbers of labels: add labels=FILE or remove meta")
         wanted = read_classes(query["classes"]) if "classes" in query else None
         paths = _expand(os.path.expanduser(path))
-        parts = [_index(path) for path in paths]
+        parts = [_index(path, label) for path in paths]
         layout = parts[0].layout
         for path, part in zip(paths, parts):
             if part.layout != layout:
                 raise UserError(f"{paths[0]} has {_LAYOUTS[layout]}, {path} has {_LAYOUTS[part.layout]}: name only one")
+        self.left_out = dict(sum((Counter(part.left_out) for part in parts), Counter()))
+        beside = next((k for k, part in enumerate(parts) if part.beside), None)
+        if beside is not None and layout == "flat" and label != "folder" and "labels" not in query:
+            raise UserError(f"{paths[beside]} has {parts[beside].beside}")
         self._files = _Files(paths, [part.stamp for part in parts])
         self._first = np.cumsum([0, *(len(part.offsets) for part in parts)])  # entry first[k] is the first of tar k
         self._offsets = np.concatenate([part.offsets for part in parts])
@@ -114,9 +134,9 @@ class Tar:
             if layout == "flat" and b"train" in self._names.lower():
                 check_parts_of_paths(paths[0], map(self._name, range(len(self._offsets))))
         place = query.get("labels", paths[0])
-        self.classes, places = _classes(place, list(numbers), wanted, query.get("classes", ""), layout == "cls")
+        self.classes, places = _classes(place, list(numbers), wanted, query.get("classes", ""), layout in _PARTS)
         labels = places[labels]
-        if layout == "cls":
+        if layout in _PARTS:
             order = np.arange(len(labels))
         elif order is None:
             order = np.argsort(labels, kind="stable")  # within a class by tar, then by path, as the entries are
@@ -130,6 +150,8 @@ class Tar:
         i = range(len(self))[i]
         e = self._order[i]
         size = int(self._sizes[e])
+        if size > LARGEST:
+            raise Unreadable(f"cannot read {self.where(i)}: {size:,} bytes are more than an image has")
         try:
             data = self._files.read(self._tar(e), int(self._offsets[e]), size)
         except OSError as error:
@@ -165,8 +187,8 @@ class _File:
 class _Files:
     """Reads of several files by many threads. Opened at the first use, anew after unpickling."""
 
-    def __init__(self, paths: list[str], stamps: list[tuple[int, int]]) -> None:
-        """`stamps`: size and modification time that each must have."""
+    def __init__(self, paths: list[str], stamps: list[tuple[int, ...]]) -> None:
+        """`stamps`: size and modification time that each must have, and more that may change, as by a new link."""
         self.paths = paths
         self._stamps = stamps
         self._lock = threading.Lock()
@@ -183,7 +205,7 @@ class _Files:
                     file = _File(self.paths[k])
                 except OSError as error:  # not of one sample: all that follow would fail as well
                     raise UserError(f"cannot open {self.paths[k]}: {error.strerror}; put it back") from error
-                if _stamp(os.fstat(file.number)) != self._stamps[k]:
+                if _stamp(os.fstat(file.number))[:2] != self._stamps[k][:2]:
                     raise UserError(f"{self.paths[k]} has changed since its headers were read: start again")
                 if len(self._open) == OPEN_FILES:
                     del self._open[next(iter(self._open))]
@@ -194,7 +216,23 @@ class _Files:
 # --------------------------------------------------------------------------- names and labels
 
 
-_LAYOUTS = {"inner": "tars in it", "cls": ".cls files", "flat": "images without .cls files"}
+_PARTS = ("cls", "txt", "json")  # endings of webdataset's files that may have the class
+_LAYOUTS = {
+    "inner": "tars in it",
+    **{part: f".{part} files" for part in _PARTS},
+    "flat": "images without .cls files",
+}
+
+
+def _check_label(uri: str, label: str, listed: bool) -> None:
+    """Raises UserError for a `label=` of a URI that names no part of a sample, or beside `labels=FILE`."""
+    if label and label not in (*_PARTS, "folder") and not re.fullmatch(r"json\..+", label):
+        raise UserError(
+            f"{uri!r}: label={label} is unknown, wanted cls, txt, json or json.FIELD (the file beside an image that "
+            "has its class) or folder; a file with the labels of all images is labels=FILE"
+        )
+    if label and listed:
+        raise UserError(f"{uri!r}: label= and labels= both say where the classes are: remove one")
 
 
 def _text(name: bytes) -> str:
@@ -317,7 +355,8 @@ def _read_meta(path: str) -> dict[int, str]:
 class _Index:
     """The images of one tar: sorted by path, those of webdataset by offset."""
 
-    stamp: tuple[int, int]
+    stamp: tuple[int, ...]
+    made_for: str  # the label that was asked for, and the endings that are images
     layout: str  # see _LAYOUTS
     offsets: np.ndarray  # int64 [N]
     sizes: np.ndarray  # int64 [N]
@@ -325,41 +364,58 @@ class _Index:
     names: bytes
     group: np.ndarray  # int32 [N], a place in groups
     groups: list[str]  # names of the classes; "" where there is none
+    left_out: dict[str, int]  # members that are no part of a sample: how many, by ending or reason
+    beside: str  # which .txt or .json files lie beside images, and what to write; "" where there are none
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _index(path: str) -> _Index:
+def _made_for(label: str) -> str:
+    return " ".join((label, *EXTENSIONS))
+
+
+def _digest(file: int, offsets: np.ndarray) -> str:
+    """SHA-256 over the headers and the first bytes of SAMPLED members, the first and the last among them.
+
+    It tells tars apart where the time of the last change has too few digits, or a disk keeps none.
+    """
+    chosen = np.unique(np.linspace(0, len(offsets) - 1, SAMPLED).astype(int))
+    blocks = (os.pread(file, 2 * _BLOCK, int(offsets[k]) - _BLOCK) for k in chosen)
+    return hashlib.sha256(b"".join(blocks)).hexdigest()
+
+
+def _index(path: str, label: str) -> _Index:
     """The index of a tar: from beside it if that one is whole and of this very tar, else made and saved."""
     try:
         if os.path.isdir(path):
             raise UserError(f"{path} is a folder, wanted a tar file: did you mean 'folder:{path}'?")
         file = _File(path)
         stamp = _stamp(os.fstat(file.number))
-        index = _load(path + SUFFIX, stamp)
+        index = _load(path + SUFFIX, file.number, stamp, label)
         if index is None:
-            index = _scan(path, file.number, stamp)
-            _save(path + SUFFIX, index)
+            index = _scan(path, file.number, stamp, label)
+            _save(path + SUFFIX, index, _digest(file.number, index.offsets))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}{sibling(path, files=True)}") from error
     return index
 
 
-def _load(path: str, stamp: tuple[int, int]) -> _Index | None:
-    """The index in a file; None if there is none, or one that is stale or damaged."""
+def _load(path: str, tar: int, stamp: tuple[int, ...], label: str) -> _Index | None:
+    """The index in a file; None if there is none, or one that is stale, damaged or of another label."""
     try:
         with np.load(path, allow_pickle=False) as table:
             if (int(table["version"]), *map(int, table["stamp"])) != (VERSION, *stamp):
                 return None
             offsets, sizes, ends = (table[key].astype(np.int64, casting="no") for key in ("offsets", "sizes", "ends"))
             names, group = table["names"].tobytes(), table["group"].astype(np.int32, casting="no")
-            groups = json.loads(table["groups"].tobytes())
-            index = _Index(stamp, str(table["layout"]), offsets, sizes, ends, names, group, groups)
+            digest, text = str(table["digest"]), json.loads(table["text"].tobytes())
+            index = _Index(stamp, offsets=offsets, sizes=sizes, ends=ends, names=names, group=group, **text)
         count = len(index.offsets)
         whole = (
             index.layout in _LAYOUTS
+            and index.made_for == _made_for(label)
             and 0 < count == len(index.sizes) == len(index.group) == len(index.ends) - 1
             and index.ends[0] == 0
             and index.ends[-1] == len(index.names)
@@ -367,29 +423,31 @@ def _load(path: str, stamp: tuple[int, int]) -> _Index | None:
             and min(index.offsets.min(), index.sizes.min(), index.group.min()) >= 0
             and (index.offsets + index.sizes).max() <= stamp[0]
             and index.group.max() < len(index.groups)
+            and digest == _digest(tar, index.offsets)
         )
     except Exception:  # whatever is wrong with it, it can be made again
         return None
     return index if whole else None
 
 
-def _save(path: str, index: _Index) -> None:
+def _save(path: str, index: _Index, digest: str) -> None:
     """Writes an index to a file, all or nothing. Nothing where that is not allowed: it only saves time."""
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
+    text = {key: getattr(index, key) for key in ("made_for", "layout", "groups", "left_out", "beside")}
     try:
         with open(temporary, "xb") as file:
             np.savez(
                 file,
                 version=np.array(VERSION),
                 stamp=np.array(index.stamp),
-                layout=np.array(index.layout),
+                digest=np.array(digest),
                 offsets=index.offsets,
                 sizes=index.sizes,
                 ends=index.ends,
                 names=np.frombuffer(index.names, np.uint8),
                 group=index.group,
-                groups=np.frombuffer(json.dumps(index.groups).encode(), np.uint8),
+                text=np.frombuffer(json.dumps(text).encode(), np.uint8),
             )
         os.replace(temporary, path)
     except OSError:
@@ -397,13 +455,15 @@ def _save(path: str, index: _Index) -> None:
             os.unlink(temporary)
 
 
-def _scan(path: str, file: int, stamp: tuple[int, int]) -> _Index:
+def _scan(path: str, file: int, stamp: tuple[int, ...], label: str) -> _Index:
     """Reads all headers of a tar, and of the tars in it. `file`: its descriptor."""
     offsets, sizes, group = array.array("q"), array.array("q"), array.array("i")
     names: list[bytes] = []
     groups: dict[bytes, int] = {}
-    classes: dict[bytes, bytes] = {}  # of webdataset, by key
     inner = 0
+    part, _, field = (label or "cls").partition(".")
+    labels: dict[bytes, bytes] = {}  # what the label files say, by their names without the last ending
+    others: list[bytes] = []  # names of all other files
 
     def add(name: bytes, kind: bytes, offset: int, size: int, parent: bytes) -> bool:
         if _hidden(name) or not name.lower().endswith(_IMAGE) or kind == b"5":
@@ -417,48 +477,43 @@ def _scan(path: str, file: int, stamp: tuple[int, int]) -> _Index:
         names.append(name)
         return True
 
+    beside: dict[bytes, tuple[int, int]] = {}  # (offset, size) of the .txt and .json files, while none is the label
     for name, kind, offset, size in _members(path, file, 0, stamp[0]):
         folder, _, base = name.rpartition(b"/")
         if add(name, kind, offset, size, folder.rpartition(b"/")[2]) or _hidden(name) or kind not in _PLAIN:
             continue
+        stem, _, end = name.rpartition(b".")
         if base.lower().endswith(b".tar"):
             before = len(names)
             for below, kind, start, length in _members(f"{path}, member {_text(name)}", file, offset, offset + size):
-                if not _hidden(below):
-                    add(name + b"/" + below, kind, start, length, base[:-4])
+                if not _hidden(below) and not add(name + b"/" + below, kind, start, length, base[:-4]):
+                    others += [below] * (kind in _PLAIN)
             if len(names) == before:
                 raise UserError(f"{path}, member {_text(name)} holds no image ({ENDINGS}): add images or remove it")
             inner += len(names) - before
-        elif base.lower().endswith(b".cls"):
-            key, end = _key(name)
-            if end == b".cls":
-                if key in classes:
-                    raise UserError(f"{path}, key {_text(key)}: has two .cls files: pack it again with one")
-                classes[key] = _read_class(path, file, key, offset, size)
-    if inner and (inner < len(names) or classes):
-        raise UserError(f"{path} holds tars with images and also images or .cls files: pack only one of both")
-    if not names and not classes:
+        elif end.lower() == part.encode() and b"." in base:
+            if stem in labels:
+                raise UserError(f"{path}, key {_text(stem)}: has two .{part} files: pack it again with one")
+            labels[stem] = _read_class(path, file, name, field, offset, size)
+        else:
+            others.append(name)
+            if end.lower() in (b"txt", b"json"):
+                beside[name] = offset, size
+    if inner and (inner < len(names) or labels):
+        raise UserError(f"{path} holds tars with images and also images or .{part} files: pack only one of both")
+    if not names and not labels:
         raise UserError(f"{path} holds no image ({ENDINGS}): is it the right tar?")
+    if label and label != "folder" and not labels:
+        raise UserError(f"{path} holds no .{part} file, which label={label} asks for: correct the URI")
 
-    if classes:
-        layout = "cls"
-        order = []
+    if labels:
+        layout = part
+        chosen = _paired(path, names, labels, part)  # entries by key
+        order = sorted(chosen.values())
         groups = {}
-        seen = set()
-        for e, name in enumerate(names):
-            key, end = _key(name)
-            if end not in _IMAGE:
-                continue  # another part of the sample, such as 7.mask.png
-            if key in seen:
-                raise UserError(f"{path}, key {_text(key)}: has two images: pack it again with one")
-            if key not in classes:
-                raise UserError(f"{path}, key {_text(key)}: has an image but no .cls file: pack it again with both")
-            seen.add(key)
-            order.append(e)
-            group[e] = groups.setdefault(classes[key], len(groups))
-        for key in classes:
-            if key not in seen:
-                raise UserError(f"{path}, key {_text(key)}: has a .cls file but no image: pack it again with both")
+        for e in order:
+            group[e] = groups.setdefault(labels[names[e].rpartition(b".")[0]], len(groups))
+        others = [name for name in others if _key(name) not in chosen]
     else:
         layout = "inner" if inner else "flat"
         order = sorted(range(len(names)), key=names.__getitem__)
@@ -467,6 +522,7 @@ def _scan(path: str, file: int, stamp: tuple[int, int]) -> _Index:
                 raise UserError(f"{path} holds {_text(names[e])} twice: pack it again with one of them")
     return _Index(
         stamp,
+        _made_for(label),
         layout,
         np.array(offsets, np.int64)[order],
         np.array(sizes, np.int64)[order],
@@ -474,6 +530,67 @@ def _scan(path: str, file: int, stamp: tuple[int, int]) -> _Index:
         b"".join(names[e] for e in order),
         np.array(group, np.int32)[order],
         [_text(name) for name in groups],
+        dict(Counter(ending(_text(name)) for name in others)),
+        _beside(file, names, beside) if layout == "flat" else "",
+    )
+
+
+def _paired(path: str, names: list[bytes], labels: dict[bytes, bytes], part: str) -> dict[bytes, int]:
+    """The entry of the image of each sample of webdataset, by its key. UserError for a sample without one or with two.
+
+    An image and its label have the same name but for the last ending; where they have no dot before that, other pairs
+    are other parts of the sample.
+    """
+    images: dict[bytes, int] = {}
+    for e, name in enumerate(names):
+        stem = name.rpartition(b".")[0]
+        if stem in images and stem in labels:
+            raise UserError(f"{path}, key {_text(stem)}: has two images: pack it again with one")
+        images[stem] = e
+    chosen: dict[bytes, int] = {}
+    for stem in images.keys() & labels.keys():
+        key = _key(stem + b".")
+        if stem != key and key in images and key in labels:
+            continue
+        rival = chosen.setdefault(key, images[stem])
+        if rival == images[stem] and stem != key:
+            rival = images.get(key, rival)  # an image of the key itself, without a label
+        if rival != images[stem]:
+            first, second = sorted(_text(names[e]) for e in (rival, images[stem]))
+            raise UserError(
+                f"{path}, key {_text(key)}: has two images, {first} and {second}: the key of webdataset ends at the "
+                "first dot of the file's name, so pack them again with other signs than dots"
+            )
+    for kind, stems, lack in (f"a .{part} file", labels, "image"), ("an image", images, f".{part} file"):
+        for stem in stems:
+            if _key(stem + b".") not in chosen:
+                raise UserError(
+                    f"{path}, key {_text(stem)}: has {kind} but no {lack} of this name: pack it again with both"
+                )
+    return chosen
+
+
+def _beside(file: int, names: list[bytes], beside: dict[bytes, tuple[int, int]]) -> str:
+    """What an error says of .txt or .json files that have the names of images; "" where there are none."""
+    if not beside:
+        return ""
+    stems = {name.rpartition(b".")[0] for name in names}
+    name = next((name for name in beside if name.rpartition(b".")[0] in stems), None)
+    if name is None:
+        return ""
+    ways, fields = "?label=txt if it is the class", ""
+    if name.lower().endswith(b".json"):
+        offset, size = beside[name]
+        try:
+            content = json.loads(os.pread(file, min(size, LARGEST_LABEL), offset))
+        except ValueError:
+            content = None
+        ways = "?label=json if it is the class"
+        if isinstance(content, dict):
+            fields = f" (fields {', '.join(content)})"
+            ways = "?label=json.FIELD with the field that is the class"
+    return (
+        f"{_text(name)} beside the image of that name{fields}: add {ways}, or ?label=folder if the class is the folder"
     )
 
 
@@ -481,18 +598,34 @@ def _hidden(name: bytes) -> bool:
     return name.startswith(b".") or b"/." in name
 
 
-def _key(name: bytes) -> tuple[bytes, bytes]:
-    """The key of a webdataset member, and the rest of its name, in lower case: a/7.seg.PNG is (a/7, .seg.png)."""
+def _key(name: bytes) -> bytes:
+    """The key of a webdataset member, the path up to the first dot of the file's name: a/7 of a/7.seg.png."""
     dot = name.find(b".", name.rfind(b"/") + 1)
-    return name[:dot], name[dot:].lower()
+    return name[:dot] if dot >= 0 else name
 
 
-def _read_class(path: str, file: int, key: bytes, offset: int, size: int) -> bytes:
-    """What a .cls file says."""
-    text = os.pread(file, min(size, _PAGE), offset).strip()
-    if not text or size > _PAGE or b"\n" in text or re.fullmatch(rb"-[0-9]+", text):
+def _read_class(path: str, file: int, name: bytes, field: str, offset: int, size: int) -> bytes:
+    """The class in a label file, a number or a name; `field`: of a JSON object. UserError where it has none."""
+    end = name.rpartition(b".")[2].lower()
+    text: Any = os.pread(file, min(size, LARGEST_LABEL), offset).removeprefix(b"\xef\xbb\xbf").strip()
+    if end == b"json":
+        try:
+            text = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path}, member {_text(name)} is no JSON ({error}): pack it again") from error
+        if field:
+            if not isinstance(text, dict) or field not in text:
+                have = f"has {', '.join(text)}" if isinstance(text, dict) else "is no object"
+                raise UserError(f"{path}, member {_text(name)} has no field {field!r}, it {have}: correct label=")
+            text = text[field]
+        if isinstance(text, dict):
+            raise UserError(
+                f"{path}, member {_text(name)} has the fields {', '.join(text)}: name one, label=json.FIELD"
+            )
+        text = b"" if isinstance(text, bool) or not isinstance(text, int | str) else str(text).strip().encode()
+    if not text or size > (LARGEST_LABEL if end == b"json" else _PAGE) or re.search(rb"[\0-\x1f]|^-[0-9]+$", text):
         raise UserError(
-            f"{path}, key {_text(key)}: the .cls file says {_text(text[:40])!r}, "
+            f"{path}, key {_text(_key(name))}: the .{_text(end)} file says {_text(text[:40])!r}, "
             "wanted a class number from 0 or a class name: pack it again"
         )
     return text
@@ -511,7 +644,7 @@ def _members(place: str, file: int, start: int, end: int) -> Iterator[tuple[byte
     times as long and keeps an object a member. Raises UserError for what is no tar, or one that is cut off.
     """
     page, base = b"", 0
-    at = start
+    at = begin = start
     long = b""  # the name that GNU tar gives the next member
     once: dict[bytes, bytes] = {}  # what pax says of the next member
     always: dict[bytes, bytes] = {}  # and of all that follow
@@ -519,7 +652,7 @@ def _members(place: str, file: int, start: int, end: int) -> Iterator[tuple[byte
         if not base <= at <= base + len(page) - _BLOCK:
             page, base = os.pread(file, _PAGE - at % _PAGE, at), at  # up to the end of the page: disks read no less
         block = page[at - base : at - base + _BLOCK]
-        if at == start:
+        if at == begin:
             for magic, how in _COMPRESSED.items():
                 if block.startswith(magic):
                     raise UserError(
@@ -528,7 +661,10 @@ def _members(place: str, file: int, start: int, end: int) -> Iterator[tuple[byte
         if len(block) < _BLOCK or at + _BLOCK > end:
             raise UserError(f"{place} is cut off: it ends at byte {end} without the mark of its end; get it again")
         if block[0] == 0 and not block.strip(b"\0"):
-            return
+            at = start = _after_zeros(file, at, end)  # of another tar, if tars were concatenated
+            if at == end:
+                return
+            continue
         try:
             # The sum counts its own 8 bytes as spaces
             if _number(block[148:156]) != sum(block) - sum(block[148:156]) + 8 * 32:
@@ -537,7 +673,7 @@ def _members(place: str, file: int, start: int, end: int) -> Iterator[tuple[byte
             if size < 0:
                 raise ValueError
         except ValueError:
-            what = "is no tar" if at == start else "is damaged"
+            what = "is no tar" if at == begin else "goes on after its end" if at == start else "is damaged"
             raise UserError(f"{place} {what}: no header of a member at byte {at}; get it again") from None
         kind = block[156:157]
         name = block[:100].split(b"\0", 1)[0]
@@ -580,6 +716,17 @@ def _members(place: str, file: int, start: int, end: int) -> Iterator[tuple[byte
         if kind not in b"LKxg":
             yield name, kind, offset, size
         at = offset + -(-size // _BLOCK) * _BLOCK
+
+
+def _after_zeros(file: int, at: int, end: int) -> int:
+    """The next block that is not all zeros, or `end`."""
+    while at < end:
+        chunk = os.pread(file, min(_CHUNK, end - at), at)
+        zeros = len(chunk) - len(chunk.lstrip(b"\0"))
+        if zeros < len(chunk) or not chunk:
+            return at + zeros - zeros % _BLOCK
+        at += zeros
+    return end
 
 
 def _plain(name: bytes) -> bytes:

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from jaxvision.errors import UserError, nearest
+from jaxvision.data.decode import MAX_PIXELS
+from jaxvision.errors import Unreadable, UserError, nearest
 
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -48,7 +49,7 @@ def to_pillow(array: np.ndarray) -> Image.Image:
     """uint8 [H, W, 1 or 3] to Pillow; twice as fast as `Image.fromarray` on small images."""
     height, width, channels = array.shape
     mode = "RGB" if channels == 3 else "L"
-    return Image.frombytes(mode, (width, height), array.tobytes())
+    return Image.frombytes(mode, (width, height), array.data if array.flags.c_contiguous else array.tobytes())
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
@@ -57,11 +58,18 @@ def from_pillow(image: Image.Image) -> np.ndarray:
 
 
 def shorter_side_to(image: np.ndarray, size: int) -> tuple[int, int]:
-    """(height, width) with the shorter side `size`; the longer is rounded down, as torchvision does."""
+    """(height, width) with the shorter side `size`; the longer is rounded down, as torchvision does.
+
+    Raises Unreadable for a line of pixels, which would become more than MAX_PIXELS.
+    """
     height, width = image.shape[:2]
-    if height <= width:
-        return size, int(size * width / height)
-    return int(size * height / width), size
+    sides = (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
+    if sides[0] * sides[1] > max(MAX_PIXELS, height * width):
+        raise Unreadable(
+            f"{width} x {height} pixels are a line, {sides[1]} x {sides[0]} once the shorter side is {size}: cut it "
+            "into images"
+        )
+    return sides
 
 
 def resized(image: np.ndarray, height: int, width: int, filter: str) -> np.ndarray:
