@@ -72,7 +72,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             own = uri == trained.config.evals[name].data or trained.workdir is None
             path, warning = evals.write(
                 workdir, name if own else f"{name}-other", result, options=options, step=trained.step,
-                contract=trained.contract, classes=source.classes,
+                contract=trained.contract, classes=source.classes, run=trained.run,
             )  # fmt: skip
             say(f"certificate {path}" + (f"\n{warning}" if warning else ""))
         if result.skipped:
