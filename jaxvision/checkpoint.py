@@ -43,7 +43,10 @@ def steps(folder: epath.Path) -> list[int]:
     """All checkpoints in `folder`, whole or not, oldest first."""
     if not folder.exists():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+    try:
+        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+    except NotADirectoryError:
+        return []
 
 
 def about(path: epath.Path) -> dict[str, Any]:

@@ -249,7 +249,7 @@ def loader(config: Config, workdir: epath.Path, say: Any) -> tuple[Setup | None,
             rate = images / (time.perf_counter() - start)
         finally:
             batches.close()
-    except (UserError, OSError, RuntimeError) as error:  # the last: a process of the reader died
+    except (UserError, OSError, RuntimeError) as error:
         return None, {**reading, "error": str(error)}
     return setup, {**reading, "images_per_s": rate, "first_s": first, "rows": len(rows)}
 

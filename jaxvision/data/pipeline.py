@@ -103,7 +103,7 @@ def train_batches(
 
     Raises:
       UserError: at once for an empty source or bad rows; from the iterator, at its batch, for an unreadable image, a
-        label outside the classes, an image of another size. RuntimeError for a worker process that died.
+        label outside the classes, an image of another size. The same for a worker process that died.
     """
     chosen = _rows(source, batch_size, rows)
     order = order or Order(seed, len(source))
