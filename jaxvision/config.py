@@ -179,7 +179,7 @@ def default() -> Config:
         dict(
             every_epochs=1.0,  # 0 is never; the end and an interruption always save
             every_steps=0,
-            every_minutes=0.0,  # looked at when the log is written
+            every_minutes=0.0,  # by the clock of process 0, within a step
             keep=2,  # the last so many, and the best
             best="",  # "EVAL/METRIC" that decides the best; default: the first metric of the first eval
         )
