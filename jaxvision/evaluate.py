@@ -47,6 +47,8 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         raise UserError(f"{arguments.source} are weights without data: give --data URI")
     workdir = paths.path(arguments.out) if arguments.out else trained.workdir
     workdir = workdir if hosts.index() == 0 else None  # one of several writes
+    if workdir:
+        paths.require_writable(workdir / "eval")  # before all is measured
     if arguments.classes:
         for entry in trained.config.evals.values():
             entry.classes = arguments.classes
