@@ -16,12 +16,25 @@ def earlier_sessions(summary: dict[str, Any], records: list[dict[str, Any]]) -> 
     summary: of the session before, {} if there was none; a killed one wrote it when it began. records: of
     metrics.jsonl, which go on after it.
     """
-    sessions = [dict(s) for s in summary.get("sessions", [])]
     trained = [r for r in records if r["kind"] == "train" and "time" in r]
+    sessions = [dict(s) for s in summary.get("sessions", [])] or _sessions(trained)
     if sessions and trained and trained[-1]["step"] >= sessions[-1]["last"]:
         time, last = trained[-1]["time"], sessions[-1]
         if sum(time.values()) > last["wall_s"]:
-            last.update(last=trained[-1]["step"], wall_s=round(sum(time.values()), 3), step_s=time["step"])
+            last.update(last=trained[-1]["step"], wall_s=round(sum(time.values()), 3), step_s=time.get("step", 0.0))
+    return sessions
+
+
+def _sessions(trained: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sessions that records of training tell of, where the summary is lost: in each the times begin anew."""
+    sessions: list[dict[str, Any]] = []
+    reached = 0
+    for record in trained:
+        wall = round(sum(record["time"].values()), 3)
+        if not sessions or wall < sessions[-1]["wall_s"]:
+            sessions.append({"first": reached})
+        reached = record["step"]
+        sessions[-1].update(last=reached, wall_s=wall, step_s=record["time"].get("step", 0.0))
     return sessions
 
 

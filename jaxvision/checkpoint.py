@@ -27,8 +27,8 @@ from etils import epath
 from flax import serialization, traverse_util
 
 from jaxvision import paths, sharding
-from jaxvision.errors import Gone, UserError
-from jaxvision.log import plain
+from jaxvision.errors import Damaged, Gone, UserError
+from jaxvision.log import plain, require_run
 from jaxvision.task import PyTree
 
 
@@ -43,11 +43,15 @@ def steps(folder: epath.Path) -> list[int]:
     """All checkpoints in `folder`, whole or not, oldest first."""
     if not folder.exists():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+    try:
+        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+    except NotADirectoryError:
+        return []
 
 
 def about(path: epath.Path) -> dict[str, Any]:
-    return json.loads((path / "about.json").read_text())
+    """What about.json says. Raises Damaged."""
+    return paths.read_json(path / "about.json", {"step": int, "contract": dict, "classes": [str], "run?": str})
 
 
 def _files(path: epath.Path) -> dict[str, epath.Path]:
@@ -80,7 +84,7 @@ def flaw(path: epath.Path) -> str:
     if not marker.exists():
         return "half-written: it has no digests.json"
     try:
-        digests = json.loads(marker.read_text())
+        digests = paths.read_json(marker, {...: str})
         files = _files(path)
         for name in sorted(digests.keys() | files.keys()):
             if name not in files:
@@ -89,7 +93,7 @@ def flaw(path: epath.Path) -> str:
                 return f"{name} does not belong to it"
             if _digest(files[name]) != digests[name]:
                 return f"{name} was changed or cut short after it was written"
-    except (OSError, ValueError) as error:
+    except (Damaged, OSError) as error:
         return f"unreadable: {error}"
     return ""
 
@@ -113,7 +117,13 @@ def choose(folder: epath.Path, which: str) -> epath.Path:
     if which == "last":
         step = there[-1]
     elif which == "best":
-        step = _best(folder, there)
+        try:
+            step = _best(folder, there)
+        except Damaged as error:
+            raise Damaged(
+                f"{error}, so the best checkpoint is not known: name one of {', '.join(map(str, there))}, or run the "
+                "training again, which writes the scores anew"
+            ) from error
     elif which.isdigit() and int(which) in there:
         step = int(which)
     else:
@@ -125,24 +135,32 @@ def choose(folder: epath.Path, which: str) -> epath.Path:
 
 
 def _best(folder: epath.Path, there: list[int]) -> int:
-    """The earliest of the highest scores; the last one where nothing was scored."""
-    scores = _scores(folder)
+    """The earliest of the highest scores; the last one where nothing was scored. Raises Damaged."""
+    scores = _scores(folder, about(folder / str(there[-1])).get("run", ""))
     scored = [s for s in there if s in scores]
     return max(scored, key=lambda s: (scores[s], -s)) if scored else there[-1]
 
 
-def _scores(folder: epath.Path) -> dict[int, float]:
-    """Step -> score. Scores without a metric, of older versions, count as they stand."""
+def _scores(folder: epath.Path, run: str) -> dict[int, float]:
+    """Step -> score. Scores without a metric, of older versions, count as they stand. Raises Damaged."""
     path = folder / "scores.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    return {int(k): v for k, v in known.get("scores", known).items() if v is not None}
+    try:
+        known = paths.read_json(path)
+    except FileNotFoundError:
+        return {}
+    require_run(path, known, run)
+    scores = known.get("scores", known)
+    numbers = isinstance(scores, dict) and all(isinstance(v, int | float | None) for v in scores.values())
+    if not numbers or not all(k.isdigit() for k in scores):
+        raise Damaged(f"{path} is damaged (it holds no scores of steps)")
+    return {int(k): v for k, v in scores.items() if v is not None}
 
 
-def write_scores(folder: epath.Path, metric: str, scores: dict[int, float]) -> None:
-    """Which checkpoints are good: step -> score, higher is better, all by one metric."""
+def write_scores(folder: epath.Path, metric: str, scores: dict[int, float], run: str = "") -> None:
+    """Which checkpoints are good: step -> score, higher is better, all by one metric. run: see `config.run_of`."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"metric": metric, "scores": {str(step): score for step, score in sorted(scores.items())}}
-    paths.write_whole(folder / "scores.json", json.dumps(plain(content), indent=1))
+    content = {"metric": metric, "scores": {str(step): score for step, score in sorted(scores.items())}, "run": run}
+    paths.write_json(folder / "scores.json", plain(content))
 
 
 def compile_copy(state: PyTree) -> jax.stages.Compiled:
@@ -225,7 +243,11 @@ class Writer:
             return
         # all that are older than a whole one: also those whose removal a kill cut short, which have no marker any more
         older = {s for s in steps(self.folder) if s < there[-1]}
-        for step in older - {*there[-self.keep :], _best(self.folder, there)}:
+        try:
+            best = _best(self.folder, there)
+        except Damaged:  # which of them may go is known again after the next evaluation
+            return
+        for step in older - {*there[-self.keep :], best}:
             _remove(self.folder / str(step))
 
     def wait(self) -> None:
@@ -253,8 +275,8 @@ def _remove(path: epath.Path) -> None:
     path.rmtree()
 
 
-_REFUSED = ("No space", "RESOURCE_EXHAUSTED", "ermission", "Read-only", "File too large", "uota exceeded",
-            "No such file")  # fmt: skip
+# How Orbax and TensorStore tell what a disk said.
+_REFUSED = ("No space", "RESOURCE_EXHAUSTED", "ermission", "Read-only", "File too large", "quota", "No such file")
 
 
 def _unwritable(path: epath.Path, error: BaseException) -> BaseException:

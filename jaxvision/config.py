@@ -11,6 +11,7 @@ key, a wrong type or an impossible value fails before any data is read, with the
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import json
 import pathlib
@@ -20,7 +21,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxvision.errors import UserError, nearest
+from etils import epath
+
+from jaxvision import paths
+from jaxvision.errors import Damaged, UserError, nearest
 from jaxvision.ranges import (
     COLOUR,
     LEVELS,
@@ -178,7 +182,7 @@ def default() -> Config:
         dict(
             every_epochs=1.0,  # 0 is never; the end and an interruption always save
             every_steps=0,
-            every_minutes=0.0,  # looked at when the log is written
+            every_minutes=0.0,  # by the clock of process 0, within a step
             keep=2,  # the last so many, and the best
             best="",  # "EVAL/METRIC" that decides the best; default: the first metric of the first eval
         )
@@ -488,10 +492,25 @@ def from_json(text: str) -> Config:
     for name, value in default().items():
         if name not in config:
             config[name] = value
-        elif isinstance(value, Config) and (name not in OPEN or name == "optim"):
+        elif isinstance(config[name], Config) and isinstance(value, Config) and (name not in OPEN or name == "optim"):
             config[name] = {**value, **config[name]}
     check(config)
     return config
+
+
+def read(path: epath.Path) -> Config:
+    """The config that a run wrote. Raises FileNotFoundError, and Damaged where it is none."""
+    content = paths.read_json(path)
+    try:
+        return from_json(json.dumps(content))
+    except UserError as error:
+        raise Damaged(f"{path} is damaged, or of another version ({error})") from error
+
+
+def run_of(config: Config) -> str:
+    """Sixteen letters that stand for a run: for its config, without what may change in a run."""
+    kept = {k: v for k, v in flat(config.to_dict()).items() if not _may_change(k)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -502,9 +521,12 @@ def differences(old: Config, new: Config) -> list[str]:
 def changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Key to (old, new) of all that makes two configs two runs: what differs and is not in MAY_CHANGE."""
     a, b = flat(_tuples(old.to_dict())), flat(_tuples(new.to_dict()))
-    allowed = tuple(k + "." for k in MAY_CHANGE)
     pairs = {k: (a.get(k, ABSENT), b.get(k, ABSENT)) for k in sorted(a.keys() | b.keys())}
-    return {k: (x, y) for k, (x, y) in pairs.items() if x != y and not (k + ".").startswith(allowed)}
+    return {k: (x, y) for k, (x, y) in pairs.items() if x != y and not _may_change(k)}
+
+
+def _may_change(key: str) -> bool:
+    return (key + ".").startswith(tuple(k + "." for k in MAY_CHANGE))
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

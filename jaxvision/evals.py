@@ -27,7 +27,7 @@ from jaxvision.data.sources import Source, absent
 from jaxvision.errors import UserError
 from jaxvision.log import plain, png
 from jaxvision.metrics.outcomes import OUTCOMES
-from jaxvision.paths import write_whole
+from jaxvision.paths import write_json, write_whole
 from jaxvision.task import Batch, Metric, PyTree, Task
 
 # What the sums of all metrics are called together; (params, extra, batch) -> (sums, rows).
@@ -215,13 +215,15 @@ def write(
     step: int,
     contract: InputContract,
     classes: tuple[str, ...],
+    run: str = "",
 ) -> tuple[epath.Path, str]:
     """Writes eval/NAME.json, the certificate, and what belongs to it. (its path, a warning or "").
 
     The certificate says what was measured, on which samples, through which pixels, with what. Before it come
     eval/NAME.npz, the outcomes of the samples, and eval/NAME.png, what the metrics have to show; the certificate holds
     the SHA-256 of both, so that files of two evaluations are never taken for one. A picture that cannot be drawn is a
-    warning. options: of `config.eval_options`, with the data that was measured.
+    warning. options: of `config.eval_options`, with the data that was measured. run: of the checkpoint, see
+    `config.run_of`; "" where it does not say.
     """
     path = workdir / "eval" / f"{name}.json"
     files, warning = {}, ""
@@ -253,8 +255,9 @@ def write(
         "versions": versions(),
         "skipped": list(evaluation.skipped),  # unreadable, in none of the figures above
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        **({"run": run} if run else {}),
     }
-    write_whole(path, json.dumps(plain(content), indent=1))
+    write_json(path, plain(content))
     return path, warning
 
 

@@ -49,6 +49,8 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         raise UserError(f"{arguments.source} are weights without data: give --data URI")
     workdir = paths.path(arguments.out) if arguments.out else trained.workdir
     workdir = workdir if hosts.index() == 0 else None  # one of several writes
+    if workdir:
+        paths.require_writable(workdir / "eval")  # before all is measured
     if arguments.classes:
         for entry in trained.config.evals.values():
             entry.classes = arguments.classes
@@ -74,7 +76,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             own = uri == trained.config.evals[name].data or trained.workdir is None
             path, warning = evals.write(
                 workdir, name if own else f"{name}-other", result, options=options, step=trained.step,
-                contract=trained.contract, classes=source.classes,
+                contract=trained.contract, classes=source.classes, run=trained.run,
             )  # fmt: skip
             say(f"certificate {path}" + (f"\n{warning}" if warning else ""))
         if result.skipped:

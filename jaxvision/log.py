@@ -19,7 +19,7 @@ from etils import epath
 
 from jaxvision import paths
 from jaxvision.config import WANDB_HAS_NO
-from jaxvision.errors import UserError
+from jaxvision.errors import Damaged, UserError
 from jaxvision.task import LOWER
 
 Say = Callable[[str], None]
@@ -83,14 +83,92 @@ def in_words(values: dict[str, Any]) -> str:
     return "  ".join(f"{k} {v:.4f}" for k, v in shown.items())
 
 
-def read_records(workdir: epath.Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl; a last line that a kill cut short is left out."""
+_NUMBER = (int, float, type(None))
+_TIMES = {...: (int, float)}
+SUMMARY = {  # what is read of summary.json; what an older version wrote may lack some
+    "status?": str,
+    "step?": int,
+    "steps?": int,
+    "parameters?": int,
+    "devices?": int,
+    "wall_s?": _NUMBER,
+    "examples_per_s?": _NUMBER,
+    "goodput?": _NUMBER,
+    "first_step?": _TIMES,
+    "time?": _TIMES,
+    "sessions?": [{"first": int, "last": int, "wall_s": (int, float), "step_s": (int, float)}],
+    "saves?": {"count": int, "blocked_s": (int, float)},
+    "hosts?": [{"process": int, "machine": str, "time": _TIMES}],
+    "evals?": {...: {...: _NUMBER}},
+    "best?": {...: _NUMBER},
+    "alarms?": {...: int},
+    "skipped?": [{"sample": int, "reason": str}],
+    "versions?": {...: str},
+    "run?": str,
+}
+
+
+def read_summary(workdir: epath.Path, run: str = "") -> dict[str, Any]:
+    """The content of summary.json, {} where there is none. Raises Damaged, also where it is of another run.
+
+    run: which run the workdir's checkpoints are of, "" where they do not say; see `config.run_of`.
+    """
+    path = workdir / "summary.json"
+    try:
+        summary = paths.read_json(path, SUMMARY)
+    except FileNotFoundError:
+        return {}
+    require_run(path, summary, run)
+    return summary
+
+
+def require_run(path: epath.Path, content: dict[str, Any], run: str) -> None:
+    """Raises Damaged if a file says that it is of another run; older versions do not say."""
+    if run and content.get("run", run) != run:
+        raise Damaged(f"{path} is damaged (it is of another run than the checkpoints here)")
+
+
+def read_records(workdir: epath.Path, run: str = "", say: Say = lambda text: None) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl, without those that are damaged or of another run: `say` is told of them.
+
+    Nothing is told of a last line that a kill cut short. `run`: as in `read_summary`.
+    """
     path = workdir / "metrics.jsonl"
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    found = [_record(line, run) for line in lines if line]
+    damaged = sum(record is None for record in found) - (bool(lines[-1]) and found[-1] is None)
+    if damaged:
+        say(f"warning: {damaged} of {len(found)} lines of {path} are damaged or of another run, and are left out")
+    return [record for record in found if record is not None]
+
+
+def _record(line: bytes, run: str) -> dict[str, Any] | None:
+    """The record of a line; None if it is damaged."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("kind"), str):
+        return None
+    check = record.pop("check", None)
+    if run and check is not None and check != _check(record, run):
+        return None
+    times = record.get("time", {})
+    values = [*record.values(), *(times.values() if isinstance(times, dict) else [[]])]
+    fits = all(isinstance(v, (*_NUMBER, str)) for v in values if v is not times)
+    return record if fits else None
+
+
+def _line(record: dict[str, Any], run: str) -> str:
+    """A line of metrics.jsonl; `check` ties it to its run and tells a changed one."""
+    return json.dumps({**record, "check": _check(record, run)} if run else record)
+
+
+def _check(record: dict[str, Any], run: str) -> str:
+    return hashlib.sha256((run + json.dumps(record, sort_keys=True)).encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
@@ -120,16 +198,19 @@ class Log:
     `writes` is False on all hosts but the first, which then only take part in nothing here.
 
     of: evaluation -> what it measures now; before: the same of the session before, which records of an older version
-    do not say. A value counts as one of this run's only where both say the same.
+    do not say. A value counts as one of this run's only where both say the same. run: as in `read_summary`.
     """
 
     def __init__(
         self, workdir: epath.Path, config: Any, *, step: int, total: int, say: Say, writes: bool = True,
-        of: Mapping[str, str] = MappingProxyType({}), before: Mapping[str, str] = MappingProxyType({}),
+        of: Mapping[str, str] = MappingProxyType({}), before: Mapping[str, str] = MappingProxyType({}), run: str = "",
     ) -> None:  # fmt: skip
-        self.workdir, self.total, self.say, self.writes, self.of = workdir, total, say, writes, of
+        self.workdir, self.total, self.say, self.writes, self.of, self.run = workdir, total, say, writes, of, run
         self.batch_size = config.batch_size
-        self.records = [r for r in read_records(workdir) if r["step"] <= step]
+        self.records = [r for r in read_records(workdir, run, say) if r["step"] <= step]
+        last = max((r["step"] for r in self.records if r["kind"] == "train"), default=0)
+        if step - last >= config.log.every_steps:
+            say(f"warning: metrics.jsonl has no lines of training between step {last} and {step}: they are lost")
         for record in self.records:
             name = record["kind"].removeprefix("eval:")
             if name != record["kind"]:
@@ -140,7 +221,7 @@ class Log:
         self._board = self._wandb = self._bar = None
         if not writes:
             return
-        lines = "".join(json.dumps(r) + "\n" for r in self.records)
+        lines = "".join(_line(r, run) + "\n" for r in self.records)
         self._file = paths.Lines(workdir / "metrics.jsonl", lines)
         for record in self.records:
             self._note_best(record)
@@ -211,7 +292,7 @@ class Log:
         self.records.append(record)
         if not self.writes:
             return
-        self._file.write(json.dumps(record))
+        self._file.write(_line(record, self.run))
         kind = record["kind"].replace("eval:", "eval/")
         numbers = {
             f"{kind}/{k}": v for k, v in record.items() if k not in ("step", "kind") and isinstance(v, int | float)

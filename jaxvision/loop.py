@@ -26,8 +26,8 @@ from jaxvision import stop as stop_lib
 from jaxvision.chips import KINDS
 from jaxvision.config import Config
 from jaxvision.data.sources.common import left_out, notes
-from jaxvision.errors import Diverged, Interrupted, UserError, nearest
-from jaxvision.log import Clock, Log, Say, lock, plain, read_records
+from jaxvision.errors import Damaged, Diverged, Interrupted, UserError, nearest
+from jaxvision.log import Clock, Log, Say, lock, plain, read_records, read_summary
 from jaxvision.paths import write_whole
 from jaxvision.prepare import Setup, check_checkpoint, open_workdir, stored_classes
 from jaxvision.report import page
@@ -107,9 +107,9 @@ class Run(Setup):
         found, before_config = open_workdir(workdir, config, say)
         if found.path is not None:
             check_checkpoint(found.path, config, self.source, say)
-        path = workdir / "summary.json"
-        before = json.loads(path.read_text()) if path.exists() else {}  # of the session before
-        self.sessions = accounting.earlier_sessions(before, read_records(workdir))
+        self.run = (checkpoint.about(found.path).get("run") if found.path else "") or config_lib.run_of(config)
+        before = self._summary_before()
+        self.sessions = accounting.earlier_sessions(before, read_records(workdir, self.run))
         self.state = self._initial(found)
         self.teacher = None  # its weights are in the state: the host's copy can go
         self.first = self.step = int(self.state.step)
@@ -175,10 +175,19 @@ class Run(Setup):
         self.writer = checkpoint.Writer(workdir / "checkpoints", config.checkpoint.keep, broken)
         of, of_before = self._identities(config), self._identities(before_config or config)
         self.log = Log(
-            workdir, config, step=self.step, total=self.total, say=say, writes=self.leader, of=of, before=of_before
-        )
+            workdir, config, step=self.step, total=self.total, say=say, writes=self.leader, of=of, before=of_before,
+            run=self.run,
+        )  # fmt: skip
         self._write_scores()
         clock.begin()
+
+    def _summary_before(self) -> dict[str, Any]:
+        """Of the session before; {} where it is lost, which costs no training."""
+        try:
+            return read_summary(self.workdir, self.run)
+        except Damaged as error:
+            self.say(f"warning: {error}: earlier sessions are counted from metrics.jsonl, skipped images anew")
+            return {}
 
     def _identities(self, config: Config) -> dict[str, str]:
         """Evaluation -> what it measures, as `config` has it on the data that are there now."""
@@ -432,7 +441,7 @@ class Run(Setup):
             if self.leader:
                 _, warning = evals.write(
                     self.workdir, name, result, options=options, step=self.step, contract=self.contract,
-                    classes=source.classes,
+                    classes=source.classes, run=self.run,
                 )  # fmt: skip
                 if warning:
                     self.log.tell(warning)
@@ -447,7 +456,7 @@ class Run(Setup):
         name, key = best_by(self.config, self.log)
         scores = self._scores(name, key)
         if self.leader and scores:
-            checkpoint.write_scores(self.workdir / "checkpoints", f"{name}/{key}", scores)
+            checkpoint.write_scores(self.workdir / "checkpoints", f"{name}/{key}", scores, self.run)
 
     def _scores(self, name: str, key: str) -> dict[int, float]:
         """Step -> how good, higher is better."""
@@ -485,6 +494,7 @@ class Run(Setup):
                 "samples": len(self.source),
                 "task": self.config.task.name,
                 "config": self.config.to_dict(),
+                "run": self.run,
                 "versions": evals.versions(),
             }
             before = self.clock.read()[1]["checkpoint"]
@@ -514,7 +524,7 @@ class Run(Setup):
 
     def write_summary(self, status: str) -> None:
         if self.leader:
-            write_whole(self.workdir / "summary.json", json.dumps(plain(self.summary(status)), indent=1))
+            paths.write_json(self.workdir / "summary.json", plain(self.summary(status)))
 
     def _write_report(self) -> None:
         """After the summary, which it shows. Whatever goes wrong with it must not spoil a run that is saved."""
@@ -535,6 +545,7 @@ class Run(Setup):
         return {
             "status": status,
             "command": self.command,
+            "run": self.run,
             "step": self.step,
             "steps": self.total,
             "stopped_early": self.stopped_early,

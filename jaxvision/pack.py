@@ -23,13 +23,14 @@ import jaxvision
 from jaxvision import cli, paths
 from jaxvision.data.decode import MAX_PIXELS, decode
 from jaxvision.data.sources import Source, open_source
-from jaxvision.errors import Interrupted, UserError
+from jaxvision.errors import Damaged, Interrupted, UserError
 from jaxvision.stop import Stop
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 SHARD = 10_000  # samples in a shard, at most, unless --shards is given
+PART = {"count": int, "bytes": int, "sha256": str, "digest": str, "skipped": list}  # what is said of a shard
 _NAMES = {  # of the keys of info.json that two runs must share, for messages
     "source.uri": "--from",
     "source.count": "the number of samples",
@@ -268,7 +269,11 @@ class Packing:
         """Makes packing.json, or compares it, and removes what a killed run left."""
         path = self.out / self.records.PLAN
         if path.exists():
-            self._compare(_read_json(path), plan)
+            try:
+                then = paths.read_json(path)
+            except Damaged as error:
+                raise Damaged(f"{error}: name another --out, or remove {self.out} and pack anew") from error
+            self._compare(then, plan)
         else:
             foreign = sorted(p.name for p in self.out.iterdir() if not p.name.startswith("."))
             if foreign:
@@ -281,8 +286,15 @@ class Packing:
     def _whole(self, k: int) -> dict[str, Any] | None:
         """What shard k holds, as its file of JSON says; None if it is absent or must be written again."""
         path = self.out / self.names[k]
-        part = _read_json(path.with_suffix(".json")) if path.with_suffix(".json").exists() else None
-        if part is None or not path.exists():
+        try:
+            part = paths.read_json(path.with_suffix(".json"), PART)
+        except FileNotFoundError:
+            return None
+        except Damaged as error:
+            self.say(f"{error}: {path.name} is written again")
+            path.unlink(missing_ok=True)
+            return None
+        if not path.exists():
             return None
         if path.stat().st_size != part["bytes"] or _sha256(path) != part["sha256"]:
             self.say(f"{path} is damaged: it is written again")
@@ -585,13 +597,6 @@ def _sha256(path: pathlib.Path) -> str:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): remove it and its shard, or name another --out") from error
 
 
 def _size(size: float) -> str:

@@ -109,12 +109,22 @@ def require_folder(name: str, flag: str) -> None:
         raise UserError(f"{flag} {name}: {there} is a file, and no folder: name another one")
 
 
-def read_json(path: epath.Path, shape: Any = dict) -> Any:
-    """The content of a JSON file of ours.
+def write_json(path: epath.Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object, with a checksum among its keys that `read_json` holds it against."""
+    write_whole(path, json.dumps({**content, "checksum": _checksum(content)}, indent=1))
 
-    shape: what it must be. A type, or a tuple of types; [S], a list of S; {"key": S}, a dict with these keys, others
-    may be there; {...: S}, a dict in which all values are S. Raises FileNotFoundError, and Damaged where it is no
-    JSON or of another shape.
+
+def _checksum(content: dict[str, Any]) -> str:
+    as_read = json.loads(json.dumps(content))  # keys are text, tuples are lists
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_json(path: epath.Path, shape: Any = dict) -> Any:
+    """The content of a JSON file of ours, without its checksum.
+
+    shape: what it must be. A type, or a tuple of types; [S], a list of S; {"key": S}, a dict with this key, others may
+    be there; {"key?": S}, the same where it has the key; {...: S}, a dict in which all values are S. Raises
+    FileNotFoundError, and Damaged where it is no JSON, was changed since `write_json`, or is of another shape.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -122,6 +132,8 @@ def read_json(path: epath.Path, shape: Any = dict) -> Any:
         raise
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON
         raise Damaged(f"{path} is damaged ({getattr(error, 'strerror', None) or error})") from error
+    if isinstance(content, dict) and "checksum" in content and content.pop("checksum") != _checksum(content):
+        raise Damaged(f"{path} is damaged (it was changed after it was written)")
     reason = _misfit(content, shape, "")
     if reason:
         raise Damaged(f"{path} is damaged ({reason})")
@@ -133,19 +145,23 @@ def _misfit(content: Any, shape: Any, where: str) -> str:
     if isinstance(shape, list | dict):
         if not isinstance(content, type(shape)):
             return f"{where or 'its content'} is {_brief(content)} instead of a {type(shape).__name__}"
-        if isinstance(shape, list):
+        inner: list[tuple[Any, Any, str]] = []
+        if isinstance(shape, list):  # of items of one shape
             inner = [(item, shape[0], f"{where}[{k}]") for k, item in enumerate(content)]
         else:
-            every = dict.fromkeys(content, shape[...]) if ... in shape else shape
-            missing = [key for key in every if key not in content]
-            if missing:
-                return f"it has no {where}{'.' * bool(where)}{missing[0]}"
-            inner = [(content[key], kind, f"{where}{'.' * bool(where)}{key}") for key, kind in every.items()]
+            dot = f"{where}." if where else ""
+            each = shape.get(...)
+            for name, kind in shape.items() if each is None else dict.fromkeys(content, each).items():
+                key = name.removesuffix("?") if each is None else name
+                if key in content:
+                    inner.append((content[key], kind, f"{dot}{key}"))
+                elif key == name:
+                    return f"it has no {dot}{key}"
         return next(filter(None, (_misfit(*one) for one in inner)), "")
-    kinds = shape if isinstance(shape, tuple) else (shape,)
-    fits = isinstance(content, kinds) and (not isinstance(content, bool) or bool in kinds)
-    names = " or ".join(kind.__name__ for kind in kinds)
-    return "" if fits else f"{where or 'its content'} is {_brief(content)} instead of {names}"
+    types = shape if isinstance(shape, tuple) else (shape,)
+    if isinstance(content, types) and (not isinstance(content, bool) or bool in types):
+        return ""
+    return f"{where or 'its content'} is {_brief(content)} instead of {' or '.join(kind.__name__ for kind in types)}"
 
 
 def _brief(content: Any) -> str:

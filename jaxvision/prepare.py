@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 from collections.abc import Generator
@@ -19,7 +20,7 @@ from jaxvision.data import pipeline, survey, transforms
 from jaxvision.data.order import Order, class_weights
 from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.data.sources.classes import Renumbered
-from jaxvision.errors import UserError
+from jaxvision.errors import Damaged, UserError
 from jaxvision.log import Say
 from jaxvision.step import TrainState, abstract_state, init_state, lower_step
 from jaxvision.task import Batch
@@ -176,23 +177,34 @@ def open_workdir(workdir: epath.Path, config: Config, say: Say) -> tuple[checkpo
     """
     if not paths.is_utf8(str(workdir)):
         raise UserError(f"the workdir's name {str(workdir)!a} is no UTF-8, which checkpoints need: name another")
-    path, before = workdir / "config.json", None
-    if path.exists() and checkpoint.steps(workdir / "checkpoints"):
-        before = config_lib.from_json(path.read_text())
+    before = None
+    found = checkpoint.newest(workdir / "checkpoints")
+    if checkpoint.steps(workdir / "checkpoints"):  # what else may be there, scores, is of no use to a fresh start
+        before = _config_before(workdir, found, say)
         changed = config_lib.differences(before, config)
         if changed:
             raise UserError(
                 f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\nName another "
                 f"--workdir, or run it with its own config. May change: {', '.join(config_lib.MAY_CHANGE)}"
             )
-    elif checkpoint.steps(workdir / "checkpoints"):  # what else is there are scores: of no use to a fresh start
-        raise UserError(f"{workdir} holds checkpoints but no config.json: name another --workdir")
-    found = checkpoint.newest(workdir / "checkpoints")
     for broken, reason in found.broken:
         say(f"warning: checkpoint {broken} is not used, {reason}")
     if found.broken and found.path is None:
         say("warning: no whole checkpoint is left: starting from the beginning")
     return found, before
+
+
+def _config_before(workdir: epath.Path, found: checkpoint.Found, say: Say) -> Config:
+    """What config.json holds; where it is lost, what the checkpoint holds of it. Raises UserError without either."""
+    try:
+        return config_lib.read(workdir / "config.json")
+    except (FileNotFoundError, Damaged) as error:
+        lost = str(error) if isinstance(error, Damaged) else f"{workdir} holds checkpoints but no config.json"
+        kept = checkpoint.about(found.path).get("config") if found.path is not None else None
+        if kept is None:
+            raise UserError(f"{lost}: name another --workdir") from error
+        say(f"warning: {lost}: it is written anew, {found.path} holds what it was trained with")
+        return config_lib.from_json(json.dumps(kept))
 
 
 def check_checkpoint(path: epath.Path, config: Config, source: Source, say: Say) -> None:
@@ -204,10 +216,8 @@ def check_checkpoint(path: epath.Path, config: Config, source: Source, say: Say)
     lines = pretrained.checkpoint_mismatch(about, config, source.classes)
     if lines:
         raise UserError(
-            f"checkpoint {path} would go on with something else (checkpoint -> now):\n  "
-            + "\n  ".join(lines)
-            + "\nName "
-            "another --workdir, or go on with what it was trained with"
+            "\n  ".join([f"checkpoint {path} would go on with something else (checkpoint -> now):", *lines])
+            + "\nName another --workdir, or go on with what it was trained with"
         )
     if isinstance(source, Renumbered):
         say(

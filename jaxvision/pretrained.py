@@ -18,7 +18,7 @@ from jaxvision import build, checkpoint, models, npz, paths, published, sharding
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data.contract import InputContract
-from jaxvision.errors import UserError
+from jaxvision.errors import Damaged, UserError
 from jaxvision.log import Say
 from jaxvision.published import Published
 from jaxvision.task import PyTree, Task
@@ -26,6 +26,7 @@ from jaxvision.tasks.common import network
 
 _NETWORK = ("params/model/", "extra/model/")  # where a task has its network
 _MEANING = {"distillation": "classification"}  # tasks whose last layer means the same
+_ANEW = "copy it again, or run its training again, which writes it anew"  # a config.json
 _LEARNT = "classification"  # by published weights, and by checkpoints that do not say it
 
 
@@ -121,7 +122,12 @@ def config_of(source: Source) -> Config:
             "workdir that it was saved in"
         )
     path = source.workdir / "config.json"
-    config = config_lib.from_json(path.read_text())
+    try:
+        config = config_lib.read(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing, which says what network this is: {_ANEW}") from error
+    except Damaged as error:
+        raise Damaged(f"{error}: {_ANEW}") from error
     lines = checkpoint_mismatch(source.about, config)
     if lines:
         more = f"; and {len(lines) - 4} more" if len(lines) > 4 else ""
@@ -313,6 +319,7 @@ class Trained(NamedTuple):
     source: str
     workdir: epath.Path | None
     synsets: tuple[str, ...] = ()  # of ImageNet's classes, their WordNet ids
+    run: str = ""  # see `config.run_of`; "" where the checkpoint does not say
 
     def classes_of(self, uri: str, theirs: tuple[str, ...], say: Say = lambda text: None) -> tuple[str, ...]:
         """The classes of the weights, in their order, by the names that the data `uri` have: `theirs`.
@@ -350,8 +357,9 @@ def load_found(found: Source | Published, source: str) -> Trained:
     path = str(found.checkpoint)
     contract = found.contract
     return Trained(
-        config, contract, classes, True, built, tree["params"], tree["extra"], step, mesh, path, found.workdir
-    )
+        config, contract, classes, True, built, tree["params"], tree["extra"], step, mesh, path, found.workdir,
+        run=found.about.get("run", ""),
+    )  # fmt: skip
 
 
 def _load_published(found: Published) -> Trained:

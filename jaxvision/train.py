@@ -91,12 +91,10 @@ def default_workdir(config: str) -> str:
 
 def report(workdir: str, say: Any) -> dict[str, Any]:
     """What was reached, where it lies, and what to do with it."""
-    import json
-
     from jaxvision import accounting, paths
-    from jaxvision.log import in_words
+    from jaxvision.log import in_words, read_summary
 
-    summary = json.loads((paths.path(workdir) / "summary.json").read_text())
+    summary = read_summary(paths.path(workdir))
     say(f"done: {summary['step']} steps in {summary['wall_s']:.1f} s, {summary['examples_per_s']:.0f} images/s")
     for name, values in summary["evals"].items():
         say(f"  {name}: {in_words(values)}")

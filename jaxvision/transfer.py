@@ -269,13 +269,13 @@ def _run(
     """Test top-1 of one training; one that is finished is not done again."""
     from jaxvision import loop
     from jaxvision.config import Config
+    from jaxvision.log import read_summary
 
     config = Config(config.to_dict())
     config.seed, config.init, config.optim.lr, config.data.train = seed, init, lr, train
     config.evals.test.data = test
     loop.fit(config, workdir, say=lambda text: None)
-    summary = json.loads((workdir / "summary.json").read_text())
-    return summary["evals"]["test"]["top1"]
+    return read_summary(workdir)["evals"]["test"]["top1"]
 
 
 def _mean(values: list[float]) -> float:

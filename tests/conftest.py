@@ -50,17 +50,26 @@ def pytest_xdist_make_scheduler(config, log):
 def command():
     """Runs `python -m MODULE ARGS...` on `devices` emulated devices; by `process`, in a new process as a user does.
 
-    Keywords are variables of the environment; None removes one.
+    Keywords are variables of the environment; None removes one. `end`: see `Forks.run`.
     """
     forks = Forks()
 
-    def run(module: str, *arguments, devices: int = 1, timeout: float = 240, cwd=ROOT, process: bool = False, **env):
+    def run(
+        module: str,
+        *arguments,
+        devices: int = 1,
+        timeout: float = 240,
+        cwd=ROOT,
+        process: bool = False,
+        end=None,
+        **env,
+    ):
         words = [str(a) for a in arguments]
         environment = {**os.environ, "XLA_FLAGS": flags.on(devices), **env}
         how = dict(env={k: v for k, v in environment.items() if v is not None}, cwd=cwd, timeout=timeout)
         if process:
             return subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, **how)
-        return forks.run(module, words, **how)
+        return forks.run(module, words, **how, end=end)
 
     yield run
     forks.close()

@@ -42,6 +42,14 @@ def test_evaluate_gives_what_training_gave(command, workdir):
     assert certificate["contract"]["size"] == 8
 
 
+def test_evaluate_says_before_it_measures_that_it_cannot_write(command, workdir):
+    done = command("jaxvision.evaluate", "--from", workdir[0], "--out", "/proc/nowhere")
+    assert done.returncode == 2
+    assert "/proc/nowhere/eval cannot be written (" in done.stderr
+    assert "name another folder with --out" in done.stderr
+    assert "top1" not in done.stdout
+
+
 def test_without_a_workdir_and_from_a_relative_one(command, workdir, tmp_path):
     path, _ = workdir
     done = command("jaxvision.train", "--config", path.parent / "tiny.py", "--config.steps=2", "--json", cwd=tmp_path,

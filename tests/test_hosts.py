@@ -314,6 +314,27 @@ def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, number, count):
     assert not any(map(alive, pids))
 
 
+@pytest.mark.slow
+def test_minutes_are_kept_by_all_at_the_same_step(tmp_path):
+    """Within steps, not within log lines, of which there is none."""
+    lines = "config.steps, config.evals, config.log.every_steps = 10_000_000, dict(), 1_000_000\n"
+    lines += "config.checkpoint.update(every_steps=0, every_minutes=0.05, keep=1000)\n"
+    process = start(2, "jaxvision.train", "--config", config(tmp_path, lines), "--workdir", tmp_path / "w",
+                    "--stop-after", "1")  # fmt: skip
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 75, out
+    assert "1 minutes are over: saved in" in out
+    summary = json.loads((tmp_path / "w" / "summary.json").read_text())
+    assert 60 <= summary["wall_s"] < 70
+    steps = sorted(int(p.name) for p in (tmp_path / "w" / "checkpoints").iterdir() if p.name.isdigit())
+    assert steps[-1] == summary["step"]
+    times = [(tmp_path / "w" / "checkpoints" / str(s) / "about.json").stat().st_mtime for s in steps[:-1]]
+    assert len(times) > 5
+    apart = np.diff(times)
+    print(f"\nsaves apart {apart.round(2)} s, ended after {summary['wall_s']} s")
+    assert np.median(apart) == pytest.approx(3, abs=0.5)
+
+
 def photos(folder, count, bad):
     """Two classes of 8 x 8 pictures, of which one is none."""
     rng = np.random.default_rng(0)

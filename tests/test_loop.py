@@ -218,7 +218,7 @@ def test_signals_save_exit_75_and_resume_bit_equal(files, undisturbed):
     assert_bit_equal(final_state(workdir), final_state(undisturbed[0]))
 
 
-def fit(workdir, **changes):
+def fit(workdir, stop_after=0.0, **changes):
     config = make_tiny_config()
     for key, value in changes.items():
         node = config
@@ -227,7 +227,7 @@ def fit(workdir, **changes):
             node = node[part]
         node[last] = value
     said = []
-    state = loop.fit(config, workdir, say=said.append)
+    state = loop.fit(config, workdir, say=said.append, stop_after=stop_after)
     return state, "\n".join(said)
 
 
@@ -279,6 +279,19 @@ def test_nothing_is_left_to_guard_by_what_saved_no_checkpoint(tmp_path):
     with pytest.raises(UserError, match="add"):
         fit(tmp_path, data__size=16, data__resize=16, steps=1)
     fit(tmp_path, steps=1)
+
+
+def test_bookkeeping_without_a_checkpoint_is_a_fresh_start(four_steps, tmp_path):
+    """What a kill between the first evaluation and the first save leaves."""
+    workdir = tmp_path / "w"
+    shutil.copytree(four_steps[0], workdir)
+    for step in checkpoint.steps(epath.Path(workdir) / "checkpoints"):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    checkpoint.write_scores(epath.Path(workdir) / "checkpoints", "test/top1", {4: 0.9})
+    state, said = fit(workdir, steps=4)
+    assert "resuming" not in said
+    assert int(state.step) == 4
+    assert summary(workdir)["resumed_at"] == 0
 
 
 def test_longer_run_of_the_same_config_extends(four_steps, tmp_path):
@@ -490,7 +503,7 @@ def test_minutes_decide_when_to_save_and_when_to_stop(tmp_path):
     config = make_tiny_config()
     config.steps, config.evals = 1_000_000, {}
     config.checkpoint.update(every_epochs=0.0, every_steps=0, every_minutes=0.002, keep=1000)
-    config.log.update(every_steps=10)
+    config.log.update(every_steps=1_000_000)  # it is no matter of log lines
     with pytest.raises(Interrupted, match=r"0\.1 minutes are over: saved"):
         loop.fit(config, tmp_path / "w", say=quiet, stop_after=0.1)
     steps = checkpoint.steps(epath.Path(tmp_path) / "w" / "checkpoints")
@@ -499,7 +512,13 @@ def test_minutes_decide_when_to_save_and_when_to_stop(tmp_path):
     assert summary(tmp_path / "w")["status"] == "interrupted"
     assert steps[-1] == summary(tmp_path / "w")["step"]
     assert 3 <= len(steps) <= wall / 0.12 + 2
-    assert all(step % 10 == 0 for step in steps)
+
+
+def test_each_session_comes_forward_however_short_its_time(tmp_path):
+    for step in (1, 2, 3):
+        with pytest.raises(Interrupted, match="1e-05 minutes are over"):
+            fit(tmp_path / "w", evals={}, stop_after=1e-5)
+        assert checkpoint.newest(epath.Path(tmp_path) / "w" / "checkpoints").path.name == str(step)
 
 
 def test_a_bad_file_costs_no_steps(tmp_path, monkeypatch):
@@ -679,6 +698,63 @@ def test_full_disk(files, tmp_path):
         assert "Traceback" not in err
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    "kilobytes", [2, pytest.param(12, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.slow)]
+)
+def test_a_limit_on_the_size_of_files(files, tmp_path, kilobytes):
+    """As `ulimit -f`: config.json does not fit, or a checkpoint, or the events of TensorBoard."""
+    limit = f'ulimit -f {kilobytes * 2}; exec "$@"'  # of 512 bytes
+    words = [sys.executable, "-m", "jaxvision.train", "--config", files[1], "--workdir", str(tmp_path / "w")]
+    words += ["--config.log.tensorboard=True", "--config.log.every_steps=1", "--config.checkpoint.every_steps=1"]
+    done = subprocess.run(
+        ["sh", "-c", limit, "sh", *words], capture_output=True, text=True, cwd=ROOT, timeout=240,
+        env={**os.environ, "XLA_FLAGS": flags.on(1), "JAX_ENABLE_COMPILATION_CACHE": "false"},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"cannot write {tmp_path}/w/" in done.stderr or f"cannot write a checkpoint to {tmp_path}/w" in done.stderr
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved"])
+def test_a_workdir_that_goes_while_training_writes_to_it(files, tmp_path, how):
+    """It is told at the next line of the log, and no new folder is made in its place."""
+    process = start(files[1], tmp_path / "w", "--config.steps=1_000_000", "--config.log.every_steps=5",
+                    "--config.checkpoint.every_steps=7", "--config.evals.test.every_steps=13")  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    if how == "deleted":
+        while (tmp_path / "w").exists():  # a save may be under way
+            shutil.rmtree(tmp_path / "w", ignore_errors=True)
+    else:
+        (tmp_path / "w").rename(tmp_path / "elsewhere")
+    code, _, err = finish(process, timeout=60)
+    assert code == 2, err
+    assert str(tmp_path / "w") in err
+    assert "Traceback" not in err
+    assert "untouched" not in err
+    assert not list(tmp_path.glob("w/*.json")), err
+    if how == "moved":
+        assert not (tmp_path / "w").exists()
+
+
+def test_interrupted_but_not_saved_is_no_75(files, tmp_path):
+    """Code 75 says that the same command goes on from here."""
+    process = start(files[1], tmp_path / "w", "--config.steps=1_000_000", "--config.log.every_steps=5",
+                    "--config.checkpoint.every_steps=0")  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    shutil.rmtree(tmp_path / "w" / "checkpoints", ignore_errors=True)
+    (tmp_path / "w" / "checkpoints").write_text("no folder")
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 2, err
+    assert f"cannot write a checkpoint to {tmp_path}/w/checkpoints" in err
+    assert "Traceback" not in err
+    assert summary(tmp_path / "w")["status"] == "failed"
 
 
 def test_wandb_offline(tmp_path):

@@ -359,6 +359,39 @@ def test_a_disk_that_gives_back_something_else_is_noticed(folder, tmp_path, monk
     assert result["digest"] == content_digest(open_source(f"records:{tmp_path}/out"))
 
 
+@pytest.mark.parametrize("content", ["", "[]", "null", "{}", '{"bytes": "many"}'])
+def test_a_damaged_note_of_a_shard_costs_that_shard_alone(folder, tmp_path, monkeypatch, capsys, content):
+    out = tmp_path / "out"
+    arguments = ["--from", folder, "--out", out, "--shards", 4]
+
+    def fails(self, *arguments):
+        raise UserError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Packing, "_info", fails)
+        with pytest.raises(UserError, match="no room"):
+            run(*arguments)
+    notes = sorted(out.glob("shard-*.json"))
+    assert len(notes) == 4
+    notes[1].write_text(content)
+    before = mtimes(out)
+    result = pack([*map(str, arguments)])
+    assert f"{notes[1]} is damaged (" in capsys.readouterr().out
+    after = mtimes(out)
+    assert {k for k in after if before.get(k) != after[k] and k.startswith("shard")} == {
+        f"{notes[1].stem}.array_record"
+    }
+    assert result["digest"] == content_digest(open_source(f"records:{out}"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{"])
+def test_a_damaged_plan_is_named(folder, tmp_path, monkeypatch, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "packing.json").write_text(content)
+    with pytest.raises(UserError, match=r"packing\.json is damaged \(.*name another --out"):
+        run("--from", folder, "--out", tmp_path / "out", "--shards", 4)
+
+
 # --------------------------------------------------------------------------- the process
 
 

@@ -26,7 +26,7 @@ def report(argv: list[str]) -> dict[str, Any]:
     from jaxvision.report import page
 
     workdir = paths.path(arguments.workdir)
-    out, size = page.write(workdir, paths.path(arguments.out) if arguments.out else None)
+    out, size = page.write(workdir, paths.path(arguments.out) if arguments.out else None, say=say)
     say(f"report {out} ({size / 1e6:.2f} MB)")
     return {"report": str(out), "bytes": size}
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,9 +13,9 @@ import numpy as np
 from etils import epath
 
 from jaxvision import config as config_lib
-from jaxvision.errors import UserError
-from jaxvision.log import colours, curves, read_records
-from jaxvision.paths import write_whole
+from jaxvision.errors import Damaged, UserError
+from jaxvision.log import Say, colours, curves, read_records, read_summary, require_run
+from jaxvision.paths import read_json, write_whole
 from jaxvision.report import evaluation, training
 from jaxvision.report.draw import Html, bar, join, lines, number, share, table, tag
 from jaxvision.report.style import CSS, SCRIPT
@@ -31,6 +31,30 @@ STATUS = {  # of summary.json -> (as it is told, the badge's colour)
 SHOWN = {"model", "task", "wrap", "data", "evals", "batch_size", "dtype", "seed"}
 
 
+CONFIG = {
+    **dict.fromkeys(SHOWN, (str, int, dict)),
+    "model": dict,
+    "task": {"name": str},
+    "wrap": dict,
+    "data": {"train": str},
+    "evals": {...: dict},
+    "batch_size": int,
+}
+CERTIFICATE = {
+    "metrics": {...: (int, float, type(None))},
+    "count": int,
+    "digest_of_sample_ids": str,
+    "data": str,
+    "step": int,
+    "contract": dict,
+    "classes": [str],
+    "versions": {...: str},
+    "skipped?": [{"sample": int, "reason": str}],
+    "files?": {...: str},
+    "run?": str,
+}
+
+
 class Run(NamedTuple):
     """What a workdir holds; `evals`: the certificates by name."""
 
@@ -42,25 +66,29 @@ class Run(NamedTuple):
 
 
 def write(
-    workdir: epath.Path, out: epath.Path | None = None, sources: Mapping[str, Any] | None = None
+    workdir: epath.Path,
+    out: epath.Path | None = None,
+    sources: Mapping[str, Any] | None = None,
+    say: Say = lambda text: None,
 ) -> tuple[epath.Path, int]:
     """Writes the report of a workdir, by default as report.html in it. (where it is, its size in bytes).
 
     sources: URI -> data that is open already (data.sources.Source); what is not there is opened for the pictures, and
-    where that fails the page says so. Raises UserError if that is no workdir, or the file cannot be written.
+    where that fails the page says so. say: is told of lines of the log that are left out. Raises UserError if that is
+    no workdir, one of its files is damaged, or the report cannot be written.
     """
-    content = build(workdir, sources).encode(errors="replace")  # names of files need not be text
+    content = build(workdir, sources, say).encode(errors="replace")  # names of files need not be text
     out = out or workdir / "report.html"
     write_whole(out, content)
     return out, len(content)
 
 
-def build(workdir: epath.Path, sources: Mapping[str, Any] | None = None) -> Html:
+def build(workdir: epath.Path, sources: Mapping[str, Any] | None = None, say: Say = lambda text: None) -> Html:
     """The same as text."""
-    run = _read(workdir)
+    run = _read(workdir, say)
     sections = [_head(run), _warnings(run), _results(run), _curves(run), training.section(run.config, sources or {})]
     for name, certificate in run.evals.items():
-        outcomes = _outcomes(workdir, name)
+        outcomes = _outcomes(workdir, name, certificate)
         picture = _picture(workdir, name, certificate)
         sections.append(evaluation.section(name, certificate, outcomes, picture, sources or {}))
     sections += [_time(run), _certificates(run), _config(run)]
@@ -70,39 +98,57 @@ def build(workdir: epath.Path, sources: Mapping[str, Any] | None = None) -> Html
     return Html(f'<!doctype html>\n<html lang="en"><head>{head}</head>\n{body}</html>\n')
 
 
-def _read(workdir: epath.Path) -> Run:
+def _read(workdir: epath.Path, say: Say) -> Run:
     """Raises UserError if that is no workdir."""
     if not workdir.exists():
         raise UserError(f"{workdir} does not exist: name the --workdir of a training")
     if not (workdir / "config.json").exists():
         raise UserError(f"{workdir} is no workdir, it has no config.json: name the --workdir of a training")
-    found: dict[str, Any] = {}
-    for path in (workdir / "config.json", workdir / "summary.json", *sorted((workdir / "eval").glob("*.json"))):
-        try:
-            found[path.name if path.parent == workdir else f"eval/{path.stem}"] = (
-                json.loads(path.read_text()) if path.exists() else {}
-            )
-        except ValueError as error:
-            raise UserError(f"{path} is no JSON ({error}): remove it, or train again") from error
-    config, summary = found.pop("config.json"), found.pop("summary.json")
-    if not isinstance(config, dict) or SHOWN - config.keys():
-        raise UserError(f"{workdir} is no workdir, its config.json is of something else: name that of a training")
-    evals = {key.removeprefix("eval/"): content for key, content in found.items()}
+    run = _run_of(workdir)
+    try:
+        if SHOWN - read_json(workdir / "config.json").keys():
+            raise UserError(f"{workdir} is no workdir, its config.json is of something else: name that of a training")
+        config = read_json(workdir / "config.json", CONFIG)
+        summary = read_summary(workdir, run)
+        evals = {path.stem: _certificate(path, run) for path in sorted((workdir / "eval").glob("*.json"))}
+    except Damaged as error:
+        raise Damaged(f"{error}: remove it, or write it anew by running its training or evaluation again") from error
     order = {name: k for k, name in enumerate(config["evals"])}
     evals = dict(sorted(evals.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
     name = workdir.name or str(workdir)
-    return Run(name, config, summary, read_records(workdir), evals)
+    return Run(name, config, summary, read_records(workdir, run, say), evals)
 
 
-def _outcomes(workdir: epath.Path, name: str) -> dict[str, np.ndarray] | str:
-    """The arrays of eval/NAME.npz; else why there are none."""
+def _run_of(workdir: epath.Path) -> str:
+    """Which run the newest checkpoint is of; "" where none says it."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
+    for name in sorted(names, key=int, reverse=True):
+        with contextlib.suppress(FileNotFoundError, Damaged):
+            return read_json(folder / name / "about.json", {"run?": str}).get("run", "")
+    return ""
+
+
+def _certificate(path: epath.Path, run: str) -> dict[str, Any]:
+    """Raises Damaged."""
+    certificate = read_json(path, CERTIFICATE)
+    require_run(path, certificate, run)
+    return certificate
+
+
+def _outcomes(workdir: epath.Path, name: str, certificate: dict[str, Any]) -> dict[str, np.ndarray] | str:
+    """The arrays of eval/NAME.npz; else why there are none. Those of older versions do not say whose they are."""
     path = workdir / "eval" / f"{name}.npz"
     if not path.exists():
-        return ""
+        return f"{path} is missing" if path.name in certificate.get("files", ()) else ""
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as file:
+        content = path.read_bytes()
+        known = certificate.get("files", {}).get(path.name)
+        if known is not None and hashlib.sha256(content).hexdigest() != known:
+            return f"{path} is damaged, or of another evaluation: evaluate again"
+        with np.load(io.BytesIO(content)) as file:
             return dict(file)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy and zipfile have many for what is no such file
         return f"{path} cannot be read ({error})"
 
 
