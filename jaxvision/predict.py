@@ -13,13 +13,14 @@ import stat
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
 from jaxvision import cli, paths
 from jaxvision.data.decode import MAX_PIXELS, check_pixels
 from jaxvision.data.sources import EXTENSIONS
-from jaxvision.data.sources.common import LARGEST, guarded, images, read_file
+from jaxvision.data.sources.common import ENDINGS, LARGEST, counted, guarded, images, read_file
 from jaxvision.errors import UserError
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp")
@@ -64,15 +65,19 @@ def predict(argv: list[str]) -> dict[str, Any]:
     arguments, _ = parser.parse(argv)
     parser.need_positive(arguments, "top", "batch_size")
     _check(arguments)
-    items = [item for name in arguments.images for item in find_images(name)]
+    left_out: Counter[str] = Counter()
+    items = [item for name in arguments.images for item in find_images(name, left_out)]
     videos = any(is_video(image) for _, image in items)
     if videos:
         _av()  # before anything slow
     with _whole(arguments.out) if arguments.out else contextlib.nullcontext() as file:
         result = _run(arguments, items, videos, file)
+    if left_out:
+        cli.sayer(arguments)(f"the folders hold other files, which are left out: {counted(left_out)}")
     if arguments.out:
         result["out"] = str(paths.path(arguments.out))
         cli.sayer(arguments)(f"answers: {result['out']}")
+    result["left_out"] = dict(left_out)
     failed = result["failed"]
     if failed:
         among = result["images"] + len(failed)
@@ -245,20 +250,24 @@ def is_video(image: str | bytes) -> bool:
     return isinstance(image, str) and image.lower().endswith(VIDEOS)
 
 
-def find_images(name: str) -> Iterator[tuple[str, str | bytes]]:
+def find_images(name: str, left_out: Counter[str] | None = None) -> Iterator[tuple[str, str | bytes]]:
     """(name, the file or its content) of a file, of a folder recursively and in order, of a pattern, or of what
-    standard input gives for "-".
+    standard input gives for "-". `left_out` counts the other files of folders by their endings.
 
     Raises UserError if it is absent or holds no image.
     """
     if name == "-":
-        yield from _standard_input(_all_of(sys.stdin.buffer, "standard input"))
+        yield from _standard_input(_all_of(sys.stdin.buffer, "standard input"), left_out)
         return
     path = str(paths.on_disk(name, "images of"))
     if os.path.isdir(path):
-        inside = sorted(images(path, "", set(), (*EXTENSIONS, *VIDEOS)))
+        others: Counter[str] = Counter()
+        inside = sorted(images(path, "", set(), (*EXTENSIONS, *VIDEOS), others))
+        if left_out is not None:
+            left_out.update(others)
         if not inside:
-            raise UserError(f"no image in folder {name!r} (looked for {', '.join(EXTENSIONS)}, and videos)")
+            there = f", only {counted(others)}" if others else ""
+            raise UserError(f"no image in folder {name!r} ({ENDINGS}, and videos){there}")
         yield from ((file, file) for file in (os.path.join(path, below) for below in inside))
     elif os.path.isfile(path):
         yield name, path
@@ -284,7 +293,7 @@ def _all_of(file: IO[bytes], name: str) -> bytes:
     return data
 
 
-def _standard_input(data: bytes) -> Iterator[tuple[str, str | bytes]]:
+def _standard_input(data: bytes, left_out: Counter[str] | None) -> Iterator[tuple[str, str | bytes]]:
     """One encoded image; or names, a line each, or with a 0 after each as `find -print0` gives them.
 
     They are names if the first of them exists, or all is text.
@@ -302,7 +311,7 @@ def _standard_input(data: bytes) -> Iterator[tuple[str, str | bytes]]:
     if "-" in names:
         raise UserError("standard input names itself (-): give it names of files, one a line")
     for name in names:
-        yield from find_images(name)
+        yield from find_images(name, left_out)
 
 
 def _frames(

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxvision import build
 from jaxvision.data import decode, open_source
-from jaxvision.data.sources import hold_out
+from jaxvision.data.sources import hold_out, with_classes
 from jaxvision.data.sources.common import EXTENSIONS, class_order, notes
 from jaxvision.errors import Unreadable, UserError, nearest
 
@@ -127,6 +127,13 @@ def test_names_that_look_alike_are_shown_so_that_they_differ(tmp_path):
     messages = [nearest(NFC, ["cat", NFD])]
     with pytest.raises(UserError) as error:
         build.check_classes("x", (NFC, "cat"), (NFD, "cat"))
+    messages.append(str(error.value))
+    with pytest.raises(UserError) as error:
+        with_classes(open_source("digits:train"), [*"012345678", NFC], "x")
+    assert repr(NFC) in str(error.value), "nothing that looks the same"
+    (tmp_path / "t.csv").write_text(f"path,c\na,cat\nb,{NFD}\n")
+    with pytest.raises(UserError) as error:
+        with_classes(open_source(f"csv:{tmp_path}/t.csv"), ["cat", NFC], "x")
     messages.append(str(error.value))
     (tmp_path / NFD).mkdir()
     for uri in (f"folder:{tmp_path}/{NFC}", f"images:{tmp_path}/{NFC}", f"csv:{tmp_path}/{NFC}"):

@@ -103,6 +103,8 @@ def test_a_folder_with_one_bad_file(asked, folder):
     assert answer.code == 2
     assert names(answer, folder) == IN_ORDER
     assert answer.result["images"] == 4
+    assert answer.result["left_out"] == {".txt": 1}
+    assert "the folders hold other files, which are left out: 1 .txt" in answer.lines
     (bad,) = answer.result["failed"]
     assert "c bad.png: cannot decode" in bad
     assert "1 of 5 images could not be read" in answer.err
@@ -121,7 +123,7 @@ def test_json_is_one_line(asked, folder):
     answer = asked("--json", folder)
     assert (answer.code, answer.lines) == (2, [])
     assert len(answer.result["predictions"]) == 4
-    assert len(asked(folder).lines) == 6  # one for each, and the time
+    assert len(asked(folder).lines) == 7  # one for each, the time, and what is left out
 
 
 def test_patterns_files_and_folders_in_the_order_given(asked, folder):

@@ -169,8 +169,13 @@ def counted(left_out: dict[str, int]) -> str:
 
 def left_out(sources: Iterable[Source]) -> dict[str, dict[str, int]]:
     """URI -> `Source.left_out`, of those sources that left something out; of parts that of the whole, once."""
-    wholes: list[Any] = [getattr(source, "whole", source) for source in sources]
-    return {whole.uri: whole.left_out for whole in wholes if getattr(whole, "left_out", None)}
+    found = {}
+    for source in sources:
+        whole: Any = source
+        while hasattr(whole, "whole"):
+            whole = whole.whole
+        found[whole.uri] = getattr(whole, "left_out", {})
+    return {uri: counts for uri, counts in found.items() if counts}
 
 
 def notes(sources: Iterable[Source]) -> list[str]:
