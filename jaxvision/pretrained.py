@@ -204,8 +204,9 @@ def _check_made_for(source: Source | Published, config: Config) -> None:
         }
     mine, theirs = build.contract(config), source.contract
     fields = ["filter"] if mine.channels != theirs.channels else ["mean", "std", "filter"]
-    if not isinstance(source, Published):  # those of other libraries know neither
-        fields += ["range", "background"]
+    # files of other libraries say neither, and were made from 8 bits
+    said = not isinstance(source, Published)
+    fields += [field for field in ("range", "background") if said or getattr(theirs, field)]
     fields = [field for field in fields if field not in config.init_policy.contract]
     wrong |= {f"data.{field}": (getattr(theirs, field), getattr(mine, field)) for field in fields}
     wrong = {key: (wanted, given) for key, (wanted, given) in wrong.items() if wanted != given}

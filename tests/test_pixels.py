@@ -1,15 +1,18 @@
 """Deep grey and transparency from the file to the answer: what training sees, evaluation, predict and export see."""
 
+import contextlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvision import loop
+from jaxvision import loop, pretrained
 from jaxvision.data import InputContract
 from jaxvision.deploy import inference
 from jaxvision.errors import UserError
+from jaxvision.published import Published
 from tests.test_published import run
 from tests.tiny import make_tiny_config
 
@@ -83,17 +86,27 @@ def test_other_pixels_are_another_run(workdir, config_of, tmp_path):
         loop.fit(config_of(), workdir, say=lambda text: None)
     tuned = config_of()
     tuned.init = str(workdir)
-    with pytest.raises(
-        UserError, match=r"expect pixels with range \(0, 4095\), this config gives \(\): set config\.data"
-    ):
+    with pytest.raises(UserError, match=r"want data\.range \(0, 4095\), this config has \(\): set config\.data"):
         loop.fit(tuned, tmp_path / "w", say=lambda text: None)
     tuned = config_of(range=(0, 4095), background=(0, 0, 0))
     tuned.init = str(workdir)
-    with pytest.raises(UserError, match=r"expect pixels with background \(\), this config gives \(0, 0, 0\)"):
+    with pytest.raises(UserError, match=r"want data\.background \(\), this config has \(0, 0, 0\)"):
         loop.fit(tuned, tmp_path / "w", say=lambda text: None)
     tuned.init_policy.contract = ("background",)
     tuned.steps = 1
     loop.fit(tuned, tmp_path / "w", say=lambda text: None)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "refused"), [((), (0, 4095), False), ((0, 4095), (0, 4095), False), ((0, 4095), (), True)]
+)
+def test_published_weights(config_of, theirs, mine, refused):
+    """Files of other libraries say no range, and may start a network for X-rays; what we exported says one."""
+    config = config_of(range=mine)
+    contract = InputContract(channels=1, mean=(0.5,), std=(0.1,), range=theirs)
+    weights = Published("timm:x", "timm", config.model.name, "", None, Path("x"), contract)
+    with pytest.raises(UserError, match=r"want data\.range") if refused else contextlib.nullcontext():
+        pretrained._check_made_for(weights, config)
 
 
 def test_a_workdir_of_before_goes_on(workdir, config_of, tmp_path):

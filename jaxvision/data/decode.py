@@ -258,7 +258,7 @@ def levels(image: bytes) -> Levels | None:
                 return Levels(8, False, 0, 255, False)
             opened.load()
             alpha = not deep and opened.has_transparency_data
-            transparent = alpha and bool(np.asarray(opened.convert("RGBA"))[:, :, 3].min() < 128)
+            transparent = alpha and bool(np.asarray(opened.convert("RGBA").getchannel("A")).min() < 128)
             if not (colour or deep):
                 return Levels(8, False, 0, 255, transparent)
             pixels = np.asarray(opened if deep else opened.convert("RGB"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ FILES = 4096  # images of a source that are compared with those of another one
 RECORDS = 1024  # the same where each must be read to be known
 IN_MEMORY = 100_000  # the same where they are in memory
 BYTES = 256 << 20  # that are read for it at most, of each source
+SECONDS = 5.0  # that reading them takes at most
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -109,7 +111,7 @@ class _Image(NamedTuple):
 def shared(train: Source, other: Source) -> str:
     """A line about the images that are in both, "" if there are none: by file, else by SHA-256 among equal sizes.
 
-    The work is bounded, see FILES, RECORDS and BYTES; what was left out is said, also where nothing was found.
+    The work is bounded, see FILES, RECORDS, BYTES and SECONDS; what was left out is said, also where nothing was found.
     """
     train, other = (of.whole if isinstance(of, Renumbered) else of for of in (train, other))
     if isinstance(train, Fake) or isinstance(other, Fake):
@@ -130,7 +132,7 @@ def shared(train: Source, other: Source) -> str:
     if len(a) < len(train) or len(b) < len(other):
         among = f" (looked at {len(a):,} of {len(train):,} and {len(b):,} of {len(other):,} images)"
     elif not all(of.digest for of in (*a_read, *b_read)):
-        among = f" (read {BYTES >> 20} MB of each)"
+        among = f" (of those of equal size not all were read, in {SECONDS:g} s and up to {BYTES >> 20} MB)"
     if pairs:
         place, of_place = min(pairs.items())
         return _line(len(pairs), other, f"such as {other.where(place)}, which is {train.where(of_place)}", among)
@@ -168,10 +170,10 @@ def _read(source: Source, images: list[_Image], others: list[_Image]) -> list[_I
 
 
 def _digested(source: Source, images: list[_Image]) -> list[_Image]:
-    """The images with size and digest; once BYTES were read, as they are. Unreadable ones are left out."""
-    found, left = [], BYTES
+    """The images with size and digest; after BYTES or SECONDS as they are. Unreadable ones are left out."""
+    found, left, end = [], BYTES, time.monotonic() + SECONDS
     for of in images:
-        if left > 0 and not of.digest:
+        if left > 0 and not of.digest and time.monotonic() < end:
             try:
                 image = source[of.place]["image"]
             except UserError:

@@ -203,7 +203,12 @@ def test_a_bounded_look_says_so(tmp_path, photos, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(survey, "BYTES", 1)
     alike = folder(tmp_path / "alike", {f"{c}/{k}.png": images[f"{c}/{k}.png"] for k, c in enumerate("ababab")})
-    assert "(read 0 MB of each)" in survey.shared(train, alike)
+    assert "(of those of equal size not all were read, in 5 s and up to 0 MB)" in survey.shared(train, alike)
+    write_idx(tmp_path / "i", pixels(9, 4, 4), np.zeros(9, np.uint8))
+    monkeypatch.undo()
+    monkeypatch.setattr(survey, "SECONDS", 0.0)
+    source = open_source(f"idx:{tmp_path}/i/train")
+    assert survey.shared(source, alike).endswith("(looked at 0 of 9 and 6 of 6 images)")
 
 
 def test_unreadable_files_and_noise_are_left_to_others(tmp_path, photos):
