@@ -76,7 +76,7 @@ def _check(arguments: Any) -> None:
         return
     if not a.source or not a.out:
         absent = " and ".join(flag for flag, value in (("--from", a.source), ("--out", a.out)) if not value)
-        raise UserError(f"{absent} is missing: --from says what to export, --out where to (or --verify FILE)")
+        raise UserError(f"missing: {absent}: --from says what to export, --out where to (or --verify FILE)")
     a.format = a.format or next((f for f, ending in FORMATS.items() if a.out.endswith(ending)), None)
     if a.format is None:
         raise UserError(f"--out {a.out!r} ends in none of {', '.join(FORMATS.values())}: say --format, or name it so")

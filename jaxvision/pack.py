@@ -91,6 +91,7 @@ def pack(argv: list[str]) -> dict[str, Any]:
     from jaxvision.data.contract import InputContract
 
     began = time.perf_counter()
+    paths.require_folder(arguments.out, "--out")
     source = open_source(arguments.source)
     if len(source) == 0:
         raise UserError(f"{source.uri} holds no samples: check the path and the split")

@@ -83,7 +83,7 @@ def parse(topology: str) -> tuple[Chip, int]:
     name, _, sides = topology.partition(":")
     if name not in TPUS:
         raise UserError(f"topology {topology!r}: {nearest(name, tuple(TPUS))}, followed by a grid, like v5e:4x4")
-    if not re.fullmatch(r"\d+(x\d+){1,2}", sides):
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", sides):
         raise UserError(f"topology {topology!r}: expected a grid of chips after {name}:, like v5e:4x4 or v4:4x4x4")
     return TPUS[name], math.prod(map(int, sides.split("x")))
 

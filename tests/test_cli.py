@@ -282,3 +282,35 @@ def test_products_by_a_constant_matrix_of_equal_values_are_right():
     x = np.random.default_rng(0).normal(size=(3, 20)).astype(np.float32)
     got = jax.jit(lambda x: x @ np.ones((20, 2), np.float32))(x)
     np.testing.assert_allclose(got[:, 0], x.sum(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--from", ""], "--from is empty: give it a value"),
+        (["--from="], "--from is empty: give it a value"),
+        (["--from", "x", ""], "an argument is empty"),
+        (["--from", "x", "--wait", "-1"], "--wait is -1.0: it is a number of seconds"),
+        (["--from", "x", "--wait=nan"], "--wait is nan"),
+        (["--from", "x", "--top", "0"], "--top is 0: it must be at least 1"),
+    ],
+)
+def test_arguments_that_make_no_sense(argv, words):
+    parser = cli.Parser("jaxvision.none", "", [])
+    parser.add_from()
+    parser.add_wait()
+    parser.add_argument("--top", type=int)
+    parser.add_argument("files", nargs="*")
+    with pytest.raises(UserError, match=words):
+        parser.need_positive(parser.parse(argv)[0], "top")
+
+
+def test_a_key_of_the_config_may_be_empty():
+    parser = cli.Parser("jaxvision.none", "", [])
+    assert parser.parse(["--config.init="], prefix="config")[1] == {"init": ""}
+    assert parser.parse(["--config.init", ""], prefix="config")[1] == {"init": ""}
+
+
+def test_errors_of_the_system_name_the_file_first():
+    assert cli._words(FileExistsError(17, "File exists", "a.csv")) == "a.csv: File exists"
+    assert cli._words(UserError("what it says")) == "what it says"

@@ -6,11 +6,12 @@ import shutil
 import pytest
 from etils import epath
 
-from jaxvision import build, checkpoint, loop, pretrained, transfer
+from jaxvision import build, checkpoint, evals, loop, pretrained, transfer
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.deploy import inference
 from jaxvision.errors import UserError
+from tests.test_published import run
 from tests.tiny import make_tiny_config
 
 
@@ -131,3 +132,63 @@ def test_the_classes_of_the_data_are_held_against_the_checkpoint(workdir):
         build.contract(Config(about["config"])).to_dict()
         == pretrained.InputContract.from_dict(about["contract"]).to_dict()
     )
+
+
+FROM = [  # what is named, what it is, what is said
+    ("r18.pth", b"PK", "r18.pth is a pickle, .*; then say whose weights they are: timm:NAME=.*r18.safetensors"),
+    ("r18.safetensors", b"", r"is a file of weights, .* write timm:NAME=.*r18.safetensors or torchvision:NAME="),
+    ("b16.npz", b"", r"is a file of weights, .* write augreg:NAME=.*b16.npz"),
+    ("a.csv", b"", "is a file, and none of weights: name a workdir"),
+    ("a.onnx", b"", "is an exported file, which predict, export --verify and jaxvision.load take"),
+    ("empty/", None, "no checkpoints in .*empty: it is no workdir of jaxvision.train"),
+    ("absent", None, "absent' does not exist: name a workdir"),
+    ("run/config.json", None, "config.json' is a file in a workdir: name the workdir, .*run$"),
+    ("run/checkpoints/1/about.json", None, "about.json' is a file"),
+    ("run/checkpoints", None, "no checkpoints in .*run/checkpoints: .*; name .*run$"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), FROM)
+def test_what_else_a_from_names_is_told(workdir, tmp_path, name, content, words):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    elif name.endswith("/"):
+        path.mkdir()
+    with pytest.raises(UserError, match=words):
+        pretrained.find(str(path))
+    if not name.endswith(".onnx"):  # which is one that predict takes
+        with pytest.raises(UserError, match=words):
+            inference.load(path)
+
+
+def test_nothing_is_no_from():
+    for name in ("", " "):
+        with pytest.raises(UserError, match="names nothing to start from: name a workdir"):
+            inference.load(name)
+
+
+PLACES = [  # what a command is told to write to, and what it says before it works
+    (["evaluate", "--from", "{run}", "--out", "{file}"], "{file}/eval cannot be written"),
+    (["predict", "--from", "{run}", "--out", "{file}/a.csv", "{file}"], "{file} cannot be written"),
+    (["predict", "--from", "{run}", "--out", "{folder}.csv", "{file}"], "{folder}.csv' is a folder: name a file in it"),
+    (["export", "--from", "{run}", "--out", "{file}/a.onnx"], "{file} cannot be written"),
+    (["train", "--config", "configs/digits.py", "--workdir", "{file}"], "{file} is a file, and no folder"),
+    (["train", "--config", "configs/digits.py", "--workdir", "{file}/b"], "{file} is a file, and no folder"),
+    (["pack", "--from", "digits:train", "--out", "{file}"], "{file} is a file, and no folder"),
+    (["transfer", "--from", "{run}", "--to", "digits:train", "--out", "{file}"], "{file} cannot be written"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), PLACES, ids=lambda value: value[0] if isinstance(value, list) else "")
+def test_places_that_cannot_be_written_are_said_before_the_work(workdir, tmp_path, capsys, monkeypatch, words, said):
+    places = {"run": str(workdir), "file": str(tmp_path / "there"), "folder": str(tmp_path / "folder")}
+    (tmp_path / "there").write_bytes(b"")
+    (tmp_path / "folder.csv").mkdir()
+    monkeypatch.setattr(evals, "measure", None)
+    command, *arguments = (word.format(**places) for word in words)
+    assert run(command, *arguments) == 2
+    error = capsys.readouterr().err
+    assert said.format(**places) in error
+    assert "Errno" not in error
+    assert len(error.splitlines()) == 1

@@ -55,7 +55,8 @@ def read_certificate(path: pathlib.Path) -> dict[str, Any]:
             f"{path.name} was exported, or export again{others if path.suffix == '.safetensors' else ''}"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{beside} is no certificate of jaxvision.export ({error}): copy it again") from None
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{beside} is no certificate of jaxvision.export ({reason}): copy it again") from None
     found = digest(path)
     if found != expected:
         raise UserError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision import pretrained
+from jaxvision import pretrained, published
 from jaxvision.data.contract import InputContract
 from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.deploy import artefact, certificate, inference
@@ -52,7 +52,9 @@ def _with_classes_of(about: dict[str, Any], source: Source) -> Source:
 
     Raises UserError where the names are others, or none is the same and there are more or fewer.
     """
-    names = about["classes"]
+    names, (words, synsets) = tuple(about["classes"]), published.imagenet(len(about["classes"]))
+    if names == words and set(source.classes) & set(synsets):
+        names = synsets
     if source.kind == "none" or (not set(names) & set(source.classes) and len(names) == len(source.classes)):
         return source
     return with_classes(source, names, "the exported network")
@@ -76,7 +78,7 @@ def verify(
     if not pathlib.Path(name).expanduser().exists():
         raise UserError(f"--verify {name!r} does not exist: name a file that export wrote")
     if not artefact.is_one(name):
-        raise UserError(f"--verify {name!r} is no exported file: it ends in {', '.join(artefact.FORMATS.values())}")
+        raise UserError(f"--verify {name!r} is no exported file: one ends in {', '.join(artefact.FORMATS.values())}")
     path = pathlib.Path(name).expanduser()
     about = artefact.read_certificate(path)
     contract = InputContract.from_dict(about["contract"])

@@ -13,6 +13,7 @@ from jaxvision.errors import UserError, nearest
 
 # Name to [parameters, FLOP, px] at the default size, which tests/models/sizes.py makes and test_sizes.py counts again.
 # Counting all takes minutes.
+LARGEST = 2**14  # pixels, as of a config
 SIZES = pathlib.Path(__file__).with_name("sizes.json")
 
 
@@ -24,16 +25,19 @@ def models(argv: list[str]) -> dict[str, Any]:
         "--config.init and --from take, with =FILE behind it; timm's also as hf:timm/NAME.TAG, which fetches it.",
         [
             "python -m jaxvision.models",
-            "python -m jaxvision.models --filter 'resnet*' --size 160",
+            "python -m jaxvision.models --filter resnet --size 160",
             "python -m jaxvision.models --filter vit_b_16 --weights",
         ],
     )
-    parser.add_argument("--filter", default="*", metavar="PATTERN", help="names, with * and ?; case does not matter")
+    parser.add_argument(
+        "--filter", default="*", metavar="PATTERN", help="a name, a part of names, or a pattern with * and ?"
+    )
     parser.add_argument("--size", type=int, metavar="PX", help="side of the image; default: what its weights take")
     parser.add_argument("--weights", action="store_true", help="list the sets of published weights, and their pixels")
     arguments, _ = parser.parse(argv)
-    if arguments.size is not None and arguments.size < 1:
-        raise UserError(f"--size is {arguments.size}: it must be at least 1")
+    parser.need_positive(arguments, "size")
+    if arguments.size and arguments.size > LARGEST:
+        raise UserError(f"--size is {arguments.size}: it must be at most {LARGEST}")
     say = cli.sayer(arguments)
 
     import jaxvision.models as zoo
@@ -60,17 +64,17 @@ def models(argv: list[str]) -> dict[str, Any]:
 
 
 def matching(pattern: str, names: list[str]) -> list[str]:
-    """Raises UserError if there is none, with the names that hold the pattern's letters, or the nearest one."""
+    """Names that a pattern with * and ? matches; of a word without them the name that it is, else those it is part of.
+
+    Neither case nor _ count in a part. Raises UserError, with the nearest one, if there is none.
+    """
     found = [name for name in names if fnmatch.fnmatch(name, pattern.lower())]
-    if found:
-        return found
-    letters = "".join(c for c in pattern.lower() if c.isalnum())
-    close = [name for name in names if letters and letters in name.replace("_", "")]
-    if close:
-        some = ", ".join(close[:6]) + (f" and {len(close) - 6} more" if len(close) > 6 else "")
-        step = f"write --filter '*{letters[:3]}*' or a name"
-        raise UserError(f"no network matches {pattern!r}, but there is {some}: {step}")
-    raise UserError(f"no network matches {pattern!r}: {nearest(pattern, names)}")
+    if not found and not set(pattern) & set("*?["):
+        part = pattern.lower().replace("_", "")
+        found = [name for name in names if part in name.replace("_", "")]
+    if not found:
+        raise UserError(f"no network matches {pattern!r}: {nearest(pattern, names)}")
+    return found
 
 
 def weights(name: str) -> dict[str, tuple[str, dict[str, dict[str, Any]]]]:

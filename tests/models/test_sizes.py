@@ -61,14 +61,15 @@ def test_weights_are_lines_for_the_command_line(capsys):
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (("--filter", "vit"), "no network matches 'vit', but there is vit_b_16"),
-        (("--filter", "vitb16"), "but there is vit_b_16"),
+        (("--filter", "rens*"), "no network matches 'rens*'"),
         (("--filter", "renset50"), "did you mean 'resnet50'?"),
         (
             ("--filter", "vit_b_16", "--size", "100"),
             "vit_b_16 at 100 px: VisionTransformer: 100 x 100 px are no multiple",
         ),
         (("--size", "0"), "--size is 0"),
+        (("--size", "99999999"), "--size is 99999999: it must be at most 16384"),
+        (("--filter", ""), "--filter is empty"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_printed(capsys, arguments, wanted):
@@ -81,5 +82,9 @@ def test_what_is_wrong_is_said_before_anything_is_printed(capsys, arguments, wan
 def test_patterns():
     names = ["resnet18", "resnet50", "vit_b_16"]
     assert matching("ResNet*", names) == names[:2]
-    with pytest.raises(UserError, match="write --filter '\\*res\\*'"):
-        matching("resnet", names)
+    assert matching("ResNet", names) == names[:2]
+    assert matching("vitb", names) == matching("b_16", names) == names[2:]
+    assert matching("resnet50", [*names, "resnet50d"]) == ["resnet50"]
+    for nothing in ("resnet?", "net*", "x"):
+        with pytest.raises(UserError, match="no network matches"):
+            matching(nothing, names)
