@@ -389,6 +389,14 @@ def test_tags_are_right_or_wrong_one_by_one(finished, tmp_path):
         assert f'<span class="wrong">{wrong}</span>' in content
 
 
+def test_counts_of_tags_of_which_some_are_unknown(tmp_path):
+    rows = ["path,cat,dog", "a.png,1,0", "b.png,0,0", "c.png,1,", "d.png,0,1"]
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    listed = Page(draw.join(training._labels(open_source(f"csv:{tmp_path}/t.csv?kind=tags")))).said
+    assert "1 of them have no tag. 1 tags are unknown; shares are of those that are known." in listed
+    assert "cat 2 50.0% dog 1 33.3%" in listed
+
+
 def test_the_training_data_as_training_saw_it(finished):
     """Counts of the classes, and the pixels of the first batch, from the pipeline that training reads."""
     found = read(finished / "report.html")

@@ -13,6 +13,7 @@ from jaxvision.report.draw import Html, join, number, picture, share, table, tag
 from jaxvision.report.evaluation import last_part
 
 SHOWN = 8  # samples of the first batch
+MOST = 10**8  # labels of tags that are counted: 400 MB
 
 
 def section(config: Mapping[str, Any], sources: Mapping[str, Any]) -> Html:
@@ -41,14 +42,20 @@ def _labels(source: Any) -> list[Html]:
         return []
     if source.uri.startswith("tfds:") and "labels" not in vars(source):
         return [tag("p", "Classes are not counted: TFDS keeps labels in the records only.", cls="note")]
+    if source.kind == "tags" and len(source) * len(source.classes) > MOST:
+        return [tag("p", "Tags are not counted: as a table they would fill the memory.", cls="note")]
     names, labels = source.classes, source.labels
+    of = len(labels)
     if source.kind == "values":
         head = ("value", "mean", "standard deviation", "smallest", "largest")
         each = [(c.mean(), c.std(), c.min(), c.max()) for c in np.asarray(labels, np.float64).T]
         return [_listed(head, [[text(name), *map(number, row)] for name, row in zip(names, each, strict=True)])]
     if source.kind == "tags":
-        count, what = labels.sum(0).astype(int), "tag"
-        told = f"{int((labels.sum(1) == 0).sum()):,} of them have no tag."
+        unknown = np.isnan(labels)
+        count, what, of = np.nansum(labels, 0).astype(int), "tag", np.maximum((~unknown).sum(0), 1)
+        told = f"{int((labels == 0).all(1).sum()):,} of them have no tag."
+        if unknown.any():
+            told += f" {int(unknown.sum()):,} tags are unknown; shares are of those that are known."
     else:
         count, what = np.bincount(labels, minlength=len(names)), "class"
         most, least = int(count.argmax()), int(count.argmin())
@@ -57,7 +64,7 @@ def _labels(source: Any) -> list[Html]:
             if count[most] > count[least]
             else f"{count[most]:,} of each class."
         )
-    rows = [[text(name), f"{n:,}", share(n / len(labels))] for name, n in zip(names, count, strict=True)]
+    rows = [[text(name), f"{n:,}", share(part)] for name, n, part in zip(names, count, count / of, strict=True)]
     return [tag("p", told), _listed((what, "samples", "share"), rows)]
 
 
@@ -109,5 +116,5 @@ def _told(source: Any, label: Any) -> str:
     if source.kind == "class":
         return names[int(label)]
     if source.kind == "tags":
-        return ", ".join(names[k] for k in np.flatnonzero(label)) or "no tag"
+        return ", ".join(names[k] for k in np.flatnonzero(label == 1)) or "no tag"
     return ", ".join(f"{name} {number(float(v))}" for name, v in zip(names, label, strict=True))
