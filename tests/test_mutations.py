@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvision import build, evals, loop, metrics, models, optim, tasks
+from jaxvision import build, evals, loop, metrics, models, optim, pretrained, tasks
 from jaxvision import config as config_lib
 from jaxvision.config import PROVIDED, Config
 from jaxvision.errors import Diverged, UserError
@@ -127,6 +127,8 @@ def at_most(seconds):
 def rehearse(config):
     """All of a training but compiling: the data of two steps is read, the step and the evaluations are traced."""
     run = Setup(config)
+    if run.config.init:
+        pretrained.find(run.config.init)
     state = run.abstract_state()
     reader = run.reader(0, min(2, run.total), build.skips(run.config))
     with contextlib.closing(reader):
