@@ -188,7 +188,7 @@ def test_100_changes(monkeypatch):
     """Nothing is compiled: the data is read and the step is traced."""
     ends, failures = tried(range(100), None, CONFIGS, monkeypatch)
     assert not failures, "\n".join(failures)
-    assert ends["refused"] > 20 < ends["trained"], ends
+    assert ends["refused"] > 20 and ends["trained"] > 5, ends
 
 
 @pytest.mark.slow
@@ -200,4 +200,4 @@ def test_2000_changes(tmp_path, monkeypatch):
     finally:
         jax.config.update("jax_disable_most_optimizations", quick)
     assert not failures, "\n".join(failures)
-    assert ends["refused"] > 200 < ends["trained"], ends
+    assert ends["refused"] > 400 and ends["trained"] > 100, ends
