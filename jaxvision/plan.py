@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jaxvision import cli
 from jaxvision.chips import TPUS, Chip
 from jaxvision.errors import UserError, nearest
+from jaxvision.ranges import at_least
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +58,8 @@ def plan(argv: list[str]) -> dict[str, Any]:
         help=f"search the largest batch until the next does not fit; else at most {PROGRAMS} programs are compiled",
     )
     arguments, overrides = parser.parse(argv, prefix="config")
+    at_least(0).check("--batch", arguments.batch)
+    at_least(1).check("--classes", arguments.classes)
     say = cli.sayer(arguments)
     topologies = [t for t in (arguments.table or arguments.topology).split(",") if t]
     for name in topologies:

@@ -13,7 +13,7 @@ import sys
 import pytest
 from PIL import Image
 
-from jaxvision import cli, train
+from jaxvision import cli, plan, train
 from jaxvision.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -75,6 +75,19 @@ def test_a_flag_that_is_a_key_of_the_config(words, hint):
     with pytest.raises(UserError) as error:
         train.train(["--config", "configs/digits.py", *words])
     assert hint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [(train.train, ["--profile", "-1"], "--profile is -1"),
+     (train.train, ["--stop-after", "nan"], "--stop-after is nan"),
+     (train.train, ["--wait", "-5"], "--wait is -5.0"),
+     (plan.plan, ["--batch", "-1"], "--batch is -1: it must be at least 0"),
+     (plan.plan, ["--classes", "0"], "--classes is 0: it must be at least 1")],
+)  # fmt: skip
+def test_numbers_of_flags_that_make_no_sense(command, words, said):
+    with pytest.raises(UserError, match=said):
+        command(["--config", "configs/digits.py", *words])
 
 
 def test_help_loads_no_jax(command):

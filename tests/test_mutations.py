@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvision import build, evals, loop, metrics, models, optim, tasks
+from jaxvision import build, evals, loop, metrics, models, optim, pretrained, tasks
 from jaxvision import config as config_lib
 from jaxvision.config import PROVIDED, Config
 from jaxvision.errors import Diverged, UserError
@@ -127,6 +127,8 @@ def at_most(seconds):
 def rehearse(config):
     """All of a training but compiling: the data of two steps is read, the step and the evaluations are traced."""
     run = Setup(config)
+    if run.config.init:
+        pretrained.find(run.config.init)
     state = run.abstract_state()
     reader = run.reader(0, min(2, run.total), build.skips(run.config))
     with contextlib.closing(reader):
@@ -186,7 +188,7 @@ def test_100_changes(monkeypatch):
     """Nothing is compiled: the data is read and the step is traced."""
     ends, failures = tried(range(100), None, CONFIGS, monkeypatch)
     assert not failures, "\n".join(failures)
-    assert ends["refused"] > 20 < ends["trained"], ends
+    assert ends["refused"] > 20 and ends["trained"] > 5, ends
 
 
 @pytest.mark.slow
@@ -198,4 +200,4 @@ def test_2000_changes(tmp_path, monkeypatch):
     finally:
         jax.config.update("jax_disable_most_optimizations", quick)
     assert not failures, "\n".join(failures)
-    assert ends["refused"] > 200 < ends["trained"], ends
+    assert ends["refused"] > 400 and ends["trained"] > 100, ends
