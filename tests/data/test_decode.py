@@ -280,7 +280,7 @@ def test_large_images_are_taken_over_in_strips(monkeypatch, mode, channels, back
     else:
         image = image.quantize(9) if mode == "P" else image.convert("RGBA" if "A" in mode else "RGB").convert(mode)
     if mode == "P":
-        image.info["transparency"] = bytes(range(9))
+        image.info["transparency"] = bytes(range(0, 252, 28))
     if "A" in mode:
         image.putalpha(Image.fromarray(RGB[:, :, 1]))
     how = dict(range=(100, 3000) if mode in ("I", "F") else (), background=background)

@@ -72,6 +72,10 @@ class Records:
                 raise ValueError(f"{self.kind!r} labels, {info['count']} samples")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.root}/{INFO} is damaged ({error!r}): pack the data again") from error
+        if "checksum" in info and info["checksum"] != checksum(info):
+            raise UserError(
+                f"{self.root}/{INFO} is damaged (changed since it was written): copy it again or pack the data again"
+            )
         if not paths.is_bucket(self.root):
             for name, size in sizes.items():
                 _check_size(os.path.join(self.root, name), size)
@@ -212,8 +216,6 @@ def _read_info(root: str) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error!r}): pack the data again") from error
     if version != VERSION:
         raise UserError(f"{path} is of version {version}, this jaxvision reads {VERSION}: update jaxvision")
-    if info.get("checksum", (found := checksum(info))) != found:
-        raise UserError(f"{path} is damaged (changed since it was written): copy it again or pack the data again")
     return info
 
 
