@@ -67,6 +67,7 @@ class Records:
             counts = [int(shard["count"]) for shard in info["shards"]]
             small = {LABELS: info["labels"]} | ({INDEX: info["index"]} if "index" in info else {})
             sizes = {name: int(about["bytes"]) for name, about in small.items()}
+            digests = {name: str(about["sha256"]) for name, about in small.items()}
             sizes |= {name: int(shard["bytes"]) for name, shard in zip(self._names, info["shards"])}
             if self.kind not in KINDS or sum(counts) != info["count"]:
                 raise ValueError(f"{self.kind!r} labels, {info['count']} samples")
@@ -82,8 +83,8 @@ class Records:
         self._sizes = sizes
         self._ends = [0, *itertools.accumulate(counts)]  # shard k holds samples ends[k] to ends[k + 1]
         files = {name: self._file(name) for name in small}
-        for name, about in small.items():
-            _check_digest(files[name], str(about["sha256"]))
+        for name, digest in digests.items():
+            _check_digest(files[name], digest)
         dtype, axes = (np.int32, 1) if self.kind in SCALAR else (np.float32, 2)
         self.labels = _read_array(files[LABELS], dtype, axes, len(self))
         self._index = _read_array(files[INDEX], np.int64, 1, len(self)) if INDEX in files else None
