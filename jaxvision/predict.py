@@ -228,19 +228,22 @@ def _whole(name: str) -> Iterator[IO[str]]:
     A file's name that is no UTF-8 is in a CSV file as its bytes, in JSON as the escape that json reads as Python does.
     """
     out, bucket = paths.path(name), paths.is_bucket(name)
-    if not bucket:
-        out.parent.mkdir(parents=True, exist_ok=True)
     beside = pathlib.Path(tempfile.gettempdir() if bucket else out.parent, f".{os.getpid()}.{out.name}")
     errors = "surrogateescape" if name.endswith(".csv") else "backslashreplace"
     try:
+        if not bucket:
+            out.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("w", encoding="utf-8", errors=errors, newline="") as file:
             yield file
         if bucket:
             paths.write_whole(out, beside.read_bytes())
         else:
             beside.replace(out)
+    except OSError as error:  # images that cannot be read do not come here
+        raise UserError(f"cannot write {name} ({error.strerror}): make room there, or name another --out") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 # --------------------------------------------------------------------------- images

@@ -378,11 +378,10 @@ def test_max_pixels_is_the_limit_of_all_readers(tmp_path):
     path = folder(tmp_path, content=saved(picture(HEIGHT + 20, WIDTH)))
     source, bad = opened(tmp_path, path)
     limit = (HEIGHT + 20) * WIDTH
-    for options in ({"threads": 0}, {"threads": 2}, {"processes": 1}):
-        for specs in (CROP, RESIZE):
-            train(source, specs, max_pixels=limit, **options)
-            with pytest.raises(Unreadable, match=rf"bad\.jpg: .*40 x 50 pixels are more than max_pixels={limit - 1}"):
-                train(source, specs, max_pixels=limit - 1, **options)
+    for specs, options in ((CROP, {}), (RESIZE, {}), (CROP, {"threads": 2}), (CROP, {"processes": 1})):
+        with pytest.raises(Unreadable, match=rf"bad\.jpg: .*40 x 50 pixels are more than max_pixels={limit - 1}"):
+            train(source, specs, max_pixels=limit - 1, **options)
+    train(source, CROP, max_pixels=limit)
     evaluate(source, max_pixels=limit)
     skips = Skips(0.1)
     evaluate(source, max_pixels=limit - 1, skips=skips)

@@ -624,6 +624,21 @@ def test_sparse_files_are_refused(tmp_path):
             open_source(f"tar:{tmp_path}/x.tar")
 
 
+def test_links_are_counted_and_what_never_ends_is_refused(tmp_path):
+    members = {"a/1.jpg": b"", "b": dict(type=tarfile.SYMTYPE, linkname="a"), ".c": dict(type=tarfile.SYMTYPE)}
+    uri = pack(tmp_path / "x.tar", members)
+    assert open_source(uri).left_out == {"links": 1}
+    os.mkfifo(tmp_path / "y.tar")
+    for path in ("/dev/zero", f"{tmp_path}/y.tar"):
+        with pytest.raises(UserError, match=f"{path} is a pipe or a device"):
+            open_source(f"tar:{path}")
+    for key in ("labels", "classes"):
+        with pytest.raises(UserError, match="cannot read /dev/zero: it is a device"):
+            open_source(f"{uri}?{key}=/dev/zero")
+    with pytest.raises(UserError, match="/dev/zero: it is a device"):
+        open_source("csv:/dev/zero")
+
+
 def test_wrong_uris(tmp_path):
     uri = pack(tmp_path / "x.tar", {"a/1.jpg": b""})
     (tmp_path / "labels.txt").write_text("a\n")

@@ -1,6 +1,7 @@
 """python -m jaxvision.predict: what it is given, what it writes, and what it says of what it cannot read."""
 
 import csv
+import errno
 import functools
 import io
 import json
@@ -427,6 +428,21 @@ def test_answers_have_their_name_only_when_whole(asked, folder, tmp_path, monkey
     answer = asked("--out", tmp_path / "file" / "a.csv", folder, start="no/such/run")
     assert answer.code == 2
     assert "no/such/run" not in answer.err  # the disk is tried first
+
+
+def test_a_full_disk_names_the_file_of_answers(asked, folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(predict, "_described", full)  # as the writing of a row that follows
+    answer = asked("--out", tmp_path / "a.csv", folder)
+    assert answer.code == 2
+    assert (
+        answer.err
+        == f"error: cannot write {tmp_path}/a.csv (No space left on device): make room there, or name "
+        + ("another --out\n")
+    )
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_bar_only_where_lines_do_not_show_how_far_it_is(asked, folder, tmp_path, monkeypatch):

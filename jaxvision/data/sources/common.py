@@ -246,9 +246,17 @@ class Names:
         return os.fsdecode(self._joined[self._ends[i] : self._ends[i + 1]])
 
 
+def check_ends(path: str) -> None:
+    """Raises OSError for a device, which may never end."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise OSError(errno.EINVAL, "it is a device, not a file")
+
+
 def read_lines(path: str) -> list[str]:
     """The lines of a text file, blank ones too; UserError if it cannot be read. Bytes that are no UTF-8 survive."""
     try:
+        check_ends(path)
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             return file.read().splitlines()
     except OSError as error:

@@ -12,7 +12,16 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from jaxvision import paths
-from jaxvision.data.sources.common import Names, class_order, parse_query, read_classes, read_image, sibling, unguarded
+from jaxvision.data.sources.common import (
+    Names,
+    check_ends,
+    class_order,
+    parse_query,
+    read_classes,
+    read_image,
+    sibling,
+    unguarded,
+)
 from jaxvision.data.sources.folder import check_case
 from jaxvision.errors import UserError, nearest
 
@@ -389,6 +398,7 @@ class _Table:
 def _rows(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of each row that is not blank. Of a row of several lines, the last one counts."""
     try:
+        check_ends(path)
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file, strict=True, delimiter=delimiter)
             try:

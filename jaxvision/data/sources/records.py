@@ -67,19 +67,24 @@ class Records:
             counts = [int(shard["count"]) for shard in info["shards"]]
             small = {LABELS: info["labels"]} | ({INDEX: info["index"]} if "index" in info else {})
             sizes = {name: int(about["bytes"]) for name, about in small.items()}
+            digests = {name: str(about["sha256"]) for name, about in small.items()}
             sizes |= {name: int(shard["bytes"]) for name, shard in zip(self._names, info["shards"])}
             if self.kind not in KINDS or sum(counts) != info["count"]:
                 raise ValueError(f"{self.kind!r} labels, {info['count']} samples")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.root}/{INFO} is damaged ({error!r}): pack the data again") from error
+        if "checksum" in info and info["checksum"] != checksum(info):
+            raise UserError(
+                f"{self.root}/{INFO} is damaged (changed since it was written): copy it again or pack the data again"
+            )
         if not paths.is_bucket(self.root):
             for name, size in sizes.items():
                 _check_size(os.path.join(self.root, name), size)
         self._sizes = sizes
         self._ends = [0, *itertools.accumulate(counts)]  # shard k holds samples ends[k] to ends[k + 1]
         files = {name: self._file(name) for name in small}
-        for name, about in small.items():
-            _check_digest(files[name], str(about["sha256"]))
+        for name, digest in digests.items():
+            _check_digest(files[name], digest)
         dtype, axes = (np.int32, 1) if self.kind in SCALAR else (np.float32, 2)
         self.labels = _read_array(files[LABELS], dtype, axes, len(self))
         self._index = _read_array(files[INDEX], np.int64, 1, len(self)) if INDEX in files else None
@@ -212,8 +217,6 @@ def _read_info(root: str) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error!r}): pack the data again") from error
     if version != VERSION:
         raise UserError(f"{path} is of version {version}, this jaxvision reads {VERSION}: update jaxvision")
-    if info.get("checksum", (found := checksum(info))) != found:
-        raise UserError(f"{path} is damaged (changed since it was written): copy it again or pack the data again")
     return info
 
 

@@ -391,6 +391,8 @@ def _index(path: str, label: str) -> _Index:
     try:
         if os.path.isdir(path):
             raise UserError(f"{path} is a folder, wanted a tar file: did you mean 'folder:{path}'?")
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise UserError(f"{path} is a pipe or a device, which has no random access: name a tar file")
         file = _File(path)
         stamp = _stamp(os.fstat(file.number))
         index = _load(path + SUFFIX, file.number, stamp, label)
@@ -464,6 +466,7 @@ def _scan(path: str, file: int, stamp: tuple[int, ...], label: str) -> _Index:
     part, _, field = (label or "cls").partition(".")
     labels: dict[bytes, bytes] = {}  # what the label files say, by their names without the last ending
     others: list[bytes] = []  # names of all other files
+    links = 0
 
     def add(name: bytes, kind: bytes, offset: int, size: int, parent: bytes) -> bool:
         if _hidden(name) or not name.lower().endswith(_IMAGE) or kind == b"5":
@@ -481,6 +484,7 @@ def _scan(path: str, file: int, stamp: tuple[int, ...], label: str) -> _Index:
     for name, kind, offset, size in _members(path, file, 0, stamp[0]):
         folder, _, base = name.rpartition(b"/")
         if add(name, kind, offset, size, folder.rpartition(b"/")[2]) or _hidden(name) or kind not in _PLAIN:
+            links += kind in b"12" and not _hidden(name)
             continue
         stem, _, end = name.rpartition(b".")
         if base.lower().endswith(b".tar"):
@@ -530,7 +534,7 @@ def _scan(path: str, file: int, stamp: tuple[int, ...], label: str) -> _Index:
         b"".join(names[e] for e in order),
         np.array(group, np.int32)[order],
         [_text(name) for name in groups],
-        dict(Counter(ending(_text(name)) for name in others)),
+        dict(Counter(ending(_text(name)) for name in others) + Counter(links=links)),
         _beside(file, names, beside) if layout == "flat" else "",
     )
 
