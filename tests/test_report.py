@@ -378,7 +378,8 @@ def test_tags_are_right_or_wrong_one_by_one(finished, tmp_path):
     label, scores = np.array([[1, 1, 0], [0, 0, 0]], bool), np.array([[0.9, 0.2, 0.7], [0.1, 0.2, 0.3]], np.float32)
     rows = dict(index=np.arange(2), place=np.arange(2), label=label, scores=scores)
     np.savez(workdir / "eval" / "test.npz", step=4, digest="ab", **rows)
-    edit(workdir / "eval" / "test.json", digest_of_sample_ids="ab", data="fake:2x8", classes=["cat", "dog", "owl"])
+    edit(workdir / "eval" / "test.json", digest_of_sample_ids="ab", data="fake:2x8", classes=["cat", "dog", "owl"],
+         files={})  # fmt: skip
     page.write(workdir)
     found = read(workdir / "report.html")
     assert "found: cat 0.90 wrongly said: owl 0.70 missed: dog 0.20" in found.said
@@ -456,7 +457,7 @@ def test_a_thousand_classes_fit(finished, tmp_path):
         index=np.arange(len(label)), place=np.arange(len(label)),
     )  # fmt: skip
     edit(workdir / "eval" / "test.json", digest_of_sample_ids="ab", data="gone:x", count=len(label),
-         classes=[f"class {k}" for k in range(classes)])  # fmt: skip
+         classes=[f"class {k}" for k in range(classes)], files={})  # fmt: skip
     page.write(workdir)
     found = read(workdir / "report.html")
     assert "class 999" in found.said
