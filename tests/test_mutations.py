@@ -188,7 +188,8 @@ def test_100_changes(monkeypatch):
     """Nothing is compiled: the data is read and the step is traced."""
     ends, failures = tried(range(100), None, CONFIGS, monkeypatch)
     assert not failures, "\n".join(failures)
-    assert ends["refused"] > 20 and ends["trained"] > 5, ends
+    assert ends["refused"] > 20, ends
+    assert ends["trained"] > 5, ends
 
 
 @pytest.mark.slow
@@ -200,4 +201,5 @@ def test_2000_changes(tmp_path, monkeypatch):
     finally:
         jax.config.update("jax_disable_most_optimizations", quick)
     assert not failures, "\n".join(failures)
-    assert ends["refused"] > 400 and ends["trained"] > 100, ends
+    assert ends["refused"] > 400, ends
+    assert ends["trained"] > 100, ends
