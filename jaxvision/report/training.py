@@ -47,17 +47,20 @@ def _labels(source: Any) -> list[Html]:
         each = [(c.mean(), c.std(), c.min(), c.max()) for c in np.asarray(labels, np.float64).T]
         return [_listed(head, [[text(name), *map(number, row)] for name, row in zip(names, each, strict=True)])]
     if source.kind == "tags":
-        count, what = labels.sum(0).astype(int), "tag"
-        told = f"{int((labels.sum(1) == 0).sum()):,} of them have no tag."
+        count, what, known = np.nansum(labels, 0).astype(int), "tag", (~np.isnan(labels)).sum(0)
+        told = f"{int((labels == 0).all(1).sum()):,} of them have no tag."
+        if (known < len(labels)).any():
+            told += " Shares are of the samples whose label is known."
     else:
-        count, what = np.bincount(labels, minlength=len(names)), "class"
+        count, what, known = np.bincount(labels, minlength=len(names)), "class", np.full(len(names), len(labels))
         most, least = int(count.argmax()), int(count.argmin())
         told = (
             f"{names[most]} has the most, {count[most]:,}, and {names[least]} the fewest, {count[least]:,}."
             if count[most] > count[least]
             else f"{count[most]:,} of each class."
         )
-    rows = [[text(name), f"{n:,}", share(n / len(labels))] for name, n in zip(names, count, strict=True)]
+    shares = count / np.maximum(known, 1)
+    rows = [[text(name), f"{n:,}", share(s)] for name, n, s in zip(names, count, shares, strict=True)]
     return [tag("p", told), _listed((what, "samples", "share"), rows)]
 
 
@@ -109,5 +112,7 @@ def _told(source: Any, label: Any) -> str:
     if source.kind == "class":
         return names[int(label)]
     if source.kind == "tags":
-        return ", ".join(names[k] for k in np.flatnonzero(label)) or "no tag"
+        unknown = ", ".join(names[k] for k in np.flatnonzero(np.isnan(label)))
+        known = ", ".join(names[k] for k in np.flatnonzero(label > 0.5)) or "no tag"
+        return known + (f" (unknown: {unknown})" if unknown else "")
     return ", ".join(f"{name} {number(float(v))}" for name, v in zip(names, label, strict=True))
