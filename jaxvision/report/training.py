@@ -57,7 +57,7 @@ def _labels(source: Any) -> list[Html]:
         if unknown.any():
             told += f" {int(unknown.sum()):,} tags are unknown; shares are of those that are known."
     else:
-        count, what = np.bincount(labels, minlength=len(names)), "class"
+        count, what, of = np.bincount(labels, minlength=len(names)), "class", np.full(len(names), len(labels))
         most, least = int(count.argmax()), int(count.argmin())
         told = (
             f"{names[most]} has the most, {count[most]:,}, and {names[least]} the fewest, {count[least]:,}."
@@ -116,5 +116,7 @@ def _told(source: Any, label: Any) -> str:
     if source.kind == "class":
         return names[int(label)]
     if source.kind == "tags":
-        return ", ".join(names[k] for k in np.flatnonzero(label == 1)) or "no tag"
+        unknown = ", ".join(names[k] for k in np.flatnonzero(np.isnan(label)))
+        known = ", ".join(names[k] for k in np.flatnonzero(label > 0.5)) or "no tag"
+        return known + (f" (unknown: {unknown})" if unknown else "")
     return ", ".join(f"{name} {number(float(v))}" for name, v in zip(names, label, strict=True))

@@ -40,6 +40,10 @@ def test_tags_and_values():
     found = rows({"probabilities": np.abs(LOGITS)}, label, classes=7, kind="tags")
     assert (found["label"].dtype, found["scores"].dtype) == (bool, np.float16)
     np.testing.assert_array_equal(found["label"], LOGITS > 0)
+    assert found["known"].all()
+    unknown = rows({"probabilities": np.abs(LOGITS)}, np.where(LOGITS > 1, np.nan, label), classes=7, kind="tags")
+    np.testing.assert_array_equal(unknown["known"], LOGITS <= 1)
+    np.testing.assert_array_equal(unknown["label"], (LOGITS > 0) & (LOGITS <= 1))
     found = rows({"values": LOGITS}, label, classes=7, kind="values")
     np.testing.assert_array_equal(found["values"], LOGITS)
     with pytest.raises(ValueError, match="labels of kind 'none' have none"):
