@@ -3,7 +3,6 @@
 import html.parser
 import json
 import re
-import types
 
 import numpy as np
 import pytest
@@ -76,18 +75,18 @@ def test_loss_of_tags():
     assert found[1] < 1e-3
 
 
-def test_tags_that_are_unknown_are_neither_there_nor_not():
+def test_tags_that_are_unknown_are_neither_there_nor_not(tmp_path):
     scores = np.array([[0.5, 0.25], [1.0, 0.1], [0.5, 0.5]])
     known = np.array([[True, False], [True, True], [False, False]])
     found = analysis.tag_loss(scores, np.array([[True, False], [True, False], [False, False]]), known)
     np.testing.assert_allclose(found, [np.log(2), (-np.log(1 - 1e-4) - np.log(0.9)) / 2, 0], rtol=1e-6)
 
-    labels = np.array([[1, np.nan], [0, 1], [0, 0], [np.nan, np.nan]], np.float32)
-    source = types.SimpleNamespace(kind="tags", uri="x", classes=("cat", "dog"), labels=labels)
+    (tmp_path / "x.csv").write_text("image,cat,dog\na.png,1,\nb.png,0,1\nc.png,0,0\nd.png,,\n")
+    source = open_source(f"csv:{tmp_path}/x.csv?kind=tags")
     said = re.sub("<[^>]+>", " ", "".join(training._labels(source)))
-    assert "1 of them have no tag. Shares are of the samples whose label is known." in said
+    assert "1 of them have no tag. 3 tags are unknown; shares are of those that are known." in said
     assert re.search(r"cat\s+1\s+33\.3\s?%\s+dog\s+1\s+50\.0\s?%", said), said
-    told = [training._told(source, row) for row in labels]
+    told = [training._told(source, row) for row in source.labels]
     assert told == ["cat (unknown: dog)", "dog", "no tag", "no tag (unknown: cat, dog)"]
 
 

@@ -40,12 +40,12 @@ def _open(uri: str) -> Any:
 def _labels(source: Any) -> list[Html]:
     if not source.classes:
         return []
-    if source.uri.startswith("tfds:") and "labels" not in vars(source):
+    if getattr(source, "reads_for_labels", False) and "labels" not in vars(source):
         return [tag("p", "Classes are not counted: TFDS keeps labels in the records only.", cls="note")]
     if source.kind == "tags" and len(source) * len(source.classes) > MOST:
         return [tag("p", "Tags are not counted: as a table they would fill the memory.", cls="note")]
     names, labels = source.classes, source.labels
-    of = len(labels)
+    of: Any = len(labels)
     if source.kind == "values":
         head = ("value", "mean", "standard deviation", "smallest", "largest")
         each = [(c.mean(), c.std(), c.min(), c.max()) for c in np.asarray(labels, np.float64).T]
@@ -57,7 +57,7 @@ def _labels(source: Any) -> list[Html]:
         if unknown.any():
             told += f" {int(unknown.sum()):,} tags are unknown; shares are of those that are known."
     else:
-        count, what, of = np.bincount(labels, minlength=len(names)), "class", np.full(len(names), len(labels))
+        count, what = np.bincount(labels, minlength=len(names)), "class"
         most, least = int(count.argmax()), int(count.argmin())
         told = (
             f"{names[most]} has the most, {count[most]:,}, and {names[least]} the fewest, {count[least]:,}."
