@@ -17,7 +17,7 @@ from PIL import Image
 from jaxvision import build
 from jaxvision.data import decode, open_source
 from jaxvision.data.sources import hold_out, with_classes
-from jaxvision.data.sources.common import EXTENSIONS, class_order, notes
+from jaxvision.data.sources.common import EXTENSIONS, class_order, left_out, notes
 from jaxvision.errors import Unreadable, UserError, nearest
 
 TWELVE = [str(k) for k in range(12)]
@@ -201,14 +201,16 @@ def test_what_is_left_out_is_counted_by_ending(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     (tmp_path / ".hidden").touch()
     folder = open_source(f"folder:{tmp_path}")
-    left_out = {"beside the class folders": 2, ".heic": 2, ".txt": 1, "no ending": 1}
-    assert (len(folder), folder.left_out) == (2, left_out)
-    assert open_source(f"folder:{tmp_path}?split=0:50%").left_out == left_out
+    counts = {"beside the class folders": 2, ".heic": 2, ".txt": 1, "no ending": 1}
+    assert (len(folder), folder.left_out) == (2, counts)
+    assert open_source(f"folder:{tmp_path}?split=0:50%").left_out == counts
     part = open_source(f"folder:{tmp_path}?split=50%:100%")
     (line,) = notes([part, folder])
     assert line.startswith(f"folder:{tmp_path} leaves out")
     for words in ("leaves out", "2 beside the class folders", "2 .heic", "1 .txt", "1 no ending"):
         assert words in line
+    other = with_classes(part, ["dog", "cat"], "x")
+    assert left_out([part, folder, other, open_source("digits:test")]) == {folder.uri: folder.left_out}, "once"
     images = open_source(f"images:{tmp_path}")
     assert (len(images), images.left_out) == (4, {".heic": 2, ".txt": 2, "no ending": 1})
     (tmp_path / "cat/a.png").unlink()
