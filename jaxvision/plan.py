@@ -117,6 +117,7 @@ class Row:
     flops: float = 0.0  # an image
     traffic: float = 0.0  # bytes an image, to and from device memory
     collectives: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # kind: how many, bytes a chip
+    room: float = 0.0  # bytes that a chip has for programs, where the compiler says so: where it does not fit
     problem: str = ""  # the compiler's, where it does not fit
 
     @property
@@ -215,12 +216,17 @@ class Planner:
     def largest(self, where: Slice, images: int, remat: str, fsdp: int) -> tuple[int, float]:
         """Batches a chip, searched from `images`: see `largest_that_fits`."""
         assert where.chip
+        whole = where.chip.memory * 15.75 / 16  # a v5e's for programs; the compiler says it where it refuses one
 
         def memory(n: int) -> tuple[bool, float]:
             row = self.row(where, n, remat, fsdp)
             return row.fits, row.memory
 
-        return largest_that_fits(memory, images, where.chip.memory, self.most)
+        def limit() -> float:
+            told = [row.room for (name, *_), row in self.rows.items() if name == where.name and row.room]
+            return told[-1] if told else whole
+
+        return largest_that_fits(memory, images, limit, self.most)
 
     def policies(self) -> tuple[str, ...]:
         """Names of what the network may compute again in the backward pass; "" is nothing."""
@@ -265,8 +271,9 @@ class Planner:
                 raise
             used = re.search(r"([\d.]+\w)\)? (?:of|exceeds available HBM) \(?([\d.]+\w)", str(error))
             problem = f"needs {used[1]} of {used[2]}" if used else "does not fit"
-            needs = in_bytes(used[1]) if used else 0.0
-            return Row(images, remat, fsdp, time.monotonic() - start, memory=needs, problem=problem)
+            needs, room = map(in_bytes, used.groups()) if used else (0.0, 0.0)
+            took = time.monotonic() - start
+            return Row(images, remat, fsdp, took, memory=needs, room=room, problem=problem)
         cost, program = compiled.cost_analysis(), compiled.as_text()
         share = len(where.devices) / where.chips  # devices of a chip
         traffic = hlo.device_memory_bytes(program) if where.chip else cost["bytes accessed"]
@@ -283,14 +290,16 @@ class Planner:
 
 
 def largest_that_fits(
-    memory: Callable[[int], tuple[bool, float]], first: int, limit: float, most: float = PROGRAMS
+    memory: Callable[[int], tuple[bool, float]], first: int, limit: Callable[[], float], most: float = PROGRAMS
 ) -> tuple[int, float]:
     """The largest batch that was seen to fit, 0 if none, and the smallest that was seen not to, infinite if none.
 
-    Batches are multiples of `unit_of(first)` images. memory: images -> (whether they fit, bytes they
-    need, 0 if that is not known): a compilation, so at most `most` are asked for. Memory is nearly linear in the batch:
-    two points give the line, the third confirms where it meets the limit, the fourth refutes the next batch. What goes
-    on after that trusts lines less: near the limit the compiler computes again what it has no room for.
+    memory: images -> (whether they fit, bytes they need, 0 if that is not known): a compilation, so at most `most` are
+    asked for. limit: bytes there are, by what is known by then. Batches are multiples of `unit_of(first)` images.
+
+    Memory is nearly linear in the batch: two points give the line, the third confirms where it meets the limit, the
+    fourth refutes the next batch. What goes on after that trusts lines less: near the limit the compiler computes again
+    what it has no room for.
     """
     unit = unit_of(first)
     needs: dict[int, float] = {}
@@ -302,7 +311,9 @@ def largest_that_fits(
         low, high = (max(low, images), high) if fits else (low, min(high, images))
         if high - low <= unit or tried >= most:
             break
-        guess = _meets(needs, limit) if needs else images / 2
+        guess = _meets(needs, limit()) if needs else images / 2
+        if tried + 1 == most and low + unit < guess < high - unit:  # lines were wrong: something that fits, rather
+            guess *= 0.99
         if tried >= PROGRAMS and high == math.inf:
             jump *= 2
             guess = max(guess, low + jump)
