@@ -51,11 +51,10 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     workdir = workdir if hosts.index() == 0 else None  # one of several writes
     if workdir:
         paths.require_writable(workdir / "eval")  # before all is measured
-    if arguments.classes:
-        for entry in trained.config.evals.values():
-            entry.classes = arguments.classes
     if arguments.data:
         jobs = {next(iter(jobs)): arguments.data}
+    for name in jobs if arguments.classes else ():
+        trained.config.evals[name].classes = arguments.classes
     say(f"checkpoint {trained.source}\npixels: {trained.contract}")
     results = {}
     for name, uri in jobs.items():
@@ -73,7 +72,8 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         values = in_words(result.metrics)
         say(f"{name} ({uri}): {values}  ({result.samples} samples)")
         if workdir:
-            own = uri == trained.config.evals[name].data or trained.workdir is None
+            as_trained = uri == trained.config.evals[name].data and not arguments.classes
+            own = as_trained or trained.workdir is None
             path, warning = evals.write(
                 workdir, name if own else f"{name}-other", result, options=options, step=trained.step,
                 contract=trained.contract, classes=source.classes, run=trained.run,

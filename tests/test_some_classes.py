@@ -132,9 +132,9 @@ def test_one_line_says_what_is_absent(trained):
 
 def test_evaluate_gives_what_the_training_gave(trained, photos, tmp_path, capsys):
     where = ("--from", str(trained[0]), "--out", str(tmp_path), "--data", f"folder:{photos}/val")
-    for flags, name in (((), "val"), (("--classes", "subset"), "subset")):
+    for flags, written, name in (((), "val", "val"), (("--classes", "subset"), "val-other", "subset")):
         assert run("evaluate", *where, *flags) == 0
-        found = json.loads((tmp_path / "eval" / "val.json").read_text())
+        found = json.loads((tmp_path / "eval" / f"{written}.json").read_text())
         theirs, _ = certificate(trained[0], name)
         for key in ("metrics", "classes", "classes_absent", "digest_of_sample_ids", "count"):
             assert found[key] == theirs[key]

@@ -190,7 +190,7 @@ DRAWS = dict(
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @each_kind
 @given(**DRAWS)
 def test_is_float64s_answer_at_extremes(name, seed, kind, dtype, one_class):
