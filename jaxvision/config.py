@@ -312,7 +312,7 @@ CHECKS: tuple[tuple[str, Range], ...] = (
     ("data.background", COLOUR),
     ("data.transforms", each(_is_transform, 'a pair like ("shift", dict(share=0.1))')),
     ("data.sampling", one_of("uniform", "balanced", "weighted")),
-    ("data.weights", pairs(lambda w: w >= 0, 'pairs like ("rare class", 5.0), of a number of at least 0')),
+    ("data.weights", pairs(lambda w: 0 <= w <= 10**6, 'pairs like ("rare class", 5.0), of a number of 0 to 1,000,000')),
     ("data.repeats", between(1, 10**6)),
     ("data.on_error", one_of("stop", "skip")),
     ("data.skip_at_most", Range(lambda v: 0 < v <= 1, "a share, in (0, 1]")),

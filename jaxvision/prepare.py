@@ -58,6 +58,9 @@ class Setup:
         self.contract = build.contract(config)
         self.epoch = len(self.source) / config.batch_size  # in steps
         self.total = config.steps or max(1, round(config.epochs * self.epoch))
+        if self.total >= 2**31:
+            size = f"epochs={config.epochs:g} of {len(self.source):,} images"
+            raise UserError(f"{size} are {self.total:,} steps: the most are {2**31 - 1:,}")
         self.teacher = pretrained.teacher(config, self.source.classes)
         self.task = build.task(
             config,

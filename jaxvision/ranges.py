@@ -111,7 +111,7 @@ Positive = Annotated[float, POSITIVE]
 NotNegative = Annotated[float, NOT_NEGATIVE]
 Count = Annotated[int, COUNT]
 CountOrNone = Annotated[int, between(0, 2**20)]
-Depth = Annotated[int, between(1, 1000)]  # of blocks that are traced one by one
+Depth = Annotated[int, between(1, 300)]  # of blocks that are traced one by one
 Counts = Annotated[tuple[Count, ...], SOME]
 Depths = Annotated[tuple[Depth, ...], SOME]
 Level = Annotated[int, Range(lambda v: 0 <= v <= 255, "in 0..255")]

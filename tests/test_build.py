@@ -37,6 +37,11 @@ def test_what_the_first_evaluation_would_find_is_known_before_step_0(change, wor
             lambda c: c.update(batch_size=2**20, data={**c.data, "size": 4096, "resize": 4096}),
             "batch_size=1048576 at 4096 px",
         ),
+        (
+            lambda c: c.update(steps=0, epochs=1e9),
+            r"epochs=1e\+09 of 1,437 images are [\d,]+ steps: the most are 2,147,483,647",
+        ),
+        (lambda c: c.model.update(groups=4), "groups and group_width are those of bottlenecks"),
         (lambda c: c.model.update(width=2**20), r"the [\d,]+ parameters of model name='resnet18', width=1048576"),
     ],
 )

@@ -149,6 +149,8 @@ class ResNet(nn.Module):
                 f"ResNet: stem {self.stem!r} must be 'imagenet', 'deep' or 'small', "
                 f"norm {self.norm!r} 'batch' or 'none'"
             )
+        if not self.bottleneck and (self.groups, self.group_width) != (1, 64):
+            raise ValueError("ResNet: groups and group_width are those of bottlenecks, and these blocks are basic ones")
         conv = partial(_conv, bias=self.norm == "none", dtype=self.dtype)
         norm: Any = batch_norm(train, self.dtype) if self.norm == "batch" else _no_norm
 

@@ -27,7 +27,7 @@ from jaxvision.data.transforms.pixels import (
     to_pillow,
 )  # fmt: skip
 from jaxvision.errors import nearest
-from jaxvision.ranges import Angle, CountOrNone, Fill, Level, Positive, Share, Side, Slant
+from jaxvision.ranges import Angle, Fill, Level, Positive, Share, Side, Slant, Times
 
 
 def resize(size: Side, filter: str = "bilinear") -> Transform:
@@ -239,7 +239,7 @@ def affine(
     return apply
 
 
-def pad_and_crop(padding: CountOrNone = 4, fill: Level = 0) -> Transform:
+def pad_and_crop(padding: Times = 4, fill: Level = 0) -> Transform:
     """A crop of the image's own size after `padding` pixels on each side.
 
     torchvision's `RandomCrop(size, padding=padding)`; He et al. 2015, section 4.2.
