@@ -182,6 +182,7 @@ def test_places_that_cannot_be_written_are_said_before_the_work(workdir, tmp_pat
     places = {"run": str(workdir), "file": str(tmp_path / "there"), "folder": str(tmp_path / "folder")}
     (tmp_path / "there").write_bytes(b"")
     (tmp_path / "folder.csv").mkdir()
+    edit(workdir, "evals", {"test": {"metric": "topk", "data": "digits:test"}})
     monkeypatch.setattr(evals, "measure", None)
     command, *arguments = (word.format(**places) for word in words)
     assert run(command, *arguments) == 2
