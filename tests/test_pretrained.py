@@ -157,7 +157,7 @@ def test_what_else_a_from_names_is_told(workdir, tmp_path, name, content, words)
         path.mkdir()
     with pytest.raises(UserError, match=words):
         pretrained.find(str(path))
-    if not name.endswith(".onnx"):  # which is one that predict takes
+    if not name.endswith((".onnx", ".safetensors")):  # which predict takes, with a certificate
         with pytest.raises(UserError, match=words):
             inference.load(path)
 
@@ -185,6 +185,7 @@ def test_places_that_cannot_be_written_are_said_before_the_work(workdir, tmp_pat
     places = {"run": str(workdir), "file": str(tmp_path / "there"), "folder": str(tmp_path / "folder")}
     (tmp_path / "there").write_bytes(b"")
     (tmp_path / "folder.csv").mkdir()
+    edit(workdir, "evals", {"test": {"metric": "topk", "data": "digits:test"}})
     monkeypatch.setattr(evals, "measure", None)
     command, *arguments = (word.format(**places) for word in words)
     assert run(command, *arguments) == 2
