@@ -403,9 +403,9 @@ def test_transforms_pickle(name):
 
 def test_transforms_pickle_with_arguments():
     specs = (
+        ("random_resized_crop", {"scale": (0.3, 0.9)}),
         ("multi_view", {"views": [SPECS], "local": [("resize", {}), ("center_crop", {})], "local_count": 2,
                         "local_size": 4}),
-        ("random_resized_crop", {"scale": (0.3, 0.9)}),
     )  # fmt: skip
     image = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
     for transform in build(specs, CONTRACT):
