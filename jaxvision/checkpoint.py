@@ -28,7 +28,7 @@ from flax import serialization, traverse_util
 
 from jaxvision import paths, sharding
 from jaxvision.errors import Damaged, Gone, UserError
-from jaxvision.log import plain, require_run
+from jaxvision.log import plain, read_records, require_run
 from jaxvision.task import PyTree
 
 
@@ -51,7 +51,7 @@ def steps(folder: epath.Path) -> list[int]:
 
 def about(path: epath.Path) -> dict[str, Any]:
     """What about.json says. Raises Damaged."""
-    return paths.read_json(path / "about.json", {"step": int, "contract": dict, "classes": [str], "run?": str})
+    return paths.read_json(path / "about.json", {"step": int, "contract?": dict, "classes?": [str], "run?": str})
 
 
 def _files(path: epath.Path) -> dict[str, epath.Path]:
@@ -118,6 +118,7 @@ def choose(folder: epath.Path, which: str) -> epath.Path:
         step = there[-1]
     elif which == "best":
         try:
+            _require_scores(folder)
             step = _best(folder, there)
         except Damaged as error:
             raise Damaged(
@@ -132,6 +133,16 @@ def choose(folder: epath.Path, which: str) -> epath.Path:
     if reason:
         raise UserError(f"checkpoint {folder / str(step)} is broken, {reason}; choose another: {there}")
     return folder / str(step)
+
+
+def _require_scores(folder: epath.Path) -> None:
+    """Raises Damaged where the log tells of evaluations and there is no score."""
+    try:
+        known = paths.read_json(folder / "scores.json")
+    except FileNotFoundError:
+        known = {}
+    if not known and any(record["kind"].startswith("eval:") for record in read_records(folder.parent)):
+        raise Damaged(f"{folder / 'scores.json'} is missing or empty, though there were evaluations")
 
 
 def _best(folder: epath.Path, there: list[int]) -> int:

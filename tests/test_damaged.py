@@ -197,6 +197,7 @@ def check(command, folder, undamaged, tmp_path, file, damage, whats):
         ("eval/test.npz", "empty", ["report"]),
         ("eval/test.npz", "a bit", ["report"]),
         ("checkpoints/scores.json", "a digit", ["best"]),
+        ("checkpoints/scores.json", "missing", ["best"]),
         ("checkpoints/scores.json", "{}", ["report"]),
         ("checkpoints/8/digests.json", "null", ["predict"]),
         ("checkpoints/8/about.json", "of another run", ["report"]),
