@@ -213,7 +213,7 @@ def test_networks_that_the_library_has_not(tmp_path, capsys, name, options, more
         (("--out", "x.onnx", "--images", "0"), "--images is 0: it must be at least 1"),
         (("--out", "x.onnx", "--agreement", "99"), "--agreement is 99.0: it is a share"),
         (("--verify", "x.onnx"), "leave out --from"),
-        ((), "--from and --out are needed"),
+        ((), "missing: --out: --from says what to export"),
         (("--format", "safetensor", "--out", "x"), "did you mean 'safetensors'?"),
         (("--format", "safetensors", "--out", "x.pth"), "must be a path on this machine that ends in .safetensors"),
         (("--format", "safetensors", "--out", "x.safetensors", "--names", "tim"), "did you mean 'timm'?"),
