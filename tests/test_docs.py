@@ -10,7 +10,7 @@ from jaxvision.data import transforms
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-COUNTS = {"networks": len(models.__all__), "transforms": len(transforms.__all__)}
+COUNTS = {"networks": len(models.__all__), "transforms": len(transforms.__all__), "recipes": len([*(ROOT / "configs").glob("*.py")])}
 
 
 @pytest.fixture(params=FILES, ids=lambda file: file.name)
@@ -56,7 +56,7 @@ def test_flags_of_commands(document):
 
 
 def test_counts(document):
-    for count, what in re.findall(r"(\d+) (networks|transforms)\b", document):
+    for count, what in re.findall(r"(\d+) (networks|transforms|recipes)\b", document):
         if int(count) > 5:  # not of some of them
             assert int(count) == COUNTS[what], f"{count} {what}"
 
