@@ -472,7 +472,12 @@ def test_gke_refuses(stubs, words, said):
 def start_local(folder, count, shell, **how):
     """So many shells by local.py; each leaves the process ids of itself and its children in the folder."""
     words = [sys.executable, LAUNCH / "local.py", str(count), "--", "sh", "-c", shell]
-    return subprocess.Popen(words, cwd=folder, text=True, **how)
+
+    def signals_as_usual():  # nohup, and shells in the background, start tests with some ignored
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
+    return subprocess.Popen(words, cwd=folder, text=True, preexec_fn=signals_as_usual, **how)
 
 
 def running(folder):
