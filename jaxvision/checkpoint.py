@@ -12,6 +12,7 @@ flipped bits without a word. Nothing is renamed into place, so the same holds on
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -167,10 +168,23 @@ def _scores(folder: epath.Path, run: str) -> dict[int, float]:
     return {int(k): v for k, v in scores.items() if v is not None}
 
 
-def write_scores(folder: epath.Path, metric: str, scores: dict[int, float], run: str = "") -> None:
-    """Which checkpoints are good: step -> score, higher is better, all by one metric. run: see `config.run_of`."""
+def write_scores(folder: epath.Path, metric: str, scores: dict[int, float], run: str = "", of: str = "") -> None:
+    """Writes which checkpoints are good: step -> score, higher is better, all by one metric.
+
+    Scores of other steps that are there already stay, if they are of the same metric, evaluation and run.
+
+    Args:
+      metric: EVALUATION/METRIC.
+      run: see `config.run_of`.
+      of: what the evaluation measures, see `evals.identity`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"metric": metric, "scores": {str(step): score for step, score in sorted(scores.items())}, "run": run}
+    by = {"metric": metric, "of": of, "run": run}
+    with contextlib.suppress(FileNotFoundError, Damaged):
+        known = paths.read_json(folder / "scores.json")
+        if all(known.get(key, "") == value for key, value in by.items()):
+            scores = {**_scores(folder, run), **scores}
+    content = {**by, "scores": {str(step): score for step, score in sorted(scores.items())}}
     paths.write_json(folder / "scores.json", plain(content))
 
 

@@ -456,7 +456,8 @@ class Run(Setup):
         name, key = best_by(self.config, self.log)
         scores = self._scores(name, key)
         if self.leader and scores:
-            checkpoint.write_scores(self.workdir / "checkpoints", f"{name}/{key}", scores, self.run)
+            of = self.log.of[name]
+            checkpoint.write_scores(self.workdir / "checkpoints", f"{name}/{key}", scores, self.run, of)
 
     def _scores(self, name: str, key: str) -> dict[int, float]:
         """Step -> how good, higher is better."""

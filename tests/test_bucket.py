@@ -154,13 +154,13 @@ def test_evaluation_and_fine_tuning_from_a_bucket(bucket, trained, command, conf
 
 @pytest.mark.slow
 def test_two_hosts_save_one_goes_on(bucket, trained, command, config, tmp_path):
-    process = start(2, "jaxvision.train", "--config", config, "--workdir", "gs://bucket/two", "--stop-after", "0.001",
+    process = start(2, "jaxvision.train", "--config", config, "--workdir", "gs://bucket/two", "--config.steps=6",
                     **bucket.environment)  # fmt: skip
     out, _ = process.communicate(timeout=240)
-    assert process.returncode == 75, out
+    assert process.returncode == 0, out
     result = train(command, config, "gs://bucket/two", **bucket.environment)
-    assert json.loads(bucket.objects["two/summary.json"][0])["resumed_at"] == 2
-    assert result["evals"]["test"]["top1"] == pytest.approx(trained[0]["evals"]["test"]["top1"], abs=0.03)
+    assert json.loads(bucket.objects["two/summary.json"][0])["resumed_at"] == 6
+    assert (result["status"], result["step"]) == ("done", trained[0]["step"])
 
 
 def test_records(here, tmp_path, command):

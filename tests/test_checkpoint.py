@@ -139,6 +139,18 @@ def test_a_score_that_comes_after_the_last_save_decides_what_is_kept(tmp_path):
     assert checkpoint.steps(folder) == [3]
 
 
+def test_scores_outlive_a_lost_log_but_not_another_measure(tmp_path):
+    folder = epath.Path(tmp_path) / "c"
+    checkpoint.write_scores(folder, "test/top1", {1: 0.5}, run="r", of="a")
+    checkpoint.write_scores(folder, "test/top1", {2: 0.25}, run="r", of="a")
+    assert checkpoint._scores(folder, "r") == {1: 0.5, 2: 0.25}
+    for other in (dict(run="r", of="b"), dict(run="s", of="a")):
+        checkpoint.write_scores(folder, "test/top1", {3: 0.1}, **other)
+        assert checkpoint._scores(folder, other["run"]) == {3: 0.1}
+    checkpoint.write_scores(folder, "test/loss", {4: -2.0}, run="s", of="a")
+    assert checkpoint._scores(folder, "s") == {4: -2.0}
+
+
 def test_scores_of_an_older_version_still_count(folder):
     (folder / "scores.json").write_text('{"10": 0.25, "20": 0.75, "30": null}')
     assert checkpoint.choose(folder, "best") == folder / "20"

@@ -10,7 +10,8 @@ from jaxvision.data import transforms
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-COUNTS = {"networks": len(models.__all__), "transforms": len(transforms.__all__), "recipes": len([*(ROOT / "configs").glob("*.py")])}
+RECIPES = list((ROOT / "configs").glob("*.py"))
+COUNTS = {"networks": len(models.__all__), "transforms": len(transforms.__all__), "recipes": len(RECIPES)}
 
 
 @pytest.fixture(params=FILES, ids=lambda file: file.name)
