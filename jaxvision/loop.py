@@ -77,6 +77,8 @@ def fit(
                 raise
         except Diverged as error:
             status = "diverged"
+            with suppress(UserError):  # a save that failed is none that could be named
+                run.writer.wait()
             good = checkpoint.newest(run.workdir / "checkpoints").path
             raise Diverged(f"{error}. Last good checkpoint: {good or 'none yet'}. A lower optim.lr, a longer "
                            "optim.warmup or optim.clip=1.0 often helps") from error  # fmt: skip

@@ -198,7 +198,7 @@ def test_balanced_weights_reach_the_loss(tables, tmp_path):
     [
         ("multilabel", "topk", r'metric topk is for .* .class., task multilabel .*test.metric = "multilabel"'),
         ("regression", "multilabel", r'learns .values.: set config.evals.test.metric = "regression"'),
-        ("classification", "regression", r'metric = "topk" or "per_class" or "binary" or "ordinal"'),
+        ("classification", "regression", r'metric = "topk" or "per_class" or "auroc" or "binary" or "ordinal"'),
     ],
 )
 def test_a_metric_of_other_labels_is_refused_before_data_is_read(task, metric, words):

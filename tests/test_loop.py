@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -319,11 +320,13 @@ def test_another_config_is_refused_with_the_differences(four_steps):
 
 
 def test_divergence_exits_3_and_keeps_the_last_good_checkpoint(tmp_path, files, capsys):
-    code = run("train", "--config", files[1], "--workdir", str(tmp_path), "--config.optim.lr=1e30",
-               "--config.steps=12", "--config.optim.warmup=0.7", "--config.checkpoint.every_steps=1")  # fmt: skip
+    code = run("train", "--config", files[1], "--workdir", str(tmp_path), "--config.optim.lr=1e4",
+               "--config.steps=40", "--config.optim.warmup=0.7", "--config.checkpoint.every_steps=1")  # fmt: skip
     err = capsys.readouterr().err
     assert code == 3, err
     assert "diverged at step" in err
+    last = checkpoint.newest(epath.Path(tmp_path) / "checkpoints").path
+    assert f"Last good checkpoint: {last}" in err
     assert "Traceback" not in err
     assert summary(tmp_path)["status"] == "diverged"
     for step in checkpoint.steps(epath.Path(tmp_path) / "checkpoints"):
@@ -341,14 +344,6 @@ def test_at_most_two_steps_are_in_flight(tmp_path):
     diverged = int(str(error.value).partition("diverged at step ")[2].partition(":")[0])
     assert 1 < diverged < 40
     assert summary(tmp_path)["step"] <= diverged + 2
-
-
-def test_divergence_names_the_checkpoint(four_steps, tmp_path):
-    workdir = shutil.copytree(four_steps[0], tmp_path / "w")
-    path = workdir / "config.json"
-    path.write_text(path.read_text().replace('"lr": 0.05', '"lr": 1e+38'))
-    with pytest.raises(Diverged, match=r"Last good checkpoint: .*checkpoints/4"):
-        fit(workdir, **{**FOUR, "steps": 12, "optim__lr": 1e38})
 
 
 def test_init_from_another_workdir(undisturbed, tmp_path):
@@ -401,7 +396,8 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
     read, slow, saving = sources.Digits.__getitem__, [], []
 
     def sleepy(self, i):
-        if i % 16 == 0 and self.uri == "digits:train":
+        reader = threading.current_thread() is not threading.main_thread()  # not what is looked at before the start
+        if reader and i % 16 == 0 and self.uri == "digits:train":
             slow.append(i)
             time.sleep(0.2)
         return read(self, i)

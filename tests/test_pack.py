@@ -535,9 +535,9 @@ def test_any_limit_of_a_file_names_the_file(tmp_path, limit, name):
 
 def test_a_folder_that_may_not_be_written_names_it(folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write .*/file/out \(Not a directory\)"):
+    with pytest.raises(UserError, match=r"--out .*/file/out: .*/file is a file, and no folder"):
         run("--from", folder, "--out", tmp_path / "file" / "out")
-    with pytest.raises(UserError, match=r"cannot write .*/file \(File exists\)"):
+    with pytest.raises(UserError, match=r"--out .*/file: .*/file is a file, and no folder"):
         run("--from", folder, "--out", tmp_path / "file")
     real = open
 
