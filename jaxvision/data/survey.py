@@ -113,7 +113,7 @@ def shared(train: Source, other: Source) -> str:
 
     The work is bounded, see FILES, RECORDS, BYTES and SECONDS; what was left out is said, also where nothing was found.
     """
-    train, other = (of.whole if isinstance(of, Renumbered) else of for of in (train, other))
+    train, other = _with_own_classes(train), _with_own_classes(other)
     if isinstance(train, Fake) or isinstance(other, Fake):
         return ""  # the same noise, by design
     (mine, whole), (theirs, whole_too) = _parts(train), _parts(other)
@@ -137,6 +137,13 @@ def shared(train: Source, other: Source) -> str:
         place, of_place = min(pairs.items())
         return _line(len(pairs), other, f"such as {other.where(place)}, which is {train.where(of_place)}", among)
     return f"no image of {other.uri} was found among the training images{among}" if among else ""
+
+
+def _with_own_classes(source: Source) -> Source:
+    """The source without new numbers for its classes, of which it may have several on top of each other."""
+    while isinstance(source, Renumbered):
+        source = source.whole
+    return source
 
 
 def _line(count: int, other: Source, example: str, among: str) -> str:

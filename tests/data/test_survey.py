@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from jaxvision.data import InputContract, open_source, survey
+from jaxvision.data.sources import only_present, with_classes
 from tests.data.test_arrays import pixels, write_idx
 
 RNG = np.random.default_rng(0)
@@ -160,6 +161,17 @@ def test_parts_of_one_data_set(tmp_path, photos):
     lines = [survey.shared(a, b) for a, b in zip(halves[::2], halves[1::2])]
     assert any("1 of the" in line for line in lines)
     assert not all(lines)
+
+
+def test_new_numbers_of_classes_hide_nothing():
+    """Two of them lie on the data of an evaluation with classes="subset"."""
+    train = open_source("digits:all")
+    part = open_source("digits:all?per_class=2")
+    part = only_present(with_classes(part, [*train.classes, "ten"], "the training data"))
+    assert "20 of the 20 images" in survey.shared(train, part)
+    assert ", as digits:all, sample" in survey.shared(train, part), "by their places, without reading"
+    noise = open_source("fake:9x8")
+    assert survey.shared(noise, only_present(with_classes(noise, [*noise.classes, "no"], "the training data"))) == ""
 
 
 def test_across_kinds_of_sources(tmp_path, photos):
