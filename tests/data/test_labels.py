@@ -337,6 +337,23 @@ def test_no_group_is_on_both_sides(tmp_path_factory, rows, cut, seed, key):
                 assert len(set(side.groups.tolist())) == len(patients_of(side))
 
 
+def test_groups_are_found_in_the_paths_of_images_alone(tmp_path):
+    """Not in the name of a tar, nor in the places that shards and arrays give their samples."""
+    rows = [(patient, "ab"[k]) for patient in range(5) for k in range(2)]
+    (tmp_path / "p7").mkdir()
+    patients(tmp_path / "p7", rows)
+    with tarfile.open(tmp_path / "p7/p8.tar", "w") as archive:
+        for label in "ab":
+            archive.add(tmp_path / "p7" / label, label)
+    for uri in (f"tar:{tmp_path}/p7/p8.tar", f"folder:{tmp_path}/p7", f"images:{tmp_path}/p7"):
+        halves = [open_source(f"{uri}?group=p(\\d+)&split={share}") for share in ("0:3", "3:5")]
+        assert [len(half) for half in halves] == [6, 4]
+        assert not patients_of(halves[0]) & patients_of(halves[1])
+    for uri in ("digits:train", "fake:9x8"):
+        with pytest.raises(UserError, match=f"group is searched in the paths of images, and {uri} has none: remove it"):
+            open_source(f"{uri}?group=(\\d+)&split=0:50%")
+
+
 def test_the_tenth_that_is_held_out_keeps_groups_whole_and_has_every_class(tmp_path):
     rows = [(patient, "ab"[patient % 2]) for patient in range(40) for _ in range(1 + patient % 5)]
     for uri in patients(tmp_path, rows):

@@ -70,8 +70,8 @@ def open_source(uri: str) -> Source:
     `idx:/folder/train|test[?set=NAME][&classes=FILE]` · `cifar:/archive.tar.gz/train|test[?label=coarse]` ·
     `npz:/path.npz/train|val|test[?classes=FILE]` ·
     `fake:COUNTxSIZE[?classes=10]`; of any, a part: `?split=0:90%[&seed=1]` (but of tfds, which has its own),
-    `?per_class=5[&seed=1]`, `?part=0:80%[&seed=1]` of each class, or all three, each with `group=PATTERN` (for csv
-    `group=COLUMN`) so that no group is torn apart, see Subset.
+    `?per_class=5[&seed=1]`, `?part=0:80%[&seed=1]` of each class, or all three, each with `group=PATTERN` (folder,
+    images, tar) or `group=COLUMN` (csv) so that no group is torn apart, see Subset.
 
     Raises:
       UserError: unknown scheme, malformed URI, or data that is not there; says what to do.

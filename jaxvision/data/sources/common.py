@@ -62,8 +62,9 @@ class Source(Protocol):
     def where(self, i: int) -> str:
         """The place of sample i, for people: a path where there is one; IndexError outside."""
 
-    # Three attributes that not every source has:
+    # What not every source has:
     #   left_out: dict[str, int], how many files beside the samples were left out, by ending or reason;
+    #   member(i): str, the path of sample i below the source's folder or in its tar;
     #   groups: int32 [N], samples of one number belong together, such as the images of one patient;
     #   reads_for_labels: bool, True where `labels` reads all records.
 

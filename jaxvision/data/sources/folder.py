@@ -84,8 +84,11 @@ class Folder:
         return {"image": read_image(self.where(i)), "label": int(self.labels[i]), "index": i}
 
     def where(self, i: int) -> str:
+        return os.path.join(self.root, self.member(i))
+
+    def member(self, i: int) -> str:
         i = range(len(self))[i]
-        return os.path.join(self.root, self.classes[self.labels[i]], self._names[i])
+        return os.path.join(self.classes[self.labels[i]], self._names[i])
 
 
 def check_case(names: Iterable[str], place: str, listing: str) -> None:

@@ -43,4 +43,7 @@ class Images:
         return {"image": read_image(self.where(i)), "label": 0, "index": i}
 
     def where(self, i: int) -> str:
-        return os.path.join(self.root, self._names[range(len(self))[i]])
+        return os.path.join(self.root, self.member(i))
+
+    def member(self, i: int) -> str:
+        return self._names[range(len(self))[i]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
@@ -127,18 +126,23 @@ def _classes_of_groups(groups: np.ndarray, labels: np.ndarray) -> tuple[np.ndarr
 def _groups(uri: str, whole: Source, pattern: str) -> np.ndarray:
     """int32 [N]: samples with the same text where the pattern matches their path have the same number.
 
-    The text is that of the pattern's brackets, or all that it matches if it has none. Paths begin below the source's
-    root, if it has one.
+    The text is that of the pattern's brackets, or all that it matches if it has none. Paths are those below the
+    source's folder or in its tar. Raises UserError for a path without a match, and for a source without paths.
     """
+    path_of = getattr(whole, "member", None)
+    if path_of is None:
+        raise UserError(
+            f"{uri!r}: group is searched in the paths of images, and {whole.uri} has none: remove it, or name the "
+            "files themselves, by folder:, images:, tar: or csv:"
+        )
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise UserError(f"{uri!r}: group is no regular expression ({error}): correct it") from error
-    root = os.path.join(getattr(whole, "root", ""), "")
     numbers: dict[tuple[str, ...], int] = {}
     found = np.empty(len(whole), np.int32)
     for i in range(len(whole)):
-        path = whole.where(i).removeprefix(root)
+        path = path_of(i)
         match = compiled.search(path)
         text = (match.groups("") or (match[0],)) if match else ("",)
         if not any(text):

@@ -163,6 +163,9 @@ class Tar:
     def where(self, i: int) -> str:
         return self._where(self._order[range(len(self))[i]])
 
+    def member(self, i: int) -> str:
+        return _text(self._name(self._order[range(len(self))[i]]))
+
     def _where(self, e: int) -> str:
         return f"{self._files.paths[self._tar(e)]}, member {_text(self._name(e))}"
 
