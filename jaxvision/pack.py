@@ -23,7 +23,7 @@ import jaxvision
 from jaxvision import cli, paths
 from jaxvision.data.decode import MAX_PIXELS, decode
 from jaxvision.data.sources import Source, open_source
-from jaxvision.errors import Damaged, Interrupted, UserError
+from jaxvision.errors import Damaged, Interrupted, Unreadable, UserError
 from jaxvision.stop import Stop
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ class Encoder:
         from PIL import Image
 
         grey = isinstance(image, np.ndarray) and (image.ndim == 2 or image.shape[2:] == (1,))
-        pixels = decode(image, 1 if grey else 3, where, max_pixels=self.max_pixels)
+        pixels = self._decoded(image, 1 if grey else 3, where)
         height, width = pixels.shape[:2]
         if self.keeps_bytes or (self.longest is not None and max(height, width) <= self.longest):
             return pixels if isinstance(image, np.ndarray) else image
@@ -170,6 +170,15 @@ class Encoder:
         except OSError as error:
             raise UserError(f"{where}: cannot be stored as JPEG ({error}): give --longest 65500 or less") from error
         return buffer.getvalue()
+
+    def _decoded(self, image: Any, channels: int, where: str) -> Any:
+        try:
+            return decode(image, channels, where, max_pixels=self.max_pixels)
+        except Unreadable:
+            if self.keeps_bytes:  # grey of 32 bits is good where a range is known, which whoever reads it will set
+                with contextlib.suppress(Unreadable):
+                    return decode(image, channels, where, range=(0.0, 1.0), max_pixels=self.max_pixels)
+            raise
 
 
 @dataclasses.dataclass

@@ -560,6 +560,23 @@ def test_too_many_pixels_stop_the_packing_or_are_left_out(folder, tmp_path):
         run(*arguments[:-1], 0)
 
 
+def test_grey_of_32_bits_is_kept_for_whoever_knows_its_range(tmp_path):
+    levels = np.linspace(-1000, 3000, 64, dtype=np.float32).reshape(8, 8)
+    (tmp_path / "in/ct").mkdir(parents=True)
+    Image.fromarray(levels).save(tmp_path / "in/ct/0.tif")
+    out, uri = tmp_path / "out", f"folder:{tmp_path}/in"
+    run("--from", uri, "--out", out)
+    image = open_source(f"records:{out}")[0]["image"]
+    assert image == (tmp_path / "in/ct/0.tif").read_bytes()
+    found = decode(image, 1, "x", range=(-1000, 3000))[..., 0]
+    np.testing.assert_array_equal(found, np.rint((levels.astype(float) + 1000) * 255 / 4000))
+    with pytest.raises(UserError, match=r"0\.tif: cannot decode an image of 32 bits"):  # of which 8 would be stored
+        run("--from", uri, "--out", tmp_path / "small", "--quality", 90)
+    (tmp_path / "in/ct/1.tif").write_bytes(b"II*\0")
+    with pytest.raises(UserError, match=r"1\.tif: cannot decode the image"):
+        run("--from", uri, "--out", tmp_path / "damaged")
+
+
 def test_help_shows_examples_and_loads_no_jax(tmp_path):
     code = (
         "import sys; from jaxvision import pack\n"
