@@ -63,7 +63,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         classes = trained.classes_of(uri, source.classes, say)
         source, bank = build.eval_data(trained.config, name, source, bank, classes)
         lines = [*notes([source]), *survey.levels_told(uri, survey.encoded(source), trained.contract)]
-        for line in (*lines, *build.eval_lines(name, source, bank, classes)):
+        for line in (*lines, *build.eval_lines(trained.config, name, source, bank, classes)):
             say(line)
         result = evals.measure(
             trained.config, trained.task, trained, build.measures(trained.config, name, source.classes, classes),

@@ -146,7 +146,7 @@ class Run(Setup):
         for line in self.told_of_data() if self.leader else ():
             say(line)
         for name, data in self.eval_sources.items():
-            for line in build.eval_lines(name, data, self.banks.get(name), names):
+            for line in build.eval_lines(config, name, data, self.banks.get(name), names):
                 say(line)
         for name in self.held_out:
             say(

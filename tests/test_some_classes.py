@@ -164,6 +164,8 @@ def test_without_labels_to_learn_the_larger_list_counts(photos, data, bank):
         assert source.classes == tuple("0123456789")
         names = [source.classes[k] for k in source.labels]
         assert names == [own.classes[k] for k in own.labels]
+    (line,) = build.eval_lines(c, "near", *found, tuple("0123456789ab"))  # of a network that answers with no class
+    assert line.endswith("has 8 of the 10 classes, and no sample of the other 2 ('3', '7')")
     with pytest.raises(UserError, match=r"only there: \['one'\]"):
         build.eval_data(c, "near", Folder(f"{photos}/val"), Folder(f"{photos}/odd"), ())
 
