@@ -230,10 +230,12 @@ def loader(config: Config, workdir: epath.Path, say: Any) -> tuple[Setup | None,
 
     reading = {**build.reading(config), "cores": machine.cores()}
     try:
-        setup = prepare.Setup(config)
+        setup = prepare.Setup(config, prepare.stored_classes(workdir))
         config = setup.config
-        prepare.open_workdir(workdir, config, say)
-        if config.init:
+        found, _ = prepare.open_workdir(workdir, config, say)
+        if found.path is not None:
+            prepare.check_checkpoint(found.path, config, setup.source, say)
+        elif config.init:
             pretrained.load_plan(pretrained.find(config.init), setup.task, config, setup.source.classes)
         rows, start = setup.rows(), time.perf_counter()
         batches = setup.reader(0, 10**9, build.skips(config), rows[:ROWS])

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from jaxvision import checkpoint, loop, prepare
+from jaxvision import checkpoint, doctor, loop, prepare
 from jaxvision import config as config_lib
 from jaxvision.errors import Diverged, Interrupted, UserError
 from jaxvision.log import lock
@@ -555,6 +555,9 @@ def test_classes_that_are_not_those_of_the_checkpoint_are_refused(tmp_path):
     (tmp_path / "pets" / "dog").rename(tmp_path / "pets" / "ant")
     with pytest.raises(UserError, match=r"(?s)4 would go on .*only in the checkpoint: \['dog'\].*\['ant'\]"):
         fit(tmp_path / "w", **{**PETS, "steps": 8}, data__train=uri, evals=evals)
+    workdir = epath.Path(tmp_path) / "w"
+    _, found = doctor.loader(config_lib.read(workdir / "config.json"), workdir, print)
+    assert "4 would go on with something else" in found["error"], "the doctor says so before the run does"
     (tmp_path / "pets" / "ant").rename(tmp_path / "pets" / "dog")
     (tmp_path / "pets" / "dog" / "3.png").unlink()
     _, said = fit(tmp_path / "w", **{**PETS, "steps": 8}, data__train=uri, evals=evals)
