@@ -246,9 +246,9 @@ _LARGEST = 40_000_000  # pixels that `levels` looks at
 
 
 def levels(image: bytes) -> Levels | None:
-    """What the image's levels are; None if that needs no look (JPEG), or cannot be told."""
+    """What the image's levels are; None if that cannot be told. A JPEG file is not decoded for it."""
     if image[:3] == b"\xff\xd8\xff":
-        return None
+        return Levels(8, False, 0, 255, False)
     try:
         with Image.open(io.BytesIO(image)) as opened:
             if opened.format == "EPS" or opened.width * opened.height > _LARGEST:
