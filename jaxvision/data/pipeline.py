@@ -19,7 +19,7 @@ from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import MAX_PIXELS, decode, open_image
 from jaxvision.data.order import Generators, Order
 from jaxvision.data.sources import Source
-from jaxvision.data.sources.common import SCALAR
+from jaxvision.data.sources.common import SCALAR, check_label
 from jaxvision.data.transforms import Transform, preprocess
 from jaxvision.errors import Unreadable, UserError
 
@@ -239,11 +239,8 @@ class _Writer:
         workers.reading(i)
         sample = source[i]
         label = sample["label"]
-        if source.kind == "class" and not 0 <= label < len(source.classes):
-            raise UserError(
-                f"{where}: label {label} is outside 0..{len(source.classes) - 1}, the "
-                f"{len(source.classes)} classes of {source.uri}: correct the label or the class list"
-            )
+        if source.kind == "class":
+            check_label(source, label, where)
         opened = open_image if opens else decode
         image = opened(sample["image"], where=where, max_pixels=self.max_pixels, **self.contract.decoding)
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import SCALAR, Source, class_order
+from jaxvision.data.sources.common import SCALAR, Source, check_label, class_order
 from jaxvision.errors import UserError, look_alike
 
 
@@ -36,11 +36,8 @@ class Renumbered:
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         sample = self.whole[i]
-        if self.kind in SCALAR and not 0 <= sample["label"] < len(self._new):
-            raise UserError(
-                f"{self.where(i)}: label {sample['label']} is outside 0..{len(self._new) - 1}, the {len(self._new)} "
-                f"classes of {self.uri}: correct the label or the class list"
-            )
+        if self.kind in SCALAR:
+            check_label(self.whole, sample["label"], self.where(i))
         label = self._renumbered(np.asarray(sample["label"]))
         return {**sample, "label": int(label) if self.kind in SCALAR else label}
 

@@ -81,6 +81,16 @@ def class_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def check_label(source: Source, label: int, where: str) -> None:
+    """Raises UserError, naming `where`, for a number that is no place in the source's classes."""
+    count = len(source.classes)
+    if not 0 <= label < count:
+        raise UserError(
+            f"{where}: label {label} is outside 0..{count - 1}, the {count} classes of {source.uri}: correct the label "
+            "or the class list"
+        )
+
+
 PART = ("split", "per_class", "part", "group", "seed")  # the keys that choose a part of any source, see Subset
 
 
