@@ -32,15 +32,55 @@ from jaxvision.task import Batch, Metric, PyTree, Task
 
 
 def check(config: Config) -> None:
-    """Every name and argument in the config, before any data is read or compiled. Raises UserError."""
+    """Checks every name and argument in the config, before any data is read or compiled. Raises UserError."""
     config_lib.check(config)
     _factories(config)
     optim.check(config.optim)
     transforms.build(config.data.transforms, contract(config))
     for name, entry in config.evals.items():
         _check_metric(config, name, entry)
+        _check_subset(name, entry)
         _check_bank(config, name, entry)
     _check_wrappers(config)
+
+
+def _check_metric(config: Config, name: str, entry: Config) -> None:
+    task_, metric = config.task.name, entry.get("metric", config_lib.EVAL["metric"])
+    learns, measures = jaxvision.tasks.LABELS.get(task_), jaxvision.metrics.LABELS.get(metric)
+    if learns is None and metric not in jaxvision.metrics.OF_FEATURES:
+        fit = " or ".join(f'"{m}"' for m in jaxvision.metrics.OF_FEATURES)
+        raise UserError(
+            f"evals.{name}.metric {metric} measures predictions, and task {task_} makes none, only features: "
+            f"set config.evals.{name}.metric = {fit}"
+        )
+    if learns and measures and learns != measures:
+        of_predictions = {m: k for m, k in jaxvision.metrics.LABELS.items() if m not in jaxvision.metrics.OF_FEATURES}
+        fit = _named(of_predictions, learns)
+        raise UserError(
+            f"evals.{name}.metric {metric} is for labels of kind {measures!r}, task {task_} learns {learns!r}: "
+            f"set config.evals.{name}.metric = {fit}"
+        )
+
+
+def _check_subset(name: str, entry: Config) -> None:
+    metric = entry.get("metric", config_lib.EVAL["metric"])
+    says_a_class = jaxvision.metrics.LABELS.get(metric) == "class" and metric not in jaxvision.metrics.OF_FEATURES
+    if entry.get("classes") == "subset" and not says_a_class:
+        raise UserError(
+            f'evals.{name}.classes = "subset" tells among which classes the answer is, and metric {metric} measures no '
+            "such answer: remove it"
+        )
+
+
+def _check_bank(config: Config, name: str, entry: Config) -> None:
+    metric = _metric_factory(name, entry)(classes=2)
+    if metric.bank and not entry.get("bank"):
+        raise UserError(
+            f"evals.{name}: {entry.metric} compares with labelled images: name them, "
+            f'as evals.{name}.bank = "{entry.get("data", "").replace("test", "train") or config.data.train}"'
+        )
+    if entry.get("bank") and not metric.bank:
+        raise UserError(f"evals.{name}.bank is {entry.bank!r}, and its metric compares with no other images: remove it")
 
 
 def _check_wrappers(config: Config) -> None:
@@ -57,15 +97,9 @@ def _check_wrappers(config: Config) -> None:
             )
 
 
-def _check_bank(config: Config, name: str, entry: Config) -> None:
-    metric = _metric_factory(name, entry)(classes=2)
-    if metric.bank and not entry.get("bank"):
-        raise UserError(
-            f"evals.{name}: {entry.metric} compares with labelled images: name them, "
-            f'as evals.{name}.bank = "{entry.get("data", "").replace("test", "train") or config.data.train}"'
-        )
-    if entry.get("bank") and not metric.bank:
-        raise UserError(f"evals.{name}.bank is {entry.bank!r}, and its metric compares with no other images: remove it")
+def _named(kinds: dict[str, str], kind: str) -> str:
+    """The names in LABELS that go with a kind of labels."""
+    return " or ".join(f'"{name}"' for name, theirs in kinds.items() if theirs == kind)
 
 
 def resolve(config: Config) -> Config:
@@ -99,6 +133,7 @@ def _hold_out(config: Config) -> None:
 
 
 def contract(config: Config) -> InputContract:
+    """The input contract that the config asks for. Raises UserError."""
     data = config.data
     return InputContract(
         size=data.size,
@@ -123,40 +158,6 @@ def _factories(config: Config) -> tuple[Callable, Callable, list[Callable]]:
             for name, arguments in config.wrap.items()
         ],
     )
-
-
-def _check_metric(config: Config, name: str, entry: Config) -> None:
-    task_, metric = config.task.name, entry.get("metric", config_lib.EVAL["metric"])
-    learns, measures = jaxvision.tasks.LABELS.get(task_), jaxvision.metrics.LABELS.get(metric)
-    if learns is None and metric not in jaxvision.metrics.OF_FEATURES:
-        fit = " or ".join(f'"{m}"' for m in jaxvision.metrics.OF_FEATURES)
-        raise UserError(
-            f"evals.{name}.metric {metric} measures predictions, and task {task_} makes none, only features: "
-            f"set config.evals.{name}.metric = {fit}"
-        )
-    _check_subset(name, entry)
-    if learns and measures and learns != measures:
-        of_predictions = {m: k for m, k in jaxvision.metrics.LABELS.items() if m not in jaxvision.metrics.OF_FEATURES}
-        fit = _named(of_predictions, learns)
-        raise UserError(
-            f"evals.{name}.metric {metric} is for labels of kind {measures!r}, task {task_} learns {learns!r}: "
-            f"set config.evals.{name}.metric = {fit}"
-        )
-
-
-def _check_subset(name: str, entry: Config) -> None:
-    metric = entry.get("metric", config_lib.EVAL["metric"])
-    says_a_class = jaxvision.metrics.LABELS.get(metric) == "class" and metric not in jaxvision.metrics.OF_FEATURES
-    if entry.get("classes") == "subset" and not says_a_class:
-        raise UserError(
-            f'evals.{name}.classes = "subset" tells among which classes the answer is, and metric {metric} measures no '
-            "such answer: remove it"
-        )
-
-
-def _named(kinds: dict[str, str], kind: str) -> str:
-    """The names in LABELS that go with a kind of labels."""
-    return " or ".join(f'"{name}"' for name, theirs in kinds.items() if theirs == kind)
 
 
 def model(config: Config, classes: int) -> Any:
@@ -216,7 +217,7 @@ def body(config: Config) -> str:
 
 
 def metric(config: Config, name: str, classes: tuple[str, ...]) -> Metric:
-    """That of the eval `name`, whose data has these classes."""
+    """The metric of the eval `name`, whose data has these classes."""
     return _metric_factory(name, config.evals[name])(classes=len(classes), names=classes)
 
 
@@ -269,7 +270,7 @@ def example(config: Config, rows: int = 2, *, train: bool = False, kind: str = "
 
 
 def zeros(config: Config) -> Batch:
-    """The same, concrete: what `Task.init` is called with."""
+    """A batch of zeros, in the shapes of `example`: what `Task.init` is called with."""
     return {k: np.zeros(v.shape, v.dtype) for k, v in example(config).items()}
 
 
@@ -403,7 +404,7 @@ def check_every_class(source: Source) -> None:
 
 
 def with_shardings(abstract: PyTree, mesh: Mesh, rules: sharding.Rules = ()) -> PyTree:
-    """The same abstract leaves, each with the sharding it shall have on the mesh. `rules`: of `state_shardings`."""
+    """Abstract leaves, each with the sharding it shall have on the mesh. `rules`: of `state_shardings`."""
     return jax.tree.map(_with_sharding, abstract, sharding.state_shardings(mesh, abstract, rules))
 
 
