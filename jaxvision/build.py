@@ -222,8 +222,7 @@ def metric(config: Config, name: str, classes: tuple[str, ...]) -> Metric:
 
 
 def measures(config: Config, name: str, classes: tuple[str, ...], training: tuple[str, ...]) -> dict[str, Metric]:
-    """All that the eval `name` hands to `evals.run`: its metric, and what gathers the outcome of each sample where the
-    task predicts labels.
+    """The metrics that the eval `name` hands to `evals.run`: its own, and where labels are predicted OUTCOMES.
 
     classes: those of the evaluation's data, as `eval_data` gives it; training: those of the network. Where the data
     has some of them alone, the others are no possible answer.

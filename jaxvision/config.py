@@ -132,10 +132,10 @@ def default() -> Config:
     )
     c.data = Config(
         dict(
-            train="",  # source URI: digits:train, folder:/pets/train, tfds:imagenet2012/train, fake:1000x224
+            train="",  # source URI, such as digits:train, folder:/pets/train, fake:1000x224; all kinds: docs/data.md
             size=224,  # side of the network's input in pixels
             resize=0,  # evaluation: shorter side before the centre crop; 0 means size / 0.875, as torchvision
-            filter="bilinear",  # or "bicubic"; both antialiased, Pillow's
+            filter="bilinear",  # evaluation: of that resizing; or "bicubic"; both antialiased, Pillow's
             channels=3,  # or 1
             mean=(0.485, 0.456, 0.406),  # of pixels in 0..1, one a channel
             std=(0.229, 0.224, 0.225),
@@ -514,7 +514,7 @@ def run_of(config: Config) -> str:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """`changes`, as "key: old -> new"."""
+    """Lines "key: old -> new" for `changes`."""
     return [f"{key}: {a!r} -> {b!r}" for key, (a, b) in changes(old, new).items()]
 
 

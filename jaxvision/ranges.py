@@ -110,7 +110,7 @@ Rate = Annotated[float, RATE]  # of dropping, averaging, smoothing: 1 would leav
 Positive = Annotated[float, POSITIVE]
 NotNegative = Annotated[float, NOT_NEGATIVE]
 Count = Annotated[int, COUNT]
-CountOrNone = Annotated[int, between(0, 2**20)]
+CountOrNone = Annotated[int, between(0, 2**20)]  # 0 is none
 Depth = Annotated[int, between(1, 300)]  # of blocks that are traced one by one
 Counts = Annotated[tuple[Count, ...], SOME]
 Depths = Annotated[tuple[Depth, ...], SOME]
@@ -129,7 +129,7 @@ Strength = Annotated[float, between(0, 1000)]
 
 
 def finite(value: Any, key: str) -> None:
-    """Raises UserError for a number in a value, at any depth, that is infinite or none at all."""
+    """Raises UserError for a number in a value, at any depth, that is infinite or NaN."""
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{key} is {value!r}: it must be a finite number")
     if isinstance(value, Mapping):

@@ -84,7 +84,7 @@ def _let_pillow(max_pixels: int) -> None:
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Raises UserError for an image of more pixels."""
+    """Raises UserError for an image of more than `max_pixels` pixels."""
     if width * height > max_pixels:
         raise UserError(_too_many(f"{width} x {height} pixels are", max_pixels))
 

@@ -156,7 +156,7 @@ def read_file(path: str) -> bytes:
 
 
 def read_image(path: str, more: str = "") -> bytes:
-    """The same of an image that a source lists; `more` ends the message. Raises Unreadable."""
+    """All bytes of an image file that a source lists. Raises Unreadable, with `more` at the end of the message."""
     try:
         return read_file(path)
     except OSError as error:
