@@ -21,6 +21,7 @@ from jaxvision.data.contract import InputContract
 from jaxvision.errors import Damaged, UserError
 from jaxvision.log import Say
 from jaxvision.published import Published
+from jaxvision.ranges import one_of
 from jaxvision.task import PyTree, Task
 from jaxvision.tasks.common import network
 
@@ -190,9 +191,14 @@ def load_plan(source: Source | Published, task_: Task, config: Config, classes: 
     return weights.plan(fresh, loaded, head, same, begin_afresh=policy.fresh, ignore=policy.ignore)
 
 
+_MAY_DIFFER = one_of("mean", "std", "filter", "range", "background")  # fields of a contract
+
+
 def _check_made_for(source: Source | Published, config: Config) -> None:
     """Raises UserError, all in one, unless the network (of published weights) and the pixels are those that the weights
     were made for, but for what `init_policy.contract` names. Sizes and crops may differ."""
+    for field in config.init_policy.contract:
+        _MAY_DIFFER.check("init_policy.contract", field)
     wrong: dict[str, tuple[Any, Any]] = {}  # key: (what the weights want, what the config has)
     if isinstance(source, Published):
         wrong["model.name"] = (source.model, config.model.name)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvision import loop, pretrained
+from jaxvision import build, loop, pretrained
 from jaxvision.data import InputContract
 from jaxvision.deploy import inference
 from jaxvision.errors import UserError
@@ -95,6 +95,14 @@ def test_other_pixels_are_another_run(workdir, config_of, tmp_path):
     tuned.init_policy.contract = ("background",)
     tuned.steps = 1
     loop.fit(tuned, tmp_path / "w", say=lambda text: None)
+
+
+def test_what_may_differ_is_spelt_right(config_of):
+    config = config_of()
+    config.init_policy.contract = ("maen",)
+    weights = Published("timm:x", "timm", config.model.name, "", None, Path("x"), build.contract(config))
+    with pytest.raises(UserError, match=r"init_policy\.contract is 'maen': did you mean 'mean'\?"):
+        pretrained._check_made_for(weights, config)
 
 
 @pytest.mark.parametrize(
