@@ -65,13 +65,13 @@ def open_source(uri: str) -> Source:
 
     `digits:train|test|all` · `folder:/path` · `images:/path` (no labels) ·
     `tfds:NAME[/CONFIG][:VERSION]/SPLIT[?data_dir=/path]` ·
-    `tar:/path.tar[?labels=FILE][&meta=FILE][&classes=FILE]` ·
+    `tar:/path.tar[?label=PART][&labels=FILE][&meta=FILE][&classes=FILE]` ·
     `csv:/path.csv[?kind=class|tags|values][&root=/path][&classes=FILE]`, more keys: see Csv · `records:/path` ·
     `idx:/folder/train|test[?set=NAME][&classes=FILE]` · `cifar:/archive.tar.gz/train|test[?label=coarse]` ·
     `npz:/path.npz/train|val|test[?classes=FILE]` ·
     `fake:COUNTxSIZE[?classes=10]`; of any, a part: `?split=0:90%[&seed=1]` (but of tfds, which has its own),
-    `?per_class=5[&seed=1]`, `?part=0:80%[&seed=1]` of each class, or all three, each with `group=PATTERN` (folder,
-    images, tar) or `group=COLUMN` (csv) so that no group is torn apart, see Subset.
+    `?per_class=5[&seed=1]`, `?part=0:80%[&seed=1]` of each class, or all three. With `group=PATTERN` (folder, images,
+    tar) or `group=COLUMN` (csv) no group is torn apart by split and part, see Subset.
 
     Raises:
       UserError: unknown scheme, malformed URI, or data that is not there; says what to do.
