@@ -80,6 +80,12 @@ def transfer(argv: list[str]) -> dict[str, Any]:
     targets = [_target(text) for text in arguments.to] + (_vtab(say) if arguments.vtab else [])
     if not targets:
         raise UserError("nowhere to go: name a data source, as --to digits:train,digits:test")
+    part = next((t.train for t in targets if "part=" in t.train.partition("?")[2]), None)
+    if part and len(rates) > 1:
+        raise UserError(
+            f"--to {part} is a part of each class already, of which none is held out to choose a rate by: give one, as "
+            "--lr 0.003, or a part by split="
+        )
     if shots:
         targets = [t._replace(name=f"{t.name}-{k}-a-class", per_class=k) for t in targets for k in shots]
     names = [t.name for t in targets]

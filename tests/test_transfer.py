@@ -42,6 +42,7 @@ def test_what_is_learnt_from_and_tested_on(text, name, train, test):
         ),
         (["--to", "digits:train,digits:test", "--freeze", "1"], "--freeze is 1.0: it is a share of the steps"),
         (["--to", "digits:train,digits:test", "--seeds", "0"], "--seeds is 0: it must be at least 1"),
+        (["--to", "digits:all?part=0:50%,digits:test"], "of which none is held out to choose a rate by: give one, as"),
         (["--to", "digits:train,fake:20x8"], "the classes of fake:20x8 are not those of the training data"),
     ],
 )
