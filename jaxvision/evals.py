@@ -44,7 +44,8 @@ class Evaluation(NamedTuple):
     """metrics: name -> value; samples: how many were seen, each once; digest: SHA-256 over their sorted ids; drawings:
     of the metrics that draw, functions of (matplotlib axes, class names); outcomes: the rows of the metric OUTCOMES,
     and of each the sample's id `index` and its `place` in the source, int64; skipped: unreadable images, which are in
-    none of the figures, as (sample, reason) rows; absent: the classes without a sample, see `sources.absent`."""
+    none of the figures, as (sample, reason) rows, which have "bank", too, if they are the bank's; absent: the classes
+    without a sample, see `sources.absent`."""
 
     metrics: dict[str, float]
     samples: int
@@ -200,10 +201,12 @@ def measure(
         size, reading = batch_size or config.batch_size, build.reading(config)
         return watch(source_batches(of, contract, mesh, size, skips=skips, **reading))
 
-    skips = build.skips(config)
-    banks = {"bank": lambda: batches(bank, build.skips(config))} if bank is not None else {}
+    skips, of_bank = build.skips(config), build.skips(config)
+    banks = {"bank": lambda: batches(bank, of_bank)} if bank is not None else {}
     result = run(task, state, metrics, batches(source, skips), banks, update=update)
-    return result._replace(skipped=skips.rows() if skips else (), absent=absent(source))
+    skipped = skips.rows() if skips else []
+    skipped += [{**row, "bank": True} for row in of_bank.rows()] if of_bank else []
+    return result._replace(skipped=skipped, absent=absent(source))
 
 
 def write(
@@ -253,7 +256,7 @@ def write(
         "classes": list(classes),  # among which the answer is
         "classes_absent": list(evaluation.absent),  # of those without a sample, which are in no mean over classes
         "versions": versions(),
-        "skipped": list(evaluation.skipped),  # unreadable, in none of the figures above
+        "skipped": list(evaluation.skipped),  # unreadable, in none of the figures above; "bank": in the bank
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         **({"run": run} if run else {}),
     }

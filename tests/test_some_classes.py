@@ -1,6 +1,7 @@
 """Evaluations of data that lack some of the network's classes, or name them in another order."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -120,6 +121,22 @@ def test_a_bank_may_lack_classes(trained, photos, answers):
     query = {"features": kept[0]["features"], "label": source.labels}
     bank = {"features": answers[2], "label": answers[0].astype(int)}
     assert summary(trained[0])["evals"]["near"]["knn"] == pytest.approx(knn(classes=10).finish(query, bank)["knn"])
+
+
+def test_what_is_unreadable_in_a_bank_is_listed(trained, photos, tmp_path):
+    network = pretrained.load(str(trained[0]))
+    network.config.data.update(on_error="skip", skip_at_most=0.5, threads=1)
+    names = network.classes
+    shutil.copytree(photos / "val", tmp_path / "b")
+    data, bank = open_source(f"folder:{photos}/val?per_class=1"), Folder(f"{tmp_path}/b")
+    (tmp_path / "b" / "1" / os.path.basename(bank.where(9))).write_bytes(b"no image")
+    found = build.eval_data(network.config, "near", data, bank, names)
+    measures = build.measures(network.config, "near", names, names)
+    result = evals.measure(network.config, network.task, network, measures, *found, network.contract, network.mesh)
+    assert result.samples == 8
+    (row,) = result.skipped
+    assert (row["sample"], row["bank"]) == (9, True)
+    assert bank.where(9) in row["reason"]
 
 
 def test_one_line_says_what_is_absent(trained):
