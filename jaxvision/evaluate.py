@@ -62,7 +62,8 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         source, bank = open_source(uri), open_source(options["bank"]) if options["bank"] else None
         classes = trained.classes_of(uri, source.classes, say)
         source, bank = build.eval_data(trained.config, name, source, bank, classes)
-        lines = [*notes([source]), *survey.levels_told(uri, survey.encoded(source), trained.contract)]
+        lines = notes([source] if bank is None else [source, bank])
+        lines += survey.levels_told(uri, survey.encoded(source), trained.contract)
         for line in (*lines, *build.eval_lines(trained.config, name, source, bank, classes)):
             say(line)
         result = evals.measure(

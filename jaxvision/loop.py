@@ -130,7 +130,7 @@ class Run(Setup):
             f"{config.dtype} | {self.total} steps, {self.total / self.epoch:.4g} epochs"
             + (self.learns and f"\n{self.learns}")
         )
-        for line in notes([self.source, *self.eval_sources.values()]):
+        for line in notes(self.sources()):
             say(line)
         if self.epoch < 1:
             say(
@@ -572,7 +572,7 @@ class Run(Setup):
             "best": self.log.best(),
             "alarms": self.log.alarms(),
             "skipped": self.skips.rows() if self.skips else [],
-            "left_out": left_out([self.source, *self.eval_sources.values()]),
+            "left_out": left_out(self.sources()),
             "devices": self.mesh.size,
             "versions": evals.versions(),
             "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -81,10 +81,14 @@ class Setup:
             options = ", ".join(f"{key}={value!r}" for key, value in config.model.items())
             _require_memory(4 * self.parameters, f"the {self.parameters:,} parameters of model {options} need")
 
+    def sources(self) -> list[Source]:
+        """Training data, the data of the evaluations, and what those compare with."""
+        return [self.source, *self.eval_sources.values(), *self.banks.values()]
+
     def told_of_data(self) -> list[str]:
         """Lines for people: levels and transparency that are not used, images on both sides. Looks at some files."""
         lines: list[str] = []
-        for source in (self.source, *self.eval_sources.values()):
+        for source in self.sources():
             # of parts of one data set the first tells enough
             lines = lines or survey.levels_told(source.uri, survey.encoded(source), self.contract)
         pairs = {(s.uri, ""): (self.source, s) for s in self.eval_sources.values()}

@@ -221,7 +221,7 @@ def test_what_is_left_out_is_counted_by_ending(tmp_path):
 def test_notes_count_tags_and_what_is_unknown(tmp_path):
     (tmp_path / "t.csv").write_text("image,cat,dog\na,1,\nb,0,0\nc,1,1\nd,0,\n")
     uri = f"csv:{tmp_path}/t.csv"
-    assert notes([open_source(uri)]) == [f"tags of {uri}: cat 2, dog 1 (2 unknown); none: 1"]
+    assert notes([open_source(uri)] * 2) == [f"tags of {uri}: cat 2, dog 1 (2 unknown); none: 1"]
     (tmp_path / "t.csv").write_text("image,tags\n" + "".join(f"{k},t{k}\n" for k in range(60)))
     (line,) = notes([open_source(f"{uri}?kind=tags")])
     assert line.endswith(", and 10 more tags; none: 0")

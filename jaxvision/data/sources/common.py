@@ -190,8 +190,11 @@ def left_out(sources: Iterable[Source]) -> dict[str, dict[str, int]]:
 
 
 def notes(sources: Iterable[Source]) -> list[str]:
-    """What somebody should know of sources before they are used: what was left out, how often each tag comes."""
-    sources = list(sources)
+    """What somebody should know of sources before they are used: what was left out, how often each tag comes.
+
+    Sources of the same URI are told once.
+    """
+    sources = list({source.uri: source for source in sources}.values())
     lines = [f"{uri} leaves out {counted(counts)}" for uri, counts in left_out(sources).items()]
     for source in sources:
         if source.kind == "tags":
