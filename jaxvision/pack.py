@@ -89,6 +89,7 @@ def pack(argv: list[str]) -> dict[str, Any]:
 
     from jaxvision.data import survey
     from jaxvision.data.contract import InputContract
+    from jaxvision.data.sources.common import notes
 
     began = time.perf_counter()
     paths.require_folder(arguments.out, "--out")
@@ -99,6 +100,8 @@ def pack(argv: list[str]) -> dict[str, Any]:
     if shards > len(source):
         raise UserError(f"--shards is {shards}, but {source.uri} holds {len(source)} samples: take fewer")
     encoder, say = Encoder(arguments.longest, arguments.quality, arguments.max_pixels), cli.sayer(arguments)
+    for line in notes([source]):
+        say(line)
     for line in () if encoder.keeps_bytes else survey.levels_told(source.uri, survey.encoded(source), InputContract()):
         say(f"{line}; --longest and --quality store 8 bits and no alpha for good: without them files stay as they are")
     packing = Packing(

@@ -91,6 +91,12 @@ def test_kept_bytes_and_the_result(folder, tmp_path, capsys):
     assert f"--config.data.train=records:{out}" in capsys.readouterr().out
 
 
+def test_what_the_source_leaves_out_is_told(folder, tmp_path, capsys):
+    (tmp_path / "pets" / "notes.txt").touch()
+    pack(["--from", folder, "--out", str(tmp_path / "out")])
+    assert f"{folder} leaves out 1 .txt" in capsys.readouterr().out
+
+
 def test_the_same_command_after_the_end_does_nothing(folder, tmp_path, capsys):
     out = tmp_path / "out"
     first = run("--from", folder, "--out", out, "--shards", 3)
