@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
-from jaxvision.data.decode import decode
+from jaxvision.data.decode import MAX_PIXELS, decode
 from jaxvision.data.sources import Source
 from jaxvision.deploy.artefact import Run
 from jaxvision.errors import UserError
@@ -33,7 +33,7 @@ class Images(NamedTuple):
 
     source: None for pictures of noise; crops: uint8 [N, size, size, C]; squares: uint8 [N, resize, resize, C], whose
     centres they are; labels: [N, ...] or None; places: in the source; sizes: (H, W) of each file; skipped: what could
-    not be read.
+    not be read; max_pixels: an image of more cannot.
     """
 
     source: Source | None
@@ -44,16 +44,17 @@ class Images(NamedTuple):
     places: list[int]
     sizes: list[tuple[int, int]]
     skipped: list[str]
+    max_pixels: int = MAX_PIXELS
 
     def file(self, k: int) -> np.ndarray:
         """uint8 [1, H, W, C], as decoded."""
         assert self.source is not None
         place = self.places[k]
         image, where = self.source[place]["image"], self.source.where(place)
-        return decode(image, where=where, **self.contract.decoding)[None]
+        return decode(image, where=where, max_pixels=self.max_pixels, **self.contract.decoding)[None]
 
 
-def choose(source: Source, contract: InputContract, count: int, show: Show) -> Images:
+def choose(source: Source, contract: InputContract, count: int, show: Show, max_pixels: int = MAX_PIXELS) -> Images:
     """`count` images, or all if there are fewer, spread evenly over the source; UserError if none is readable."""
     chosen = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)).tolist()
     crop, square = transforms.preprocess(contract), transforms.square(contract)
@@ -61,7 +62,7 @@ def choose(source: Source, contract: InputContract, count: int, show: Show) -> I
     for place in show(iter(chosen), len(chosen), "reading"):
         sample = source[place]
         try:
-            pixels = decode(sample["image"], where=source.where(place), **contract.decoding)
+            pixels = decode(sample["image"], where=source.where(place), max_pixels=max_pixels, **contract.decoding)
             made = crop(pixels), square(pixels)
         except UserError as error:
             skipped.append(str(error))
@@ -74,7 +75,7 @@ def choose(source: Source, contract: InputContract, count: int, show: Show) -> I
     if not places:
         raise UserError(f"none of {len(chosen)} images of {source.uri} could be read: {skipped[0]}")
     known = None if source.kind == "none" else np.stack([np.asarray(label) for label in labels])
-    return Images(source, contract, np.stack(crops), np.stack(squares), known, places, sizes, skipped)
+    return Images(source, contract, np.stack(crops), np.stack(squares), known, places, sizes, skipped, max_pixels)
 
 
 def batched(run: Run, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -14,7 +14,6 @@ import numpy as np
 from etils import epath
 
 from jaxvision import build, evals, pretrained
-from jaxvision.data.contract import InputContract
 from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.deploy import artefact, certificate, inference, network, programs, torch_names, verifying
 from jaxvision.errors import UserError
@@ -43,7 +42,7 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
         say(torch_names.table(state))
     beside = _beside(out, arguments.format, state and state.library)
     source = _data(arguments.data, trained, say)
-    images = _images(source, trained.contract, arguments.images or IMAGES, show)
+    images = _images(source, trained, arguments.images or IMAGES, show)
     probes = certificate.centre(trained.contract, certificate.probes(trained.contract, trained.contract.resize))
     asked = certificate.batched(verifying.reference(trained), np.concatenate([images.crops, probes]))
     reference = {name: rows[: len(images.crops)] for name, rows in asked.items()}
@@ -197,7 +196,7 @@ def _write_program(
     if not arguments.int8:
         programs.write_onnx(written, function, spec, properties)
         return
-    calibration = certificate.choose(open_source(arguments.int8), trained.contract, arguments.calibration, show)
+    calibration = _images(open_source(arguments.int8), trained, arguments.calibration, show)
     chosen = calibration.squares if pixels == "images" else calibration.crops
     about["calibration"] = {"data": arguments.int8, "images": len(chosen), "skipped": calibration.skipped}
     plain_file = written.with_name(f".{written.name}.float32.onnx")
@@ -212,9 +211,12 @@ def _write_program(
 # --------------------------------------------------------------------------- for the certificate
 
 
-def _images(source: Source | None, contract: InputContract, count: int, show: certificate.Show) -> certificate.Images:
+def _images(
+    source: Source | None, trained: pretrained.Trained, count: int, show: certificate.Show
+) -> certificate.Images:
+    contract = trained.contract
     if source is not None:
-        return certificate.choose(source, contract, count, show)
+        return certificate.choose(source, contract, count, show, trained.config.data.max_pixels)
     squares = certificate.probes(contract, contract.resize)
     return certificate.Images(None, contract, certificate.centre(contract, squares), squares, None, [], [], [])
 

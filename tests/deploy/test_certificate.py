@@ -1,7 +1,14 @@
+import contextlib
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from jaxvision.deploy import certificate
+from jaxvision.config import default
+from jaxvision.data import InputContract, open_source
+from jaxvision.deploy import certificate, exporting
+from jaxvision.errors import UserError
 
 
 def test_accuracy_is_over_the_tags_that_are_known():
@@ -10,3 +17,14 @@ def test_accuracy_is_over_the_tags_that_are_known():
     assert certificate.accuracy("tags", found, labels) == {"accuracy": 0.5}
     assert np.isnan(certificate.accuracy("tags", found, np.full((2, 3), np.nan))["accuracy"])
     assert certificate.accuracy("tags", found, np.nan_to_num(labels))["accuracy"] == pytest.approx(2 / 6)
+
+
+def test_images_are_as_large_as_the_training_reads_them(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    source, config = open_source(f"images:{tmp_path}"), default()
+    trained = SimpleNamespace(contract=InputContract(size=8, resize=8), config=config)
+    for most, readable in ((64, True), (63, False)):
+        config.data.max_pixels = most
+        with contextlib.nullcontext() if readable else pytest.raises(UserError, match="than max_pixels=63 allows"):
+            images = exporting._images(source, trained, 1, lambda items, count, what: items)
+            assert images.file(0).shape == (1, 8, 8, 3)
