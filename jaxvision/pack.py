@@ -102,6 +102,8 @@ def pack(argv: list[str]) -> dict[str, Any]:
     encoder, say = Encoder(arguments.longest, arguments.quality, arguments.max_pixels), cli.sayer(arguments)
     for line in notes([source]):
         say(line)
+    if hasattr(source, "groups"):
+        say(f"{source.uri} has groups, and records keep none: pack the data of an evaluation apart, by split= or part=")
     for line in () if encoder.keeps_bytes else survey.levels_told(source.uri, survey.encoded(source), InputContract()):
         say(f"{line}; --longest and --quality store 8 bits and no alpha for good: without them files stay as they are")
     packing = Packing(

@@ -94,7 +94,11 @@ def test_kept_bytes_and_the_result(folder, tmp_path, capsys):
 def test_what_the_source_leaves_out_is_told(folder, tmp_path, capsys):
     (tmp_path / "pets" / "notes.txt").touch()
     pack(["--from", folder, "--out", str(tmp_path / "out")])
-    assert f"{folder} leaves out 1 .txt" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{folder} leaves out 1 .txt" in said
+    assert "groups" not in said
+    pack(["--from", f"{folder}?group=[0-9][.]jpg&split=0:80%", "--out", str(tmp_path / "part")])
+    assert "has groups, and records keep none: pack the data of an evaluation apart" in capsys.readouterr().out
 
 
 def test_the_same_command_after_the_end_does_nothing(folder, tmp_path, capsys):
