@@ -28,8 +28,8 @@ def decode(
     """The pixels of an image, upright.
 
     Args:
-      image: an encoded file (JPEG, PNG, WebP, BMP, GIF, TIFF), pixels uint8 [H, W] or [H, W, 1 or 3],
-        or an image of Pillow, which stays as it is.
+      image: an encoded file of a format that Pillow reads (but EPS), pixels uint8 [H, W] or [H, W, 1 or 3], or an
+        image of Pillow, which stays as it is.
       channels: 3 for RGB, 1 for luma (ITU-R 601, as Pillow).
       where: the place of the sample, for the error message.
       range: (lowest, highest) level of grey files of more than 8 bits: they become 0 and 255, what lies beyond is
