@@ -310,7 +310,7 @@ def eval_data(
     for source in (data, bank):
         if source is None:
             continue
-        check_kind(config, source)
+        check_kind(config, source, f"evals.{name}")
         if measures and source.kind != measures:
             raise UserError(
                 f"evals.{name}: {metric} compares with labels of kind {measures!r}, and {source.uri} has "
@@ -374,11 +374,20 @@ def eval_lines(config: Config, name: str, data: Source, bank: Source | None, tra
     return lines
 
 
-def check_kind(config: Config, source: Source) -> None:
-    """Raises UserError unless the task learns the kind of labels that the source has."""
+def check_kind(config: Config, source: Source, of: str = "") -> None:
+    """Raises UserError unless the task learns the kind of labels that the source has.
+
+    of: whose data it is, such as "evals.val", where it is not the training's: then other data is the way out.
+    """
     learns = jaxvision.tasks.LABELS.get(config.task.name, source.kind)
     if learns == source.kind:
         return
+    if of:
+        has = "none" if source.kind == "none" else repr(source.kind)
+        raise UserError(
+            f"{of}: task {config.task.name} learns labels of kind {learns!r}, and {source.uri} has {has}: name data "
+            "with such labels"
+        )
     if source.kind == "none":
         free = ", ".join(name for name in jaxvision.tasks.TASKS if name not in jaxvision.tasks.LABELS)
         raise UserError(

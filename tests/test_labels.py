@@ -230,7 +230,9 @@ def test_data_that_the_task_cannot_learn_is_refused_with_the_task_that_can(table
         loop.fit(config, tmp_path, say=quiet)
     config = config_of("multilabel", uri)
     config.evals.test.data = uri("binary", "test")
-    with pytest.raises(UserError, match=r'has .class.: set config.task.name = "classification" or'):
+    with pytest.raises(
+        UserError, match=r"evals\.test: task multilabel learns .* has 'class': name data with such labels"
+    ):
         loop.fit(config, tmp_path, say=quiet)
     assert run("evaluate", "--from", str(trained("multilabel")), "--data", uri("binary", "test")) == 2
     assert "task multilabel learns labels of kind 'tags'" in capsys.readouterr().err

@@ -93,7 +93,7 @@ def _data(uri: str | None, trained: pretrained.Trained, say: Say) -> Source | No
         return None
     source = open_source(uri)
     if source.kind != "none":
-        build.check_kind(trained.config, source)
+        build.check_kind(trained.config, source, "the certificate's images")
         source = with_classes(source, trained.classes_of(uri, source.classes, say), "the training data")
     return source
 
