@@ -119,7 +119,7 @@ def _run(arguments: Any, items: list[Any], videos: bool, file: IO[str] | None) -
             )
     files = [image for _, image in items if not is_video(image)]
     looked = (files[k] for k in survey.spread(len(files), survey.LOOK))
-    for line in survey.levels_told("these", filter(None, map(_content, looked)), predictor.contract):
+    for line in survey.levels_told("the command line", filter(None, map(_content, looked)), predictor.contract):
         say(line)
     top = min(arguments.top or 1, len(predictor.classes))
     threshold = 0.5 if arguments.threshold is None else arguments.threshold

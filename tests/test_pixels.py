@@ -140,7 +140,7 @@ def test_commands_tell_it_too(workdir, tmp_path, capsys):
     assert run("evaluate", "--from", str(workdir), "--data", f"folder:{eight}", "--out", str(tmp_path / "o")) == 0
     assert "hold levels 255 to 255, a part of data.range = (0, 4095)" in capsys.readouterr().out
     assert run("predict", "--from", str(workdir), str(eight)) == 0
-    assert "2 of 2 images of these that were looked at have more than 8 bits" in capsys.readouterr().out
+    assert "2 of 2 images of the command line that were looked at have more than 8 bits" in capsys.readouterr().out
     assert run("pack", "--from", f"folder:{eight}", "--out", str(tmp_path / "p"), "--quality", "90") == 0
     assert "--quality store 8 bits and no alpha for good" in capsys.readouterr().out
 
