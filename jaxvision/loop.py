@@ -72,9 +72,9 @@ def fit(
                 run.writer.wait()  # "saved" is said of what is whole
                 status = "interrupted"
                 raise
-            except KeyboardInterrupt:
-                stop_lib.catch()  # what closes below may take its time
-                raise
+        except KeyboardInterrupt:  # a second Ctrl-C, perhaps during the save that the first one asked for
+            stop_lib.catch()  # what closes below may take its time
+            raise
         except Diverged as error:
             status = "diverged"
             with suppress(UserError):  # a save that failed is none that could be named

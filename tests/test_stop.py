@@ -13,7 +13,7 @@ from etils import epath
 
 from jaxvision import checkpoint
 from jaxvision.errors import Interrupted
-from jaxvision.stop import Stop
+from jaxvision.stop import Stop, interrupted
 from tests import flags
 from tests.conftest import ROOT
 from tests.test_loop import assert_bit_equal, final_state, finish, start
@@ -133,6 +133,21 @@ def test_what_nohup_ignores_stays_ignored():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_ctrl_c_of_another_program_is_pythons_own():
+    """In a notebook that calls `fit` nothing is raised again later, and the next `fit` begins."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), Stop() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.asked == "SIGINT"
+            signal.raise_signal(signal.SIGINT)
+        assert not interrupted()
+        with Stop() as stop:
+            stop.check()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_it_asks_by_itself_when_the_time_is_over():
