@@ -425,6 +425,8 @@ class Run(Setup):
             raise
         if not self.ended and self._no_longer_better():
             self.stopped_early = True
+            if self.landed:
+                self._log_train()  # the last step has a line, as that of any run
             self.evaluate()
 
     def _due_by(self, entry: Config) -> bool:

@@ -652,14 +652,16 @@ def test_stops_early_and_stays_stopped(tmp_path):
     """The likeliest five of five classes are always right, so no evaluation is better than the first."""
     data = "fake:64x8?classes=5"
     changes = dict(steps=12, data__train=data, evals=dict(test=dict(data=data, every_epochs=0.0, every_steps=2)))
-    changes |= dict(stop__metric="top5", stop__patience=2)
+    changes |= dict(stop__metric="top5", stop__patience=2, log__every_steps=5)
     state, said = fit(tmp_path / "w", **changes)
     assert "stops early at step 6: test/top5 was best at step 2 (1.0000), and 2 evaluations since then" in said
     assert int(state.step) == 6
     assert (summary(tmp_path / "w")["status"], summary(tmp_path / "w")["stopped_early"]) == ("done", True)
+    assert "done, stopped early" in (tmp_path / "w" / "report.html").read_text()
     again, _ = fit(tmp_path / "w", **changes)
     assert_bit_equal(jax.device_get(state), jax.device_get(again))
     assert [r["step"] for r in records(tmp_path / "w", "eval:test")] == [2, 4, 6]
+    assert [r["step"] for r in records(tmp_path / "w", "train")] == [5, 6]
     further, _ = fit(tmp_path / "w", **{**changes, "stop__patience": 4})
     assert int(further.step) == 10
     with pytest.raises(UserError, match=r"stop\.evaluation"):

@@ -166,6 +166,7 @@ def _picture(workdir: epath.Path, name: str, certificate: dict[str, Any]) -> byt
 def _head(run: Run) -> Html:
     summary, config = run.summary, run.config
     status, colour = STATUS.get(summary.get("status", ""), ("no summary.json", ""))
+    status += ", stopped early" if summary.get("stopped_early") else ""
     versions = summary.get("versions", {})
     wall = sum(session["wall_s"] for session in summary.get("sessions", ()))
     model = ", ".join(f"{k} {v}" if k != "name" else str(v) for k, v in config["model"].items())
