@@ -216,7 +216,7 @@ def body(config: Config) -> str:
 
 
 def metric(config: Config, name: str, classes: tuple[str, ...]) -> Metric:
-    """That of the eval `name`, whose data has these classes."""
+    """The metric of the eval `name`, whose data has these classes."""
     return _metric_factory(name, config.evals[name])(classes=len(classes), names=classes)
 
 
@@ -269,7 +269,7 @@ def example(config: Config, rows: int = 2, *, train: bool = False, kind: str = "
 
 
 def zeros(config: Config) -> Batch:
-    """The same, concrete: what `Task.init` is called with."""
+    """A batch of zeros, as `example` has it: what `Task.init` is called with."""
     return {k: np.zeros(v.shape, v.dtype) for k, v in example(config).items()}
 
 
@@ -290,10 +290,11 @@ def abstract_init(task_: Task, config: Config) -> tuple[PyTree, PyTree]:
         raise UserError(f"model {options} at {config.data.size} px: {error}") from error
 
 
-def check_classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...], of: str = "the training data") -> None:
-    """Raises UserError unless the classes of a source are `mine`, in their order, which are those `of` something."""
+def check_classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...]) -> None:
+    """Raises UserError unless the classes of a source are those of the training data, `mine`, in their order."""
     if tuple(theirs) != tuple(mine):
-        raise UserError(f"the classes of {uri} are not those of {of}: {classes_differ(theirs, mine, 'there', of)}")
+        differ = classes_differ(theirs, mine, "there", "the training data")
+        raise UserError(f"the classes of {uri} are not those of the training data: {differ}")
 
 
 def eval_data(
@@ -403,7 +404,7 @@ def check_every_class(source: Source) -> None:
 
 
 def with_shardings(abstract: PyTree, mesh: Mesh, rules: sharding.Rules = ()) -> PyTree:
-    """The same abstract leaves, each with the sharding it shall have on the mesh. `rules`: of `state_shardings`."""
+    """Abstract leaves, each with the sharding it shall have on the mesh. `rules`: of `state_shardings`."""
     return jax.tree.map(_with_sharding, abstract, sharding.state_shardings(mesh, abstract, rules))
 
 

@@ -1,4 +1,4 @@
-"""What all commands share: flags, messages, exit codes, the last line of JSON."""
+"""What all commands share: flags, messages, exit codes, the clock on a terminal, the last line of JSON."""
 
 from __future__ import annotations
 

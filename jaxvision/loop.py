@@ -392,7 +392,7 @@ class Run(Setup):
             self.log.tell(f"warning: process {host} holds the others up: {share:.0%} of its time is {part}")
 
     def all_sessions(self) -> list[dict[str, Any]]:
-        """Those before and this one, see accounting.py."""
+        """The sessions before and this one, see accounting.py."""
         wall, parts = self.clock.read()
         session = {"first": self.first, "last": self.step, "wall_s": round(wall, 3), "step_s": round(parts["step"], 3)}
         return [*self.sessions, session]

@@ -93,7 +93,7 @@ class Setup:
         return lines + [line for pair in pairs.values() if (line := survey.shared(*pair))]
 
     def rows(self) -> list[int]:
-        """Those of a global batch that this host reads."""
+        """The rows of a global batch that this host reads."""
         return sharding.local_rows(self.split, self.config.batch_size).tolist()
 
     def reader(

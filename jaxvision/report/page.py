@@ -84,7 +84,7 @@ def write(
 
 
 def build(workdir: epath.Path, sources: Mapping[str, Any] | None = None, say: Say = lambda text: None) -> Html:
-    """The same as text."""
+    """The report of a workdir as text, see `write`."""
     run = _read(workdir, say)
     sections = [_head(run), _warnings(run), _results(run), _curves(run), training.section(run.config, sources or {})]
     for name, certificate in run.evals.items():
@@ -120,7 +120,7 @@ def _read(workdir: epath.Path, say: Say) -> Run:
 
 
 def _run_of(workdir: epath.Path) -> str:
-    """Which run the newest checkpoint is of; "" where none says it."""
+    """Which run the newest checkpoint is of; "" where none says it. Without checkpoint.py, which loads JAX."""
     folder = workdir / "checkpoints"
     names = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
     for name in sorted(names, key=int, reverse=True):
