@@ -118,8 +118,6 @@ class Run(Setup):
         self.saved_at = self.step if found.path is not None else -1
         if self.step > self.total:
             raise UserError(f"{workdir} is at step {self.step}, past the {self.total} that this config asks for")
-        if self.leader:
-            write_whole(workdir / "config.json", config_lib.to_json(config))
         device = jax.devices()[0].device_kind
         names = self.source.classes
         listed = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])  # their order has a meaning, too
@@ -180,6 +178,8 @@ class Run(Setup):
             workdir, config, step=self.step, total=self.total, say=say, writes=self.leader, of=of, before=of_before,
             run=self.run,
         )  # fmt: skip
+        if self.leader:  # after the log: by the config before is known what its older records measured
+            write_whole(workdir / "config.json", config_lib.to_json(config))
         self._write_scores()
         clock.begin()
 

@@ -596,14 +596,36 @@ def test_an_evaluation_is_known_by_what_it_measures(four_steps, tmp_path):
     assert len(records(workdir, "eval:test")) == 3
 
 
-def test_records_of_an_older_version_are_those_of_its_config(four_steps, tmp_path):
+@pytest.fixture
+def older(four_steps, tmp_path):
+    """A copy of a run, its log as an older version wrote it, with a top-1 that no evaluation gives."""
     workdir = shutil.copytree(four_steps[0], tmp_path / "w")
     path = workdir / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    old = [{k: v for k, v in record.items() if k != "of"} for record in lines]
-    path.write_text("".join(json.dumps(record) + "\n" for record in old))
-    fit(workdir, **FOUR)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == lines
+    old = [{k: v for k, v in record.items() if k not in ("of", "check")} for record in lines]
+    path.write_text("".join(json.dumps({**r, "top1": 0.75}) + "\n" for r in old))
+    return workdir
+
+
+def test_records_of_an_older_version_are_those_of_its_config(older):
+    fit(older, **FOUR)
+    assert summary(older)["evals"]["test"]["top1"] == 0.75
+    fit(older, **FOUR, evals__test__metric="per_class")
+    assert summary(older)["evals"]["test"]["top1"] != 0.75
+
+
+def test_records_of_an_older_version_outlive_a_session_that_ends_while_it_compiles(older, monkeypatch):
+    """Its config has another metric; the next session still knows that the older records measured another one."""
+
+    def killed(run):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Run, "_compile", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(older, **FOUR, evals__test__metric="per_class")
+    fit(older, **FOUR, evals__test__metric="per_class")
+    assert summary(older)["evals"]["test"]["top1"] != 0.75
 
 
 def test_the_best_is_by_one_metric(tmp_path):
