@@ -177,7 +177,7 @@ def _head(run: Run) -> Html:
         "Parameters": f"{parameters:,}" if parameters else "-",
         "Task": ", ".join([config["task"]["name"], *config["wrap"]]),
         "Training data": config["data"]["train"],
-        "Steps": f"{summary['step']:,} of {summary['steps']:,}" if "step" in summary else "-",
+        "Steps": f"{summary['step']:,} of {summary['steps']:,}" if {"step", "steps"} <= summary.keys() else "-",
         "Batch, computed in": f"{config['batch_size']:,}, {config['dtype']}",
         "Wall clock, all sessions": f"{wall:,.0f} s" + (f" ({wall / 3600:.1f} h)" if wall > 3600 else ""),
         "Training speed": f"{summary['examples_per_s']:,.0f} images/s" if summary.get("examples_per_s") else "-",
@@ -242,7 +242,10 @@ def _time(run: Run) -> Html:
     wall = sum(parts.values()) or 1.0
     rows = [[name, f"{spent:,.1f} s", share(spent / wall)] for name, spent in parts.items()]
     first = summary.get("first_step", {}).get("seconds")
-    told = [f"Goodput {share(summary['goodput'])}: steps that were kept, of the wall clock of all sessions."]
+    goodput = summary.get("goodput")
+    told = []
+    if goodput is not None:  # older versions did not count it
+        told.append(f"Goodput {share(goodput)}: steps that were kept, of the wall clock of all sessions.")
     told += [f"First step after {first:.1f} s."] if first else []
     saves = summary.get("saves", {})
     told += [f"{saves['count']} saves blocked for {saves['blocked_s']:.2f} s."] if saves.get("count") else []
