@@ -118,6 +118,8 @@ class Run(Setup):
         self.saved_at = self.step if found.path is not None else -1
         if self.step > self.total:
             raise UserError(f"{workdir} is at step {self.step}, past the {self.total} that this config asks for")
+        if self.leader:  # before all that takes long: it may not be written
+            write_whole(workdir / "config.json", config_lib.to_json(before_config or config))
         device = jax.devices()[0].device_kind
         names = self.source.classes
         listed = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])  # their order has a meaning, too
@@ -178,7 +180,7 @@ class Run(Setup):
             workdir, config, step=self.step, total=self.total, say=say, writes=self.leader, of=of, before=of_before,
             run=self.run,
         )  # fmt: skip
-        if self.leader:  # after the log: by the config before is known what its older records measured
+        if self.leader:  # only now: by the config before is known what older records of the log measured
             write_whole(workdir / "config.json", config_lib.to_json(config))
         self._write_scores()
         clock.begin()
