@@ -290,10 +290,11 @@ def abstract_init(task_: Task, config: Config) -> tuple[PyTree, PyTree]:
         raise UserError(f"model {options} at {config.data.size} px: {error}") from error
 
 
-def check_classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...], of: str = "the training data") -> None:
-    """Raises UserError unless the classes of a source are `mine`, in their order, which are those `of` something."""
+def check_classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...]) -> None:
+    """Raises UserError unless the classes of a source are those of the training data, `mine`, in their order."""
     if tuple(theirs) != tuple(mine):
-        raise UserError(f"the classes of {uri} are not those of {of}: {classes_differ(theirs, mine, 'there', of)}")
+        differ = classes_differ(theirs, mine, "there", "the training data")
+        raise UserError(f"the classes of {uri} are not those of the training data: {differ}")
 
 
 def eval_data(

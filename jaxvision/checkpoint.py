@@ -1,7 +1,7 @@
 """Checkpoints: Orbax arrays, a description beside them, and digests that are written last.
 
     checkpoints/STEP/state/         the arrays, written by Orbax in the background
-    checkpoints/STEP/about.json     step, metrics, input contract, class names, versions
+    checkpoints/STEP/about.json     step, input contract, class names, number of samples, config, run, versions
     checkpoints/STEP/digests.json   SHA-256 of every file: written last, so a folder without it is half-written
 
     checkpoints/scores.json         what decides the best, and step -> score: evaluations may come after the save

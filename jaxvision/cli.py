@@ -1,4 +1,4 @@
-"""What all commands share: flags, messages, exit codes, the last line of JSON."""
+"""What all commands share: flags, messages, exit codes, the clock on a terminal, the last line of JSON."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Parser(argparse.ArgumentParser):
                         raise UserError(f"{word} needs a value: {word}=VALUE")
                     value = pending.pop(0)
                 overrides[key] = value
-            elif not word.removeprefix("--").partition("=")[2] and (word.endswith("=") or not word):
+            elif not word or (word.startswith("--") and word.find("=") == len(word) - 1):
                 flag = word[:-1] or (rest[-1] if rest and rest[-1].startswith("--") else "an argument")
                 raise UserError(f"{flag} is empty: give it a value, or leave it out (an unset variable of the shell?)")
             else:
@@ -152,21 +152,7 @@ def main(
     argv = sys.argv[1:] if argv is None else argv
     code = 0
     try:
-        try:
-            _open_standard_streams()
-            if unheard:
-                sys.stdout, sys.stderr = _Unheard(sys.stdout), _Unheard(sys.stderr)
-            quiet_libraries()
-            fast_cpu_products()
-            keep_compiled()
-            result = command(argv)
-        except Exception:
-            if not interrupted():
-                raise
-        finally:
-            ticker.stop()
-        if interrupted():  # a library swallowed it, or made another error of it
-            raise KeyboardInterrupt
+        result = _result(command, argv, unheard)
         if hosts.index() == 0:
             print_result(result, asked="--json" in argv)
     except (UserError, OSError) as error:
@@ -181,9 +167,32 @@ def main(
             traceback.print_exc()
             hosts.fail(1, f"{type(error).__name__}: {error}")
         raise
+    catch()  # the command is over: a Ctrl-C from here on is raised once, whoever called this
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     sys.exit(code)
+
+
+def _result(command: Callable[[list[str]], dict[str, Any]], argv: list[str], unheard: bool) -> dict[str, Any]:
+    """What the command returns. Raises KeyboardInterrupt also where a library swallowed it, or made another error of
+    it."""
+    try:
+        _open_standard_streams()
+        if unheard:
+            sys.stdout, sys.stderr = _Unheard(sys.stdout), _Unheard(sys.stderr)
+        quiet_libraries()
+        fast_cpu_products()
+        keep_compiled()
+        result = command(argv)
+    except Exception as error:
+        if interrupted():
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        ticker.stop()
+    if interrupted():
+        raise KeyboardInterrupt
+    return result
 
 
 def _report(error: UserError | OSError, argv: list[str]) -> int:

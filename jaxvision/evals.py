@@ -30,7 +30,7 @@ from jaxvision.metrics.outcomes import OUTCOMES
 from jaxvision.paths import write_json, write_whole
 from jaxvision.task import Batch, Metric, PyTree, Task
 
-# What the sums of all metrics are called together; (params, extra, batch) -> (sums, rows).
+# (params, extra, batch) -> (sums, rows), of all metrics of an evaluation
 Update = Callable[[PyTree, PyTree, Batch], tuple[PyTree, PyTree]]
 
 
@@ -70,7 +70,7 @@ def make_update(task: Task, metrics: Mapping[str, Metric]) -> Update:
 
 
 def compile_update(task: Task, metrics: Mapping[str, Metric], state: Any, batch: Batch) -> Update:
-    """The same, compiled ahead of time for the shapes and shardings of `state` and `batch` (may be abstract)."""
+    """`make_update`, compiled ahead of time for the shapes and shardings of `state` and `batch` (may be abstract)."""
     return make_update(task, metrics).lower(state.params, state.extra, batch).compile()  # type: ignore[attr-defined]
 
 

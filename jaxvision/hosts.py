@@ -160,7 +160,9 @@ def of_first(number: float) -> float:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    return float(multihost_utils.broadcast_one_to_all(np.float32(number)))
+    # as bits: the devices would make a float32 of it, in which minutes of a week's run stand still for several steps
+    bits = multihost_utils.broadcast_one_to_all(np.array([number], np.float64).view(np.uint32))
+    return float(np.asarray(bits).view(np.float64)[0])
 
 
 def require_shared(workdir: epath.Path) -> None:

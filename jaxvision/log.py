@@ -89,6 +89,7 @@ SUMMARY = {  # what is read of summary.json; what an older version wrote may lac
     "status?": str,
     "step?": int,
     "steps?": int,
+    "stopped_early?": bool,
     "parameters?": int,
     "devices?": int,
     "wall_s?": _NUMBER,
@@ -125,7 +126,7 @@ def read_summary(workdir: epath.Path, run: str = "") -> dict[str, Any]:
 def require_run(path: epath.Path, content: dict[str, Any], run: str) -> None:
     """Raises Damaged if a file says that it is of another run; older versions do not say."""
     if run and content.get("run", run) != run:
-        raise Damaged(f"{path} is damaged (it is of another run than the checkpoints here)")
+        raise Damaged(f"{path} is damaged (it is of another run)")
 
 
 def read_records(workdir: epath.Path, run: str = "", say: Say = lambda text: None) -> list[dict[str, Any]]:

@@ -72,9 +72,9 @@ def fit(
                 run.writer.wait()  # "saved" is said of what is whole
                 status = "interrupted"
                 raise
-            except KeyboardInterrupt:
-                stop_lib.catch()  # what closes below may take its time
-                raise
+        except KeyboardInterrupt:  # a second Ctrl-C, perhaps during the save that the first one asked for
+            stop_lib.catch()  # what closes below may take its time
+            raise
         except Diverged as error:
             status = "diverged"
             with suppress(UserError):  # a save that failed is none that could be named
@@ -118,8 +118,8 @@ class Run(Setup):
         self.saved_at = self.step if found.path is not None else -1
         if self.step > self.total:
             raise UserError(f"{workdir} is at step {self.step}, past the {self.total} that this config asks for")
-        if self.leader:
-            write_whole(workdir / "config.json", config_lib.to_json(config))
+        if self.leader:  # before all that takes long: it may not be written
+            write_whole(workdir / "config.json", config_lib.to_json(before_config or config))
         device = jax.devices()[0].device_kind
         names = self.source.classes
         listed = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])  # their order has a meaning, too
@@ -180,6 +180,8 @@ class Run(Setup):
             workdir, config, step=self.step, total=self.total, say=say, writes=self.leader, of=of, before=of_before,
             run=self.run,
         )  # fmt: skip
+        if self.leader:  # only now: by the config before is known what older records of the log measured
+            write_whole(workdir / "config.json", config_lib.to_json(config))
         self._write_scores()
         clock.begin()
 
@@ -392,7 +394,7 @@ class Run(Setup):
             self.log.tell(f"warning: process {host} holds the others up: {share:.0%} of its time is {part}")
 
     def all_sessions(self) -> list[dict[str, Any]]:
-        """Those before and this one, see accounting.py."""
+        """The sessions before and this one, see accounting.py."""
         wall, parts = self.clock.read()
         session = {"first": self.first, "last": self.step, "wall_s": round(wall, 3), "step_s": round(parts["step"], 3)}
         return [*self.sessions, session]
@@ -425,6 +427,8 @@ class Run(Setup):
             raise
         if not self.ended and self._no_longer_better():
             self.stopped_early = True
+            if self.landed:
+                self._log_train()  # the last step has a line, as that of any run
             self.evaluate()
 
     def _due_by(self, entry: Config) -> bool:

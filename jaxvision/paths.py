@@ -49,7 +49,7 @@ def on_disk(name: str, what: str) -> pathlib.Path:
 
 
 def write_whole(path: epath.Path, content: str | bytes) -> None:
-    """Under its final name only when whole. Raises UserError, which names the file, where it cannot be written."""
+    """Writes a file, under its final name only when whole. Raises UserError, which names it, where that fails."""
     data = content.encode() if isinstance(content, str) else content
     if is_bucket(path):
         try:

@@ -18,6 +18,7 @@ from jaxvision import build, checkpoint, models, npz, paths, published, sharding
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data.contract import InputContract
+from jaxvision.data.sources.classes import classes_differ
 from jaxvision.errors import Damaged, UserError
 from jaxvision.log import Say
 from jaxvision.published import Published
@@ -160,7 +161,7 @@ def checkpoint_mismatch(about: dict[str, Any], config: Config, classes: tuple[st
         pairs["task.name"] = (about["task"], config.task.name)
     lines = [f"{key}: {a!r} -> {b!r}" for key, (a, b) in sorted(pairs.items())]
     if classes is not None and tuple(about["classes"]) != classes:
-        lines.append(f"classes: {build.classes_differ(tuple(about['classes']), classes, 'the checkpoint', 'the data')}")
+        lines.append(f"classes: {classes_differ(tuple(about['classes']), classes, 'the checkpoint', 'the data')}")
     return lines
 
 
@@ -351,7 +352,7 @@ def load(source: str, which: str = "") -> Trained:
 
 
 def load_found(found: Source | Published, source: str) -> Trained:
-    """The same of what `find` found for `source`. Raises UserError."""
+    """A trained network from what `find` found for `source`. Raises UserError."""
     if isinstance(found, Published):
         return _load_published(found)
     config = config_of(found)

@@ -84,8 +84,9 @@ class Stop:
         return self
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
-            _interrupt()
+        if self.asked and number == signal.SIGINT:  # as whoever had it before: a command, or a notebook that goes on
+            before = self._before[number]
+            (before if callable(before) else signal.default_int_handler)(number, frame)
         self._ask(signal.Signals(number).name)
 
     def _ask(self, why: str) -> None:

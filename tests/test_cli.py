@@ -318,6 +318,12 @@ def test_arguments_that_make_no_sense(argv, words):
         parser.need_positive(parser.parse(argv)[0], "top")
 
 
+def test_the_name_of_a_file_may_end_in_an_equals_sign():
+    parser = cli.Parser("jaxvision.none", "", [])
+    parser.add_argument("files", nargs="*")
+    assert parser.parse(["aGk=", "a=b="])[0].files == ["aGk=", "a=b="]
+
+
 def test_a_key_of_the_config_may_be_empty():
     parser = cli.Parser("jaxvision.none", "", [])
     assert parser.parse(["--config.init="], prefix="config")[1] == {"init": ""}

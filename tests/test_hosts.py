@@ -4,6 +4,7 @@ launch/local.py, connected by jax.distributed over loopback."""
 import dataclasses
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -459,6 +460,13 @@ def test_losses_gradients_and_rows_are_those_of_one_process(command, tmp_path):
                 assert apart < 1e-3, (count, fsdp, step)
                 worst = {"loss": max(worst["loss"], loss), "gradient": max(worst["gradient"], apart)}
     print(f"\nworst of 1, 2, 4 processes, copied and split: {worst}")
+
+
+def test_a_number_of_the_first_keeps_its_digits():
+    """Seconds of a week: as float32 they stand still for several steps, and the pace of steps divides by nothing."""
+    code = "from jaxvision import hosts; hosts.join(); print('=', repr(hosts.of_first(604_800.0123 + hosts.index())))"
+    out, _ = python(2, "-c", code, devices=1).communicate(timeout=120)
+    assert re.findall("= (.*)", out) == ["604800.0123"] * 2, out
 
 
 def test_hosts_in_other_time_zones_name_the_same_workdir(tmp_path):

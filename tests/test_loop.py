@@ -599,14 +599,36 @@ def test_an_evaluation_is_known_by_what_it_measures(four_steps, tmp_path):
     assert len(records(workdir, "eval:test")) == 3
 
 
-def test_records_of_an_older_version_are_those_of_its_config(four_steps, tmp_path):
+@pytest.fixture
+def older(four_steps, tmp_path):
+    """A copy of a run, its log as an older version wrote it, with a top-1 that no evaluation gives."""
     workdir = shutil.copytree(four_steps[0], tmp_path / "w")
     path = workdir / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    old = [{k: v for k, v in record.items() if k != "of"} for record in lines]
-    path.write_text("".join(json.dumps(record) + "\n" for record in old))
-    fit(workdir, **FOUR)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == lines
+    old = [{k: v for k, v in record.items() if k not in ("of", "check")} for record in lines]
+    path.write_text("".join(json.dumps({**r, "top1": 0.75}) + "\n" for r in old))
+    return workdir
+
+
+def test_records_of_an_older_version_are_those_of_its_config(older):
+    fit(older, **FOUR)
+    assert summary(older)["evals"]["test"]["top1"] == 0.75
+    fit(older, **FOUR, evals__test__metric="per_class")
+    assert summary(older)["evals"]["test"]["top1"] != 0.75
+
+
+def test_records_of_an_older_version_outlive_a_session_that_ends_while_it_compiles(older, monkeypatch):
+    """Its config has another metric; the next session still knows that the older records measured another one."""
+
+    def killed(run):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Run, "_compile", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(older, **FOUR, evals__test__metric="per_class")
+    fit(older, **FOUR, evals__test__metric="per_class")
+    assert summary(older)["evals"]["test"]["top1"] != 0.75
 
 
 def test_the_best_is_by_one_metric(tmp_path):
@@ -655,14 +677,16 @@ def test_stops_early_and_stays_stopped(tmp_path):
     """The likeliest five of five classes are always right, so no evaluation is better than the first."""
     data = "fake:64x8?classes=5"
     changes = dict(steps=12, data__train=data, evals=dict(test=dict(data=data, every_epochs=0.0, every_steps=2)))
-    changes |= dict(stop__metric="top5", stop__patience=2)
+    changes |= dict(stop__metric="top5", stop__patience=2, log__every_steps=5)
     state, said = fit(tmp_path / "w", **changes)
     assert "stops early at step 6: test/top5 was best at step 2 (1.0000), and 2 evaluations since then" in said
     assert int(state.step) == 6
     assert (summary(tmp_path / "w")["status"], summary(tmp_path / "w")["stopped_early"]) == ("done", True)
+    assert "done, stopped early" in (tmp_path / "w" / "report.html").read_text()
     again, _ = fit(tmp_path / "w", **changes)
     assert_bit_equal(jax.device_get(state), jax.device_get(again))
     assert [r["step"] for r in records(tmp_path / "w", "eval:test")] == [2, 4, 6]
+    assert [r["step"] for r in records(tmp_path / "w", "train")] == [5, 6]
     further, _ = fit(tmp_path / "w", **{**changes, "stop__patience": 4})
     assert int(further.step) == 10
     with pytest.raises(UserError, match=r"stop\.evaluation"):

@@ -14,6 +14,7 @@ from jaxvision import build, paths, prepare
 from jaxvision import config as config_lib
 from jaxvision.data.sources import open_source
 from jaxvision.errors import UserError
+from jaxvision.log import SUMMARY
 from jaxvision.report import analysis, draw, page, style, training
 from tests.conftest import ROOT
 
@@ -289,6 +290,15 @@ def test_what_is_not_there_any_more_is_said(finished, tmp_path):
     found = read(workdir / "report.html")
     for word in ("no summary.json", "Nothing was evaluated", "No line of the log was written", "optim.lr"):
         assert word in found.said
+
+
+def test_a_summary_of_an_older_version_may_lack_any_key(finished):
+    whole = page._read(epath.Path(finished), print)
+    missing = [{key.removesuffix("?")} for key in SUMMARY] + [set(whole.summary)]
+    for keys in missing:
+        run = whole._replace(summary={k: v for k, v in whole.summary.items() if k not in keys})
+        for section in (page._head, page._warnings, page._results, page._time):
+            assert isinstance(section(run), str), keys
 
 
 def test_alarms_and_a_divergence_are_prominent(finished, tmp_path):

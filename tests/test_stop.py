@@ -13,7 +13,7 @@ from etils import epath
 
 from jaxvision import checkpoint
 from jaxvision.errors import Interrupted
-from jaxvision.stop import Stop
+from jaxvision.stop import Stop, interrupted
 from tests import flags
 from tests.conftest import ROOT
 from tests.test_loop import assert_bit_equal, final_state, finish, start
@@ -78,6 +78,18 @@ def test_a_ctrl_c_that_a_library_swallows_still_ends_the_command(how):
     assert "interrupted, nothing saved" in err
 
 
+def test_after_a_command_a_ctrl_c_is_raised_once():
+    """`main` in a process that goes on: a test's, a notebook's."""
+    code = (
+        "import signal, time; from jaxvision import cli, stop; stop.REPEAT = 0.05\n"
+        "try: cli.main(lambda argv: {}, [])\nexcept SystemExit: pass\n"
+        "try: signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt: print('raised')\n"
+        "time.sleep(0.5); print('goes on')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines() == ["{}", "raised", "goes on"], done.stderr
+
+
 @pytest.mark.parametrize("many", [3, pytest.param(24, marks=pytest.mark.slow)])
 def test_ctrl_c_at_every_moment_of_the_start(config, tmp_path, many):
     """While a command imports, which takes seconds; -SIGINT is what a shell calls 130, too. Nothing can be done about
@@ -133,6 +145,22 @@ def test_what_nohup_ignores_stays_ignored():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_ctrl_c_of_another_program_is_pythons_own():
+    """In a notebook that calls `fit` nothing is raised again later, and the next `fit` begins."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Stop() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.asked == "SIGINT"
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert not interrupted()
+        with Stop() as stop:
+            stop.check()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_it_asks_by_itself_when_the_time_is_over():

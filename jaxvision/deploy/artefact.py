@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
+from etils import epath
 
-from jaxvision import published
-from jaxvision.errors import UserError
+from jaxvision import paths, published
+from jaxvision.errors import Damaged, UserError
 
 FORMATS = {"stablehlo": ".stablehlo", "onnx": ".onnx", "litert": ".tflite", "safetensors": ".safetensors"}
 # What a file takes.
@@ -43,21 +44,19 @@ def certificate_of(path: pathlib.Path) -> pathlib.Path:
 
 
 def read_certificate(path: pathlib.Path) -> dict[str, Any]:
-    """Of an exported file, which it must be the certificate of. Raises UserError."""
+    """The certificate beside an exported file. Raises UserError where it is missing, damaged or of another file."""
     beside = certificate_of(path)
     try:
-        about = json.loads(beside.read_text())
-        expected, size = about["sha256"], about["bytes"]
+        about = paths.read_json(epath.Path(beside), {"format": str, "sha256": str, "bytes": int})
     except FileNotFoundError:
         others = f", or, if they are another's weights, name the network: timm:NAME={path}"
         raise UserError(
             f"{beside} is missing: it says what {path.name} takes and what its classes are; copy it from where "
             f"{path.name} was exported, or export again{others if path.suffix == '.safetensors' else ''}"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{beside} is no certificate of jaxvision.export ({reason}): copy it again") from None
-    found = digest(path)
+    except Damaged as error:
+        raise Damaged(f"{error}, so it is no certificate of jaxvision.export: copy it again") from error
+    found, expected, size = digest(path), about["sha256"], about["bytes"]
     if found != expected:
         raise UserError(
             f"{path} is not the file that {beside.name} certifies: it has {path.stat().st_size:,} bytes and SHA-256 "

@@ -29,7 +29,7 @@ Show = Callable[[Iterator[Any], int, str], Iterator[Any]]
 
 
 class Images(NamedTuple):
-    """Those of a source that both are shown.
+    """Images of a source that both are shown.
 
     source: None for pictures of noise; crops: uint8 [N, size, size, C]; squares: uint8 [N, resize, resize, C], whose
     centres they are; labels: [N, ...] or None; places: in the source; sizes: (H, W) of each file; skipped: what could
@@ -79,7 +79,7 @@ def choose(source: Source, contract: InputContract, count: int, show: Show, max_
 
 
 def batched(run: Run, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Of all images, BATCH at a time; the last batch is padded, so that one program does."""
+    """Runs all images, BATCH at a time; the last batch is padded, so that one program does."""
     size, parts = min(BATCH, len(images)), []
     for start in range(0, len(images), size):
         rows = images[start : start + size]
@@ -89,7 +89,7 @@ def batched(run: Run, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def compared(kind: str, trained: dict[str, np.ndarray], exported: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Of the same images, in the same order.
+    """How far two networks say the same of the same images, in the same order.
 
     `agreement` is the share of images of which both say the same: the class (ties aside, which `ties` counts), all tags
     at 0.5, or values that differ by at most 1e-3 of their scale. `largest_difference` is that of the logits or values,

@@ -64,7 +64,7 @@ class Prediction:
         return [(self.classes[i], float(self.scores[i])) for i in order]
 
     def tags(self, threshold: float = 0.5) -> list[tuple[str, float]]:
-        """Those whose probability is at least the threshold, the most probable first."""
+        """The tags whose probability is at least the threshold, the most probable first."""
         if not isinstance(threshold, int | float | np.number) or not 0 <= threshold <= 1:
             raise UserError(f"threshold is {threshold!r}: it is a probability, in 0..1")
         return [(name, p) for name, p in self.top(len(self.classes)) if p >= threshold]
@@ -128,7 +128,7 @@ class Predictor:
     def stream(
         self, images: Iterable[tuple[Key, Any]], batch_size: int, count: int | None = None
     ) -> Iterator[tuple[Key, Prediction | UserError | OSError]]:
-        """Of (key, image): (key, its Prediction, or why it could not be read), in order.
+        """Gives for each (key, image) in order (key, its Prediction, or why it could not be read).
 
         The next batch is decoded meanwhile, by as many threads as there are cores, at most 16. str(key) is the image's
         name in errors. `count`: how many there are, where that is known.
@@ -159,7 +159,7 @@ class Predictor:
             pool.shutdown(cancel_futures=True)  # who stops early does not wait for a batch to be decoded
 
     def batch(self, good: Sequence[np.ndarray], size: int) -> list[Prediction]:
-        """Of images that were prepared, at most `size`; padded to it, so that one program does for all."""
+        """Predictions of at most `size` prepared images; padded to it, so that one program does for all."""
         images = np.zeros((size, *good[0].shape), np.uint8)
         images[: len(good)] = good
         return [Prediction(self.kind, self.classes, row) for row in self.scores(images)[: len(good)]]
@@ -258,7 +258,7 @@ def _load(name: str, checkpoint: str) -> Predictor:
 
 
 def of_file(path: pathlib.Path, about: dict[str, Any]) -> Predictor:
-    """Of an exported file and its certificate. Raises UserError."""
+    """A Predictor of an exported file and its certificate. Raises UserError."""
     try:
         contract, classes, kind = InputContract.from_dict(about["contract"]), tuple(about["classes"]), about["kind"]
         whole, _ = about["input"]["pixels"] == "images", about["format"]
@@ -282,7 +282,8 @@ def run_of(path: pathlib.Path, about: dict[str, Any]) -> artefact.Run:
 
 
 def run_weights(loaded: pretrained.Trained, scores: str) -> artefact.Run:
-    """Of weights that were read back as a classifier's: what their logits mean is "softmax", "sigmoid" or "values"."""
+    """What weights compute that were read back as a classifier's; `scores`, what their logits mean, is "softmax",
+    "sigmoid" or "values"."""
 
     def outputs(predicted: dict[str, jax.Array]) -> dict[str, jax.Array]:
         logits = predicted["logits"]
@@ -329,7 +330,7 @@ def kind_of(trained: pretrained.Trained) -> str:
 
 
 def scores_of(predicted: dict[str, jax.Array]) -> jax.Array:
-    """Of what a task predicts: the values, or float32 probabilities."""
+    """The values in what a task predicts, or float32 probabilities."""
     if "values" in predicted:
         return predicted["values"]
     return predicted["probabilities"] if "probabilities" in predicted else jax.nn.softmax(predicted["logits"])

@@ -81,9 +81,9 @@ def verify(
         raise UserError(f"--verify {name!r} is no exported file: one ends in {', '.join(artefact.FORMATS.values())}")
     path = pathlib.Path(name).expanduser()
     about = artefact.read_certificate(path)
+    run_file = inference.run_of(path, about)  # from here on it is known to hold what the file says of itself
     contract = InputContract.from_dict(about["contract"])
     bound = about["bound"] if bound is None else bound
-    run_file = inference.run_of(path, about)
     say(f"{path}: the file that {artefact.certificate_of(path).name} certifies, sha256 {about['sha256'][:12]}...")
     unproved = artefact.unproved(path, about["format"])
     if unproved:

@@ -56,7 +56,7 @@ class PerClass(NamedTuple):
 
 
 def per_class(matrix: np.ndarray) -> PerClass:
-    """Of a confusion matrix, int [C, C]."""
+    """What a confusion matrix, int [C, C], says of each class."""
     hits, count, predicted = np.diag(matrix).astype(float), matrix.sum(1), matrix.sum(0)
     wrong = matrix - np.diag(np.diag(matrix))
     other = wrong.argmax(1)

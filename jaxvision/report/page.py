@@ -84,7 +84,7 @@ def write(
 
 
 def build(workdir: epath.Path, sources: Mapping[str, Any] | None = None, say: Say = lambda text: None) -> Html:
-    """The same as text."""
+    """The report of a workdir as text, see `write`."""
     run = _read(workdir, say)
     sections = [_head(run), _warnings(run), _results(run), _curves(run), training.section(run.config, sources or {})]
     for name, certificate in run.evals.items():
@@ -120,7 +120,7 @@ def _read(workdir: epath.Path, say: Say) -> Run:
 
 
 def _run_of(workdir: epath.Path) -> str:
-    """Which run the newest checkpoint is of; "" where none says it."""
+    """Which run the newest checkpoint is of; "" where none says it. Without checkpoint.py, which loads JAX."""
     folder = workdir / "checkpoints"
     names = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
     for name in sorted(names, key=int, reverse=True):
@@ -166,6 +166,7 @@ def _picture(workdir: epath.Path, name: str, certificate: dict[str, Any]) -> byt
 def _head(run: Run) -> Html:
     summary, config = run.summary, run.config
     status, colour = STATUS.get(summary.get("status", ""), ("no summary.json", ""))
+    status += ", stopped early" if summary.get("stopped_early") else ""
     versions = summary.get("versions", {})
     wall = sum(session["wall_s"] for session in summary.get("sessions", ()))
     model = ", ".join(f"{k} {v}" if k != "name" else str(v) for k, v in config["model"].items())
@@ -176,7 +177,7 @@ def _head(run: Run) -> Html:
         "Parameters": f"{parameters:,}" if parameters else "-",
         "Task": ", ".join([config["task"]["name"], *config["wrap"]]),
         "Training data": config["data"]["train"],
-        "Steps": f"{summary['step']:,} of {summary['steps']:,}" if "step" in summary else "-",
+        "Steps": f"{summary['step']:,} of {summary['steps']:,}" if {"step", "steps"} <= summary.keys() else "-",
         "Batch, computed in": f"{config['batch_size']:,}, {config['dtype']}",
         "Wall clock, all sessions": f"{wall:,.0f} s" + (f" ({wall / 3600:.1f} h)" if wall > 3600 else ""),
         "Training speed": f"{summary['examples_per_s']:,.0f} images/s" if summary.get("examples_per_s") else "-",
@@ -241,7 +242,10 @@ def _time(run: Run) -> Html:
     wall = sum(parts.values()) or 1.0
     rows = [[name, f"{spent:,.1f} s", share(spent / wall)] for name, spent in parts.items()]
     first = summary.get("first_step", {}).get("seconds")
-    told = [f"Goodput {share(summary['goodput'])}: steps that were kept, of the wall clock of all sessions."]
+    goodput = summary.get("goodput")
+    told = []
+    if goodput is not None:  # older versions did not count it
+        told.append(f"Goodput {share(goodput)}: steps that were kept, of the wall clock of all sessions.")
     told += [f"First step after {first:.1f} s."] if first else []
     saves = summary.get("saves", {})
     told += [f"{saves['count']} saves blocked for {saves['blocked_s']:.2f} s."] if saves.get("count") else []

@@ -417,9 +417,11 @@ def rewritten(path, **changes):
     ("damage", "words"),
     [
         (lambda path: pathlib.Path(f"{path}.json").unlink(), r"a\.onnx\.json is missing: .* export again"),
-        (lambda path: pathlib.Path(f"{path}.json").write_text("{"), "is no certificate of jaxvision.export"),
+        (lambda path: pathlib.Path(f"{path}.json").write_text("{"), "it is no certificate of jaxvision.export"),
         (lambda path: pathlib.Path(f"{path}.json").write_bytes(b"\xff\xfe\x00"), "is no certificate"),
         (lambda path: pathlib.Path(f"{path}.json").write_text("[]"), "is no certificate"),
+        (lambda path: rewritten(path, sha256=5), "sha256 is 5 instead of str"),
+        (lambda path: rewritten(path, format=None), "it has no format"),
         (lambda path: rewritten(path, classes=None), "no certificate of this version of jaxvision .*classes"),
         (lambda path: rewritten(path, contract={"side": 3}), "no certificate of this version"),
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), r"a\.onnx is not the file that .* certifies"),
