@@ -1,10 +1,10 @@
-"""A train step on a CPU with and without the library for products that the commands ask XLA for, in turn.
+"""A train step on a CPU as the commands ask XLA for it, as XLA does it by itself, and without its library, in turn.
 
     python benchmarks/cpu_products.py [resnet50 vit_small_patch16_224 digits] [--batch 8] [--turns 9]
 
-Two processes, one with the flag and one without, each with its compiled step; one waits while the other does a turn.
-`digits` is configs/digits.py at its own batch, 20 steps a turn; the others are cpu_step's steps at 224 px, one a turn.
-Prints a line of JSON: seconds a step of both (medians), and the ratios without : with, turn by turn.
+`ours` is the flag of the commands (products by YNNPACK, one by one), `xla` no flag at all, `off` no library. Three
+processes, each with its compiled step; two wait while the third does a turn. `digits` is configs/digits.py at its own batch, 20 steps a turn; the others are cpu_step's steps at 224 px, one a turn.
+Prints a line of JSON: seconds a step (medians), and the ratios of `xla` and `off` to `ours`, turn by turn.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-WITHOUT = "--xla_cpu_experimental_ynn_fusion_type="  # the commands leave a flag alone that is there
+SIDES = ("ours", "xla", "off")
+OFF = "--xla_cpu_experimental_ynn_fusion_type="  # the commands leave a flag alone that is there
 
 
 def digits():
@@ -43,15 +44,18 @@ def digits():
     return step
 
 
-def serve(network, batch):
+def serve(network, batch, side):
     """Does a turn for each line of standard input, and says how many seconds it took."""
     sys.path.insert(0, str(ROOT))
-    if network == "digits":
-        from jaxvision import cli
+    from jaxvision import cli
 
-        cli.fast_cpu_products()
+    flags = os.environ.get("XLA_FLAGS", "")
+    cli.fast_cpu_products()
+    os.environ["XLA_FLAGS"] = {"ours": os.environ.get("XLA_FLAGS", ""), "xla": flags, "off": f"{flags} {OFF}"}[side]
+    if network == "digits":
         step, steps = digits(), 20
     else:
+        cli.fast_cpu_products = lambda: None  # cpu_step asks for it, too
         from benchmarks import cpu_step
 
         (step, _), steps = cpu_step.ours(network, batch), 1
@@ -64,32 +68,30 @@ def serve(network, batch):
 
 
 def compare(network, batch, turns):
-    flags = {"with": os.environ.get("XLA_FLAGS", ""), "without": f"{os.environ.get('XLA_FLAGS', '')} {WITHOUT}"}
-    sides = {}
-    for side, value in flags.items():
-        words = [sys.executable, __file__, network, "--batch", str(batch), "--serve"]
-        sides[side] = subprocess.Popen(
+    processes = {}
+    for side in SIDES:
+        words = [sys.executable, __file__, network, "--batch", str(batch), "--serve", side]
+        processes[side] = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "XLA_FLAGS": value, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
-        while sides[side].stdout.readline() != "ready\n":
-            if sides[side].poll() is not None:
-                sys.exit(f"{network} {side} the library did not start")
-    seconds = {side: [] for side in sides}
+        while processes[side].stdout.readline() != "ready\n":
+            if processes[side].poll() is not None:
+                sys.exit(f"{network}, {side}: the process did not start")
+    seconds = {side: [] for side in SIDES}
     for _ in range(turns):
-        for side, process in sides.items():
+        for side, process in processes.items():
             print(file=process.stdin, flush=True)
             seconds[side].append(float(process.stdout.readline()))
         print(network, {side: round(values[-1], 4) for side, values in seconds.items()}, file=sys.stderr, flush=True)
-    for process in sides.values():
+    for process in processes.values():
         process.stdin.close()
         process.wait()
-    ratios = sorted(b / a for a, b in zip(seconds["with"], seconds["without"]))
-    return {
-        **{f"{side}_s": round(statistics.median(values), 4) for side, values in seconds.items()},
-        "ratio": round(statistics.median(ratios), 3),
-        "ratios": [round(r, 3) for r in ratios],
-    }
+    found = {f"{side}_s": round(statistics.median(values), 4) for side, values in seconds.items()}
+    for side in SIDES[1:]:
+        ratios = sorted(b / a for a, b in zip(seconds["ours"], seconds[side]))
+        found |= {f"{side}_ratio": round(statistics.median(ratios), 3), f"{side}_ratios": [round(r, 3) for r in ratios]}
+    return found
 
 
 def main():
@@ -97,10 +99,10 @@ def main():
     parser.add_argument("networks", nargs="*", default=["resnet50", "vit_small_patch16_224", "digits"])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        return serve(arguments.networks[0], arguments.batch)
+        return serve(arguments.networks[0], arguments.batch, arguments.serve)
     found = {name: compare(name, arguments.batch, arguments.turns) for name in arguments.networks}
     cores = len(os.sched_getaffinity(0))
     print(json.dumps({"benchmark": "cpu_products", "batch": arguments.batch, "cores": cores, **found}))
