@@ -3,8 +3,9 @@
     python benchmarks/cpu_products.py [resnet50 vit_small_patch16_224 digits] [--batch 8] [--turns 9]
 
 `ours` is the flag of the commands (products by YNNPACK, one by one), `xla` no flag at all, `off` no library. Three
-processes, each with its compiled step; two wait while the third does a turn. `digits` is configs/digits.py at its own batch, 20 steps a turn; the others are cpu_step's steps at 224 px, one a turn.
-Prints a line of JSON: seconds a step (medians), and the ratios of `xla` and `off` to `ours`, turn by turn.
+processes, each with its compiled step; two wait while the third does a turn. `digits` is configs/digits.py at its own
+batch, 20 steps a turn; the others are cpu_step's steps at 224 px, one a turn. Prints a line of JSON: seconds a step
+(medians), and the ratios of `xla` and `off` to `ours`, turn by turn.
 """
 
 import argparse
