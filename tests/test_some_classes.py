@@ -192,10 +192,10 @@ def test_a_transfer_and_an_export_go_by_names(trained, photos, capsys):
     source = exporting._data(f"folder:{photos}/val", network, print)
     assert [source.classes[k] for k in source.labels] == [c for c in PRESENT for _ in range(6)]
     about = {"classes": list("0123456789")}
-    again = verifying._with_classes_of(about, open_source(f"folder:{photos}/val"))
+    again = verifying._with_classes_of(about, open_source(f"folder:{photos}/val"), print)
     np.testing.assert_array_equal(again.labels, source.labels)
     with pytest.raises(UserError, match=r"those of the exported network: only there: \['one'\]"):
-        verifying._with_classes_of(about, open_source(f"folder:{photos}/odd"))
+        verifying._with_classes_of(about, open_source(f"folder:{photos}/odd"), print)
 
     target = transfer.Target("t", f"folder:{photos}/train", f"folder:{photos}/val")
     c = config.from_json((trained[0] / "config.json").read_text())
@@ -207,3 +207,14 @@ def test_the_report_lists_the_classes_that_are_there(trained):
     html = page.build(epath.Path(trained[0]))
     assert "Of 10 classes the data has 8." in html
     assert "Of 8 classes the data has 8." in html
+
+
+def test_classes_of_other_names_count_by_their_place_in_verify_and_it_is_said():
+    said = []
+    source = open_source("fake:4x8?classes=2")
+    assert verifying._with_classes_of({"classes": ["cat", "dog"]}, source, said.append) is source
+    assert said == ["fake:4x8?classes=2 has none of the file's class names: class k is taken to be the data's class k"]
+    assert verifying._with_classes_of({"classes": list(source.classes)}, source, said.append) is source
+    with pytest.raises(UserError, match="not those of the exported network"):
+        verifying._with_classes_of({"classes": ["cat", "dog", "fox"]}, source, said.append)
+    assert len(said) == 1

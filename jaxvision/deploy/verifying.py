@@ -47,15 +47,19 @@ def measure(
     }
 
 
-def _with_classes_of(about: dict[str, Any], source: Source) -> Source:
-    """The source, with labels that count in the file's classes, by name where any is the same, else by their numbers.
+def _with_classes_of(about: dict[str, Any], source: Source, say: Say) -> Source:
+    """The source, with labels that count in the file's classes, by name where any is the same, else by their numbers,
+    which is said.
 
     Raises UserError where the names are others, or none is the same and there are more or fewer.
     """
     names, (words, synsets) = tuple(about["classes"]), published.imagenet(len(about["classes"]))
     if names == words and set(source.classes) & set(synsets):
         names = synsets
-    if source.kind == "none" or (not set(names) & set(source.classes) and len(names) == len(source.classes)):
+    if source.kind == "none":
+        return source
+    if not set(names) & set(source.classes) and len(names) == len(source.classes):
+        say(f"{source.uri} has none of the file's class names: class k is taken to be the data's class k")
         return source
     return with_classes(source, names, "the exported network")
 
@@ -116,7 +120,7 @@ def verify(
             raise
         say(f"the data is not here ({error}): nothing more was compared")
         return {**result, "compared": "probes"}
-    source = _with_classes_of(about, source)
+    source = _with_classes_of(about, source, say)
     images = certificate.choose(source, contract, count or about["from_crops"]["images"], show)
     try:
         found = pretrained.find(about["source"])
