@@ -461,7 +461,7 @@ class Run(Setup):
         """By what the config says now; the log knows the values of all steps, also of sessions before."""
         name, key = best_by(self.config, self.log)
         scores = self._scores(name, key)
-        if self.leader and scores:
+        if self.leader and name and self.step:  # also where nothing is scored yet: that is no lost file
             of = self.log.of[name]
             checkpoint.write_scores(self.workdir / "checkpoints", f"{name}/{key}", scores, self.run, of)
 
