@@ -230,7 +230,9 @@ def dangling(path):
 
 def endless(path):
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(f"/proc/self/cwd/{os.path.relpath(path)}")  # the name of a socket has at most 107 bytes
+        folder = os.open(os.path.dirname(path), os.O_RDONLY)
+        listening.bind(f"/proc/self/fd/{folder}/{os.path.basename(path)}")  # the name of a socket has at most 107 bytes
+        os.close(folder)
 
 
 def vast(path):
