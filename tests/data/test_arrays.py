@@ -163,8 +163,9 @@ def test_idx_names_of_classes(tmp_path, gz, monkeypatch):
     assert open_source(f"idx:{tmp_path}/train").classes[9] == "Ankle boot"
 
 
-@pytest.mark.skipif(not FASHION.is_dir(), reason="no Fashion-MNIST here (package dataset-fashion-mnist)")
+@pytest.mark.slow
 def test_fashion_mnist():
+    """The real files: of Debian's package dataset-fashion-mnist, or in the folder that FASHION_MNIST names."""
     train, test = open_source(f"idx:{FASHION}/train"), open_source(f"idx:{FASHION}/test")
     assert (len(train), len(test)) == (60_000, 10_000)
     assert train.classes == test.classes
