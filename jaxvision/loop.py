@@ -186,7 +186,7 @@ class Run(Setup):
         clock.begin()
 
     def _summary_before(self) -> dict[str, Any]:
-        """Of the session before; {} where it is lost, which costs no training."""
+        """summary.json of the session before; {} where it is lost, which costs no training."""
         try:
             return read_summary(self.workdir, self.run)
         except Damaged as error:

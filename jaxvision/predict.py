@@ -289,7 +289,7 @@ def find_images(name: str, left_out: Counter[str] | None = None) -> Iterator[tup
 
 
 def _all_of(file: IO[bytes], name: str) -> bytes:
-    """Its content. Raises UserError for more than LARGEST bytes, since some files never end."""
+    """Content of a stream. Raises UserError for more than LARGEST bytes, since some files never end."""
     data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise UserError(f"{name} gives more than {LARGEST:,} bytes, which no image has: did it come to the right end?")

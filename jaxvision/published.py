@@ -228,7 +228,7 @@ def _said(source: str, library: str, name: str, tag: str, path: pathlib.Path) ->
 
 
 def _timm_says(source: str, name: str, tag: str, path: pathlib.Path) -> tuple[About, str]:
-    """The same of timm's config.json. Raises UserError where it is broken, or of other weights."""
+    """What timm's config.json beside weights says of them. Raises UserError where it is broken, or of other weights."""
     try:
         config = json.loads(path.read_text())
         fields = config.get("pretrained_cfg", config)

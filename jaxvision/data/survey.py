@@ -171,7 +171,7 @@ def _look(source: Source) -> list[_Image]:
 
 
 def _read(source: Source, images: list[_Image], others: list[_Image]) -> list[_Image]:
-    """Those of the images that have the size of another one, with their digests, up to BYTES."""
+    """Images that have the size of one of the others, with their digests, up to BYTES."""
     sizes = {of.size for of in others}
     return _digested(source, [of for of in images if of.size in sizes])
 

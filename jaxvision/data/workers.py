@@ -53,7 +53,10 @@ class Processes:
         self._free: list[_Memory] = []
 
     def submit(self, step: int) -> Callable[[], Any]:
-        """As Threads.submit; both raise UserError if a process died."""
+        """Has a process make the batch of a step; the function that is returned waits for it.
+
+        Both raise UserError if a process died.
+        """
         memory = self._free.pop() if self._free else _Memory()
         with self._died(), _without_ctrl_c():  # a process may be started here
             future = self._executor.submit(_call, step, memory.path)

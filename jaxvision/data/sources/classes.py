@@ -20,9 +20,9 @@ class Renumbered:
 
     def __init__(self, whole: Source, classes: Sequence[str]) -> None:
         self.uri, self.kind, self.classes = whole.uri, whole.kind, tuple(classes)
-        self.left_out = getattr(whole, "left_out", {})
         self.reads_for_labels = getattr(whole, "reads_for_labels", False)
-        self.unnamed = tuple(name for name in self.classes if name not in set(whole.classes))
+        theirs = set(whole.classes)
+        self.unnamed = tuple(name for name in self.classes if name not in theirs)
         places = {name: k for k, name in enumerate(self.classes)}
         self.whole = whole
         self._new = np.array([places.get(name, -1) for name in whole.classes], np.int32)

@@ -93,7 +93,7 @@ def _of_each_class(uri: str, whole: Source, chosen: np.ndarray, per_class: str) 
 def _share_of_each(
     uri: str, whole: Source, chosen: np.ndarray, part: str, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """Of the samples `chosen`, the share `part` of each class, in their order; of all where labels are no classes.
+    """Share `part` of each class among the samples `chosen`, in their order; of all where labels are no classes.
 
     With `groups` it is the share of the groups of each class, and all samples of those.
     """
