@@ -1,11 +1,11 @@
-"""A train step on a CPU as the commands ask XLA for it, as XLA does it by itself, and without its library, in turn.
+"""A train step on a CPU as the commands ask XLA for it, as XLA does it by itself, and with its library for products, in turn.
 
     python benchmarks/cpu_products.py [resnet50 vit_small_patch16_224 digits] [--batch 8] [--turns 9]
 
-`ours` is the flag of the commands (products by YNNPACK, one by one), `xla` no flag at all, `off` no library. Three
-processes, each with its compiled step; two wait while the third does a turn. `digits` is configs/digits.py at its own
+`ours` is the flag of the commands (without YNNPACK), `xla` no flag at all, `dot` YNNPACK for products alone, one by one.
+Three processes, each with its compiled step; two wait while the third does a turn. `digits` is configs/digits.py at its own
 batch, 20 steps a turn; the others are cpu_step's steps at 224 px, one a turn. Prints a line of JSON: seconds a step
-(medians), and the ratios of `xla` and `off` to `ours`, turn by turn.
+(medians), and the ratios of `xla` and `dot` to `ours`, turn by turn.
 """
 
 import argparse
@@ -18,8 +18,8 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SIDES = ("ours", "xla", "off")
-OFF = "--xla_cpu_experimental_ynn_fusion_type="  # the commands leave a flag alone that is there
+SIDES = ("ours", "xla", "dot")
+DOT = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 
 
 def digits():
@@ -51,12 +51,12 @@ def serve(network, batch, side):
     from jaxvision import cli
 
     flags = os.environ.get("XLA_FLAGS", "")
-    cli.fast_cpu_products()
-    os.environ["XLA_FLAGS"] = {"ours": os.environ.get("XLA_FLAGS", ""), "xla": flags, "off": f"{flags} {OFF}"}[side]
+    cli.without_ynnpack()
+    os.environ["XLA_FLAGS"] = {"ours": os.environ.get("XLA_FLAGS", ""), "xla": flags, "dot": f"{flags} {DOT}"}[side]
     if network == "digits":
         step, steps = digits(), 20
     else:
-        cli.fast_cpu_products = lambda: None  # cpu_step asks for it, too
+        cli.without_ynnpack = lambda: None  # cpu_step asks for it, too
         from benchmarks import cpu_step
 
         (step, _), steps = cpu_step.ours(network, batch), 1

@@ -18,7 +18,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from jaxvision import cli
 
-cli.fast_cpu_products()
+cli.without_ynnpack()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

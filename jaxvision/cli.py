@@ -181,7 +181,7 @@ def _result(command: Callable[[list[str]], dict[str, Any]], argv: list[str], unh
         if unheard:
             sys.stdout, sys.stderr = _Unheard(sys.stdout), _Unheard(sys.stderr)
         quiet_libraries()
-        fast_cpu_products()
+        without_ynnpack()
         keep_compiled()
         result = command(argv)
     except Exception as error:
@@ -364,19 +364,18 @@ def quiet_libraries() -> None:
     sys.unraisablehook = _unraisable
 
 
-def fast_cpu_products() -> None:
-    """Asks XLA, before jax starts it, to multiply matrices on a CPU by a library (YNNPACK) that is about twice as fast.
+def without_ynnpack() -> None:
+    """Asks XLA, before jax starts it, to compile for a CPU without YNNPACK, a library that jaxlib 0.10 uses by itself.
 
-    docs/models.md has the measurements. Each product goes there by itself: `..._DOT`, which takes what surrounds a
-    product along, multiplies wrongly by a constant matrix of equal values (jaxlib 0.10, 0.12). What XLA_FLAGS already
-    says about it stays. XLA aborts at a flag that it does not know, and this one is experimental: only versions that
-    were tried are asked, on the platform they were tried on.
+    Steps of ResNet-50 take about a sixth longer with it, and gradients of the largest kernels twelve times as long;
+    docs/models.md has the measurements. What XLA_FLAGS already says about it stays. XLA aborts at a flag that it does
+    not know, and this one is experimental: only versions that were tried are asked, on the platform they were tried on.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     version = ".".join(importlib.metadata.version("jaxlib").split(".")[:2])
     machine = (sys.platform, platform.machine())
     if _YNN not in flags and version in _YNN_TRIED and machine == ("linux", "x86_64"):
-        os.environ["XLA_FLAGS"] = f"{flags} --{_YNN}=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT".strip()
+        os.environ["XLA_FLAGS"] = f"{flags} --{_YNN}=".strip()
 
 
 def keep_compiled() -> None:

@@ -244,24 +244,19 @@ def test_the_first_line_comes_before_jax_is_imported(tmp_path):
 @pytest.mark.parametrize(
     ("given", "version", "machine", "want"),
     [
-        ("", "0.10.2", "x86_64", "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"),
-        (
-            "--a=1",
-            "0.10.2",
-            "x86_64",
-            "--a=1 --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
-        ),
-        ("--xla_cpu_experimental_ynn_fusion_type=", "0.10.2", "x86_64", "--xla_cpu_experimental_ynn_fusion_type="),
+        ("", "0.10.2", "x86_64", "--xla_cpu_experimental_ynn_fusion_type="),
+        ("--a=1", "0.10.2", "x86_64", "--a=1 --xla_cpu_experimental_ynn_fusion_type="),
+        ("--xla_cpu_experimental_ynn_fusion_type=X", "0.10.2", "x86_64", "--xla_cpu_experimental_ynn_fusion_type=X"),
         ("--a=1", "0.13.0.1", "x86_64", "--a=1"),  # an XLA that may not know the flag would abort
         ("", "0.10.2", "aarch64", ""),
     ],
 )
-def test_xla_is_asked_for_fast_products_where_that_was_tried(monkeypatch, given, version, machine, want):
+def test_xla_is_asked_to_go_without_ynnpack_where_that_was_tried(monkeypatch, given, version, machine, want):
     monkeypatch.setenv("XLA_FLAGS", given)
     monkeypatch.setattr("importlib.metadata.version", lambda name: version)
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr("sys.platform", "linux")
-    cli.fast_cpu_products()
+    cli.without_ynnpack()
     assert os.environ["XLA_FLAGS"] == want
 
 
@@ -288,7 +283,7 @@ def test_what_was_compiled_is_kept_for_the_next_start(command, tmp_path):
 
 
 def test_products_by_a_constant_matrix_of_equal_values_are_right():
-    """What fast_cpu_products asks for is asked for in these tests, too. XLA's `..._DOT` gives x[:, 0] here."""
+    """YNNPACK with XLA's `..._DOT` gives x[:, 0] here; what without_ynnpack asks for is asked for in these tests, too."""
     import jax
     import numpy as np
 

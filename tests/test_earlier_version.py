@@ -1,0 +1,80 @@
+"""What an earlier version wrote is read as it was meant.
+
+earlier_version.tar.xz holds 180 photos in folders 0 to 11, config.py, and what `train`, `predict` and `export` of
+commit ba2e615 made of them with jax 0.10.2. That commit ordered the classes as text: 0, 1, 10, 11, 2, ...
+"""
+
+import csv
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("earlier version")
+    with tarfile.open(ROOT / "tests" / "earlier_version.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def run(command, folder):
+    """Runs a command beside the photos; gives its last line."""
+
+    def run(module, *words):
+        done = command(f"jaxvision.{module}", *words, cwd=folder, PYTHONPATH=str(ROOT))
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1]), done.stdout
+
+    return run
+
+
+def test_evaluation(run, folder):
+    stored = json.loads((folder / "run" / "eval" / "val.json").read_text())
+    last, _ = run("evaluate", "--from", "run", "--out", "evaluated", "--json")
+    found = json.loads((folder / "evaluated" / "eval" / "val.json").read_text())
+    assert last["step"] == stored["step"] == 40
+    assert 0.4 < stored["metrics"]["top1"] < 0.5  # exchanged classes would show
+    assert found["metrics"] == pytest.approx(stored["metrics"], rel=1e-5)
+    assert found["digest_of_sample_ids"] == stored["digest_of_sample_ids"]  # the same held-out tenth
+    assert found["classes"] == stored["classes"] == [str(k) for k in (0, 1, 10, 11, *range(2, 10))]
+
+
+def test_predictions(run, folder):
+    run("predict", "--from", "run", "--out", "predictions.csv", "photos")
+    found, want = (list(csv.reader(open(folder / name))) for name in ("predictions.csv", "predicted.csv"))
+    assert len(found) == 181
+    assert [row[:2] for row in found] == [row[:2] for row in want]
+    np.testing.assert_allclose([float(p) for _, _, p in found[1:]], [float(p) for _, _, p in want[1:]], atol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["run.onnx", "run.stablehlo"])
+def test_exports(run, file):
+    last, said = run("export", "--verify", file)
+    assert "by an earlier version and does not carry its certificate" in said
+    assert last["compared"] == "trained network"
+    assert last["from_files"]["agreement"] == 1.0
+    assert last["accuracy"]["exported"] == last["accuracy"]["trained"] == {"top1": pytest.approx(11 / 24)}
+
+
+def test_resume(run, folder):
+    """From step 20: the same losses and figures as that commit's own steps 21 to 40."""
+    workdir = folder / "resumed"
+    shutil.copytree(folder / "run", workdir)
+    shutil.rmtree(workdir / "checkpoints" / "40")
+    log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log if row["step"] <= 20))
+    _, said = run("train", "--config", "config.py", "--workdir", workdir)
+    assert "resuming at step 20" in said
+    assert "lists its classes in another order now; labels keep that of" in said
+    again = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["kind"]) for row in again] == [(row["step"], row["kind"]) for row in log]
+    for row, before in zip(again, log):
+        assert row["loss"] == pytest.approx(before["loss"], rel=1e-4), row
+        assert row["top1"] == pytest.approx(before["top1"], abs=1e-6), row
