@@ -1,11 +1,11 @@
-"""A train step on a CPU as the commands ask XLA for it, as XLA does it by itself, and with its library for products, in turn.
+"""A train step on a CPU as the commands have XLA compile it, as XLA does by itself, and with YNNPACK's products, in turn.
 
     python benchmarks/cpu_products.py [resnet50 vit_small_patch16_224 digits] [--batch 8] [--turns 9]
 
-`ours` is the flag of the commands (without YNNPACK), `xla` no flag at all, `dot` YNNPACK for products alone, one by one.
-Three processes, each with its compiled step; two wait while the third does a turn. `digits` is configs/digits.py at its own
-batch, 20 steps a turn; the others are cpu_step's steps at 224 px, one a turn. Prints a line of JSON: seconds a step
-(medians), and the ratios of `xla` and `dot` to `ours`, turn by turn.
+`ours` is the flag of the commands (without YNNPACK), `xla` no flag at all, `dot` YNNPACK for products alone, one by
+one. Three processes, each with its compiled step; two wait while the third does a turn. `digits` is configs/digits.py
+at its own batch, 20 steps a turn; the others are cpu_step's steps at 224 px, one a turn. Prints a line of JSON: seconds
+a step (medians), and the ratios of `xla` and `dot` to `ours`, turn by turn.
 """
 
 import argparse

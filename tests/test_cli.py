@@ -283,7 +283,7 @@ def test_what_was_compiled_is_kept_for_the_next_start(command, tmp_path):
 
 
 def test_products_by_a_constant_matrix_of_equal_values_are_right():
-    """YNNPACK with XLA's `..._DOT` gives x[:, 0] here; what without_ynnpack asks for is asked for in these tests, too."""
+    """YNNPACK with XLA's `..._DOT` gives x[:, 0] here; these tests go without it, as the commands."""
     import jax
     import numpy as np
 

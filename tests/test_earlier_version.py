@@ -48,7 +48,9 @@ def test_evaluation(run, folder):
 
 def test_predictions(run, folder):
     run("predict", "--from", "run", "--out", "predictions.csv", "photos")
-    found, want = (list(csv.reader(open(folder / name))) for name in ("predictions.csv", "predicted.csv"))
+    found, want = (
+        list(csv.reader((folder / name).read_text().splitlines())) for name in ("predictions.csv", "predicted.csv")
+    )
     assert len(found) == 181
     assert [row[:2] for row in found] == [row[:2] for row in want]
     np.testing.assert_allclose([float(p) for _, _, p in found[1:]], [float(p) for _, _, p in want[1:]], atol=1e-5)
