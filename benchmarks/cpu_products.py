@@ -1,4 +1,4 @@
-"""A train step on a CPU as the commands have XLA compile it, as XLA does by itself, and with YNNPACK's products, in turn.
+"""A train step on a CPU as the commands have it compiled, as XLA does by itself, and with YNNPACK's products, in turn.
 
     python benchmarks/cpu_products.py [resnet50 vit_small_patch16_224 digits] [--batch 8] [--turns 9]
 
