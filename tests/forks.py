@@ -5,7 +5,6 @@ streams, exit code and exit handlers are its own. What commands do before they i
 tested on processes of their own. JAX's backends start after the fork, with the flags of that command.
 """
 
-import atexit
 import contextlib
 import importlib
 import json
@@ -26,8 +25,8 @@ from jaxvision import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 IMPORTED = (
-    "jaxvision.build", "jaxvision.loop", "jaxvision.weights", "jaxlib.mlir.dialects.builtin", "jaxlib.mlir.dialects.mhlo",
-    "matplotlib.backends.backend_agg", "matplotlib.pyplot", "sklearn.datasets",
+    "jaxvision.build", "jaxvision.loop", "jaxvision.weights", "jaxlib.mlir.dialects.builtin",
+    "jaxlib.mlir.dialects.mhlo", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "sklearn.datasets",
 )  # fmt: skip
 
 
@@ -129,8 +128,7 @@ def wait(child: int, timeout: float) -> int | None:
 def become(
     module: str, arguments: list[str], env: dict[str, str], cwd: str, folder: str, timeout: float, stdout: int = -1
 ) -> None:
-    """Runs the command in this process and ends it, as Python does but for taking a thousand modules apart, which takes
-    a second: threads are waited for, and exit handlers run."""
+    """Runs the command in this process and ends it."""
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
@@ -144,20 +142,8 @@ def become(
     sys.modules.pop(module, None)
     cli.STARTED = time.perf_counter()
     sys.argv[1:] = arguments
-    code = 0
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        code = 1
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.exit()
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_collectives_and_the_bytes_that_go_into_them():
     assert hlo.collectives(PROGRAM) == {}
 
 
-@pytest.mark.parametrize("name", ["resnet50", "vit_small_patch16_224"])
+@pytest.mark.parametrize("name", [pytest.param("resnet50", marks=pytest.mark.slow), "vit_small_patch16_224"])
 def test_a_train_step_for_a_gpu_is_lowered_and_counted(name):
     """Without a GPU. Forwards, and twice that backwards; of the first layer half of it is not needed."""
     config = jaxvision.config.default()

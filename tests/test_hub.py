@@ -17,6 +17,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from jaxvision import models, statedict
+from tests import flags
 from tests.conftest import ROOT
 
 REPOSITORY = "timm/efficientnet_b0.ra_in1k"
@@ -105,7 +106,7 @@ def hub(files):
 
 def environment(folder, url, **more):
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
-    return {**kept, "HF_ENDPOINT": url, "HF_HOME": str(folder / "hf"), "XLA_FLAGS": "", **more}
+    return {**kept, "HF_ENDPOINT": url, "HF_HOME": str(folder / "hf"), "XLA_FLAGS": flags.on(1), **more}
 
 
 FIND = """

@@ -62,19 +62,18 @@ def workdir(tmp_path_factory):
 def test_a_checkpoint_on_few_digits(workdir, tmp_path, capsys):
     """Frozen, fine-tuned and from scratch; a second call does no training again and says the same."""
     flags = ["--from", str(workdir), "--to", "digits:train?per_class=5,digits:test", "--out", str(tmp_path),
-             "--seeds", "2", "--steps", "3", "--batch-size", "40", "--lr", "0.001,0.01"]  # fmt: skip
+             "--seeds", "1", "--steps", "3", "--batch-size", "40", "--lr", "0.001,0.01"]  # fmt: skip
     first = transfer.transfer(flags)
     row = first["results"]["digits-train"]
     assert list(row) == list(transfer.HOW)
     assert all(0.05 < value <= 1 for value in row.values())
     said = capsys.readouterr().out
     assert "fine-tuned: of lr 0.001" in said
-    assert "±" in said
     kept = json.loads((tmp_path / "transfer.json").read_text())["results"]["digits-train"]
-    assert [len(kept[how]) for how in transfer.HOW] == [1, 1, 2, 2]
+    assert [len(kept[how]) for how in transfer.HOW] == [1, 1, 1, 1]
     assert (tmp_path / "transfer.png").stat().st_size > 1000
     before = {p: p.stat().st_mtime for p in tmp_path.rglob("checkpoints/*/digests.json")}
-    assert len(before) == 8  # two rates and two seeds, twice
+    assert len(before) == 6  # two rates and a seed, twice
     configs = {how: json.loads((tmp_path / "digits-train" / how / "seed-0" / "config.json").read_text())
                for how in ("fine-tuned", "from-scratch")}  # fmt: skip
     assert configs["fine-tuned"]["optim"]["unfreeze"] == [["^model/(?!fc(/|$))", 0.5]]
@@ -85,9 +84,9 @@ def test_a_checkpoint_on_few_digits(workdir, tmp_path, capsys):
 
 def test_few_of_each_class_are_others_for_each_seed(workdir, tmp_path):
     flags = ["--from", str(workdir), "--to", "digits:train,digits:test", "--out", str(tmp_path), "--lr", "0.001",
-             "--seeds", "2", "--steps", "1", "--batch-size", "8", "--per-class", "1,2"]  # fmt: skip
-    assert list(transfer.transfer(flags)["results"]) == ["digits-train-1-a-class", "digits-train-2-a-class"]
-    kept = json.loads((tmp_path / "transfer.json").read_text())["results"]["digits-train-1-a-class"]
+             "--seeds", "2", "--steps", "1", "--batch-size", "8", "--per-class", "2"]  # fmt: skip
+    assert list(transfer.transfer(flags)["results"]) == ["digits-train-2-a-class"]
+    kept = json.loads((tmp_path / "transfer.json").read_text())["results"]["digits-train-2-a-class"]
     assert [len(kept[how]) for how in transfer.HOW] == [2, 2, 2, 2]
     assert kept["probe"][0] != kept["probe"][1]
     config = json.loads((tmp_path / "digits-train-2-a-class/fine-tuned/seed-1/config.json").read_text())

@@ -127,7 +127,7 @@ def check_growth(photos, images, **options):
 READERS = [{"threads": 2}, {"processes": 2}, {"threads": 2, "evaluate": True}]
 
 
-@pytest.mark.parametrize("options", READERS)
+@pytest.mark.parametrize("options", [READERS[0], *(pytest.param(r, marks=pytest.mark.slow) for r in READERS[1:])])
 def test_memory_over_4000_images(photos, options):
     check_growth(photos, 4000, **options)
 

@@ -34,7 +34,11 @@ def both(function, *arrays, symbolic=None):
     return computed(model, *arrays), np.asarray(jax.jit(function)(*arrays))
 
 
-@pytest.mark.parametrize("family", SMALL)
+FIRST = ("resnet", "vit", "swin", "mobilenet", "mixer")  # all kinds of layers; the others are slow
+FAMILIES = [pytest.param(f, marks=() if f.partition(",")[0] in FIRST else pytest.mark.slow) for f in SMALL]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_network_of_every_family(family):
     """From crops, and from whole images of two sizes; any number of them; no leaf at its initial value."""
     name, options, size = SMALL[family]

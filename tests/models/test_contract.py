@@ -29,14 +29,21 @@ CASES += [
 
 def test_everything_is_listed():
     assert set(PUBLISHED) == set(models.__all__)
+    assert set(models.__all__) > DEEP
     assert len(set(models.__all__)) == len(models.__all__)
     families = {family.__name__.rpartition(".")[2] for family in models.FAMILIES}
     assert {name.partition(",")[0] for name in SMALL} == families
 
 
-@pytest.mark.parametrize("name", models.__all__)
+# Deep relatives of a network that is here by default: tracing one takes 1 to 3 s.
+DEEP = {f"densenet{n}" for n in (161, 169, 201)} | {f"efficientnet_b{n}" for n in range(2, 8)}
+DEEP |= {f"resnetv2_{n}_bit" for n in ("101x1", "101x3", "50x3", "152x2", "152x4")} | {"efficientnet_v2_m"}
+DEEP |= {"resnet101", "resnet101d", "resnet152", "resnet152d", "resnext101_64x4d", "wide_resnet101_2"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in DEEP)) for n in models.__all__])
 def test_parameters_and_outputs(name):
-    """Of one abstract pass: tracing the deepest networks takes seconds."""
+    """Of one abstract pass."""
     model = getattr(models, name)(classes=1000, dtype=jnp.bfloat16)
     image = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     out, variables = jax.eval_shape(lambda k, x: model.init_with_output(k, x, train=False), jax.random.key(0), image)

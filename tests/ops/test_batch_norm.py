@@ -166,7 +166,9 @@ def test_statistics_are_those_of_the_definition():
     np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=1e-4)  # 9 is taken from 10 in float32
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "densenet121"])
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "densenet121"))]
+)
 def test_a_pod_may_have_more_values_a_channel_than_an_int32_holds(name):
     """As 256 chips with a thousand images each have; traced, not computed."""
     model = getattr(models, name)(classes=5)
