@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import threading
 from collections.abc import Callable
@@ -72,13 +71,6 @@ def _arrays(path: epath.Path) -> epath.Path:
     return path / "state" if paths.is_bucket(path) else (path / "state").resolve()
 
 
-def _digest(path: epath.Path) -> str:
-    with path.open("rb") as file:
-        if hasattr(file, "fileno"):
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        return hashlib.sha256(file.read()).hexdigest()
-
-
 def flaw(path: epath.Path) -> str:
     """Why this checkpoint cannot be used; "" if every file is there and matches its digest."""
     marker = path / "digests.json"
@@ -92,7 +84,7 @@ def flaw(path: epath.Path) -> str:
                 return f"{name} is missing"
             if name not in digests:
                 return f"{name} does not belong to it"
-            if _digest(files[name]) != digests[name]:
+            if paths.digest(files[name]) != digests[name]:
                 return f"{name} was changed or cut short after it was written"
     except (Damaged, OSError) as error:
         return f"unreadable: {error}"
@@ -252,7 +244,7 @@ class Writer:
             del tree
             self._orbax.wait_until_finished()
             if self._writes:
-                digests = {name: _digest(file) for name, file in sorted(_files(path).items())}
+                digests = {name: paths.digest(file) for name, file in sorted(_files(path).items())}
                 paths.write_whole(path / "digests.json", json.dumps(digests, indent=1))
                 self._tidy()
         except BaseException as error:

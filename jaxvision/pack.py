@@ -311,7 +311,7 @@ class Packing:
             return None
         if not path.exists():
             return None
-        if path.stat().st_size != part["bytes"] or _sha256(path) != part["sha256"]:
+        if path.stat().st_size != part["bytes"] or paths.digest(path) != part["sha256"]:
             self.say(f"{path} is damaged: it is written again")
             path.unlink()
             return None
@@ -371,7 +371,7 @@ class Packing:
             part = {
                 "count": count,
                 "bytes": partial.stat().st_size,
-                "sha256": _sha256(partial),
+                "sha256": paths.digest(partial),
                 "digest": digest.hexdigest(),
                 "skipped": skipped,
             }
@@ -603,11 +603,6 @@ def _sync_folder(folder: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(value: Any) -> bytes:

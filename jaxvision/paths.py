@@ -70,6 +70,14 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
         raise unwritable(path, error) from error
 
 
+def digest(path: epath.Path | pathlib.Path) -> str:
+    """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        if hasattr(file, "fileno"):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(file.read()).hexdigest()  # on a bucket
+
+
 def unwritable(path: epath.Path, error: OSError) -> UserError:
     """The UserError for a file that a disk does not take: an OSError of a write does not name its file."""
     return UserError(f"cannot write {path}: {error.strerror or error}")

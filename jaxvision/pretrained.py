@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pathlib
 import shlex
@@ -304,12 +303,7 @@ def _class_count(leaves: dict[str, Any], head: set[str]) -> int:
 
 def digest(found: Source | Published) -> str:
     """SHA-256 of a file of weights; of a checkpoint, that of its digests.json, which holds those of all its files."""
-    path = found.path if isinstance(found, Published) else found.checkpoint / "digests.json"
-    value = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            value.update(block)
-    return value.hexdigest()
+    return paths.digest(found.path if isinstance(found, Published) else found.checkpoint / "digests.json")
 
 
 class Trained(NamedTuple):

@@ -426,6 +426,7 @@ def start(count, arguments, **env):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     path = config(tmp_path, "config.batch_size = 40\n")
     done = start(2, f"['--config', {str(path)!r}, '--workdir', {str(tmp_path / 'w')!r}]")

@@ -65,7 +65,7 @@ def exported(workdir, out, *more):
         pytest.param(
             *("efficientnet_b0", dict(drop_path=0.1, dropout=0.5, remat=True), "timm"), marks=pytest.mark.slow
         ),
-        ("mobilenet_v2", dict(wrap=dict(ema=dict(decay=0.9))), "torchvision"),
+        pytest.param("mobilenet_v2", dict(wrap=dict(ema=dict(decay=0.9))), "torchvision", marks=pytest.mark.slow),
         pytest.param("convnext_tiny", dict(layer_scale=1e-5), "timm", marks=pytest.mark.slow),
         pytest.param("swin_t", dict(size=224), "timm", marks=pytest.mark.slow),
     ],

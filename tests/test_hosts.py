@@ -374,6 +374,7 @@ def test_an_evaluation_that_fails_on_one_costs_no_step(tmp_path):
     assert [p.name for p in (tmp_path / "w" / "checkpoints").iterdir() if p.name.isdigit()] == ["6"]
 
 
+@pytest.mark.slow
 def test_the_time_of_each_is_told_and_who_holds_the_others_up(tmp_path):
     """Process 1 reads slowly; process 0 waits for it in its steps."""
     path = config(tmp_path, "config.steps, config.evals, config.log.every_steps = 30, dict(), 5\n"

@@ -169,7 +169,8 @@ def test_tensorboard_events_hold_the_metrics(undisturbed):
     assert {"train/loss", "train/lr", "eval/test/top1"} <= tags
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.slow  # its quick sibling is test_survival.py
+@pytest.mark.parametrize("kills", [3, 7])
 def test_sigkill_at_random_moments_ends_bit_equal(files, undisturbed, kills):
     """Kills between and in steps, evaluations and saves: the run saves every third step, in the background."""
     more = ("--config.checkpoint.every_steps=3", "--config.log.every_steps=2")

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from etils import epath
 
-from jaxvision import build, checkpoint, evals, loop, pretrained, transfer
+from jaxvision import build, checkpoint, evals, loop, paths, pretrained, transfer
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.deploy import inference
@@ -48,7 +48,7 @@ def forget(workdir, *keys):
     about = json.loads((path / "about.json").read_text())
     (path / "about.json").write_text(json.dumps({k: v for k, v in about.items() if k not in keys}))
     digests = json.loads((path / "digests.json").read_text())
-    digests["about.json"] = checkpoint._digest(epath.Path(path / "about.json"))
+    digests["about.json"] = paths.digest(epath.Path(path / "about.json"))
     (path / "digests.json").write_text(json.dumps(digests))
 
 

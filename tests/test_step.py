@@ -57,6 +57,7 @@ def test_1_and_8_devices_at_20_states_along_a_resnet18_run():
         state, _ = step(state, batch)
 
 
+@pytest.mark.slow
 def test_1_and_8_devices_over_20_steps_in_float64():
     with jax.enable_x64(True):
         model = models.resnet18(classes=10, depths=(1, 1), width=4, stem="small", dtype=jnp.float64)

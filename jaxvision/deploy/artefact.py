@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pathlib
@@ -56,18 +55,13 @@ def read_certificate(path: pathlib.Path) -> dict[str, Any]:
         ) from None
     except Damaged as error:
         raise Damaged(f"{error}, so it is no certificate of jaxvision.export: copy it again") from error
-    found, expected, size = digest(path), about["sha256"], about["bytes"]
+    found, expected, size = paths.digest(path), about["sha256"], about["bytes"]
     if found != expected:
         raise UserError(
             f"{path} is not the file that {beside.name} certifies: it has {path.stat().st_size:,} bytes and SHA-256 "
             f"{found[:12]}..., certified are {size:,} bytes and {expected[:12]}...: copy both again, or export again"
         )
     return about
-
-
-def digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --------------------------------------------------------------------------- the certificate within the file

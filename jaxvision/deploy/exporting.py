@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxvision import build, evals, pretrained
+from jaxvision import build, evals, paths, pretrained
 from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.deploy import artefact, certificate, inference, network, programs, torch_names, verifying
 from jaxvision.errors import UserError
@@ -64,7 +64,7 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
         else:
             artefact.embed(written, about)
         inference.run_of(written, about)  # it is still read, and says what its certificate says
-        about |= {"file": out.name, "bytes": written.stat().st_size, "sha256": artefact.digest(written)}
+        about |= {"file": out.name, "bytes": written.stat().st_size, "sha256": paths.digest(written)}
         content = {artefact.certificate_of(out): json.dumps(about, indent=1) + "\n"}
         if state is not None:
             texts = [json.dumps(state.config, indent=2) + "\n"] if state.config else []

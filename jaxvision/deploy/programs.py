@@ -24,8 +24,16 @@ Function = Callable[[jax.Array], dict[str, jax.Array]]
 
 
 def write_stablehlo(path: pathlib.Path, function: Function, spec: Any) -> None:
-    """One file for PLATFORMS, by jax.export: `jax.export.deserialize` reads it for 6 months of releases at least."""
-    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(spec)
+    """One file for PLATFORMS, by jax.export: `jax.export.deserialize` reads it for 6 months of releases at least.
+
+    It names source files, for error messages, without the folders of this machine.
+    """
+    before = jax.config.read("jax_hlo_source_file_canonicalization_regex")
+    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
+    try:
+        exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(spec)
+    finally:
+        jax.config.update("jax_hlo_source_file_canonicalization_regex", before)
     path.write_bytes(exported.serialize())
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
+from jaxvision import paths
 from jaxvision.deploy import certificate
 from jaxvision.errors import UserError
+from tests.conftest import ROOT
 from tests.deploy.test_inference import seeing
 from tests.test_export import CLASSES, workdir_of
 from tests.test_published import run
@@ -67,6 +69,14 @@ def test_the_certificate(files, name):
     assert {"jaxvision", "jax", "numpy"} <= found["versions"].keys()
     assert ("onnxruntime" in found["versions"]) == name.endswith(".onnx")
     assert len(found["probes"]) == certificate.PROBES
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.stablehlo"])
+def test_folders_of_the_machine_that_exported_are_not_in_the_file(files, name):
+    content = files[name].read_bytes()
+    assert str(ROOT).encode() not in content
+    assert b"site-packages" not in content
+    assert (b"resnet.py" in content) == name.endswith(".stablehlo")  # what an error may name
 
 
 def test_nothing_else_is_left(files):
@@ -143,9 +153,8 @@ def test_a_changed_file_is_found(files, tmp_path, capsys):
     shutil.copy(f"{files['a.onnx']}.json", f"{changed}.json")
     assert run("export", "--verify", str(changed)) == 2
     assert "is not the file that a.onnx.json certifies" in capsys.readouterr().err
-    from jaxvision.deploy import artefact
 
-    forged = {**about(changed), "sha256": artefact.digest(changed)}
+    forged = {**about(changed), "sha256": paths.digest(changed)}
     pathlib.Path(f"{changed}.json").write_text(json.dumps(forged))
     assert run("export", "--verify", str(changed)) == 2
     assert "computes something else here than the trained network did" in capsys.readouterr().err
@@ -224,9 +233,8 @@ def _forget(path):
     else:
         content = path.read_bytes()
         path.write_bytes(content[: content.rindex(b"PK\x03\x04")])
-    from jaxvision.deploy import artefact
 
-    found = about(path) | {"bytes": path.stat().st_size, "sha256": artefact.digest(path)}
+    found = about(path) | {"bytes": path.stat().st_size, "sha256": paths.digest(path)}
     pathlib.Path(f"{path}.json").write_text(json.dumps(found))
 
 
@@ -278,7 +286,7 @@ def test_a_program_with_calls_of_its_own_is_not_run(files, tmp_path, capsys):
     spec = jax.ShapeDtypeStruct((1, 16, 16, 3), np.uint8)
     path.write_bytes(jax.export.export(jax.jit(network), disabled_checks=allowed)(spec).serialize())
     artefact.embed(path, about(path))
-    found = about(path) | {"sha256": artefact.digest(path)}
+    found = about(path) | {"sha256": paths.digest(path)}
     pathlib.Path(f"{path}.json").write_text(json.dumps(found))
     for command in (["export", "--verify", str(path)], ["predict", "--from", str(path), __file__]):
         assert run(*command) == 2

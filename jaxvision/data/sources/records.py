@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import pathlib
 import struct
 import threading
 from typing import Any
@@ -231,8 +232,7 @@ def _check_size(path: str, size: int) -> None:
 
 def _check_digest(path: str, wanted: str) -> None:
     try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = paths.digest(pathlib.Path(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}: copy it again or pack again") from error
     if found != wanted:
