@@ -28,7 +28,7 @@ def write_stablehlo(path: pathlib.Path, function: Function, spec: Any) -> None:
 
     It names source files, for error messages, without the folders of this machine.
     """
-    before = jax.config.read("jax_hlo_source_file_canonicalization_regex")
+    before = jax.config.jax_hlo_source_file_canonicalization_regex  # type: ignore[attr-defined]
     jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
     try:
         exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(spec)
