@@ -48,6 +48,12 @@ class Groups(LoadScopeScheduling):
         return f"{file}[{case}" if file.endswith("test_contract.py") else file
 
 
+def pytest_collection_finish():
+    """What was imported and collected stays: no collection of garbage need look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_xdist_make_scheduler(config, log):
     return Groups(config, log)
 

@@ -412,6 +412,7 @@ def test_one_that_never_joins(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow  # its quick sibling is in test_doctor.py
 def test_a_workdir_that_is_not_shared(tmp_path):
     """As on machines where each has a disk of its own under the same name: here, another name for each."""
     path = config(tmp_path)

@@ -398,7 +398,7 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
 
     def sleepy(self, i):
         reader = threading.current_thread() is not threading.main_thread()  # not what is looked at before the start
-        if reader and i % 16 == 0 and self.uri == "digits:train":
+        if reader and i % 32 == 0 and self.uri == "digits:train":
             slow.append(i)
             time.sleep(0.2)
         return read(self, i)
@@ -425,7 +425,7 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
                 return self
 
             def __call__(self, *inputs):
-                if len(stepping) < 10:
+                if len(stepping) < 5:
                     stepping.append(0)
                     time.sleep(0.2)
                 return compiled(*inputs)
@@ -441,7 +441,7 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
         parts = {k: v for k, v in s["time"].items() if k != "other"}
         assert sum(s["time"].values()) == pytest.approx(s["wall_s"], rel=0.001)
         assert sum(parts.values()) >= 0.98 * s["wall_s"]
-    assert len(slow) >= 24
+    assert len(slow) >= 20
     # one reader: what it slept, less what the steps and saves hid; bounds that hold on a busy machine too
     hidden = (
         after["time"]["step"] + after["time"]["checkpoint"] + after["time"]["evaluate"] + after["time"]["log"] + 1.0
@@ -452,8 +452,8 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
     assert after["saves"]["count"] == len(saving)
     assert after["saves"]["blocked_s"] == pytest.approx(sum(saving), rel=0.02)
     assert after["saves"]["longest_s"] >= 0.2
-    assert len(stepping) == 10
-    assert before["time"]["step"] + 2.0 < after["time"]["step"] + 0.5
+    assert len(stepping) == 5
+    assert before["time"]["step"] + 1.0 < after["time"]["step"] + 0.25
 
 
 def test_mfu_goodput_and_sessions(four_steps, tmp_path, monkeypatch):

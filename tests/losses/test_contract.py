@@ -172,7 +172,7 @@ def each_kind(test):
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @each_kind
 @given(
     seed=st.integers(0, 10**6),
