@@ -39,7 +39,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     from jaxvision.log import in_words, plain
 
     hosts.join(say, arguments.wait)
-    trained = pretrained.load(arguments.source, arguments.checkpoint)
+    trained = pretrained.load(arguments.source, arguments.checkpoint, say)
     if arguments.max_pixels is not None:
         trained.config.data.max_pixels = arguments.max_pixels
     if not trained.config.evals:

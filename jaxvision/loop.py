@@ -216,7 +216,7 @@ class Run(Setup):
             return state
         given = None
         if config.init:
-            origin = pretrained.find(config.init)
+            origin = pretrained.find(config.init, say=self.say)
             plan = pretrained.load_plan(origin, self.task, config, self.source.classes)
             self.say(f"init: from {origin}\n  made for        {origin.contract}\n{plan.table()}")
             if self.leader:

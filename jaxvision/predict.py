@@ -107,7 +107,7 @@ def _run(arguments: Any, items: list[Any], videos: bool, file: IO[str] | None) -
     from jaxvision.deploy import artefact, inference
 
     say, show = cli.sayer(arguments), cli.shower(arguments)
-    predictor = inference.load(arguments.source, arguments.checkpoint, max_pixels=arguments.max_pixels)
+    predictor = inference.load(arguments.source, arguments.checkpoint, max_pixels=arguments.max_pixels, say=say)
     if predictor.certificate is not None:
         unproved = artefact.unproved(pathlib.Path(predictor.source), predictor.certificate["format"])
         if unproved:

@@ -46,8 +46,11 @@ class Source(NamedTuple):
         return InputContract.from_dict(self.about["contract"])
 
 
-def find(source: str, which: str = "") -> Source | Published:
-    """FROM to a checkpoint that was checked, or to a file of published weights. Raises UserError."""
+def find(source: str, which: str = "", say: Say = lambda text: None) -> Source | Published:
+    """FROM to a checkpoint that was checked, or to a file of published weights. Raises UserError.
+
+    `say` is told of a later checkpoint that is half-written: it is being saved, or a kill cut it off.
+    """
     file = published.find(source)
     if file is not None:
         if which:
@@ -70,6 +73,10 @@ def find(source: str, which: str = "") -> Source | Published:
             f"no checkpoints in {path}: it is no workdir of jaxvision.train, or nothing was saved there yet{above}"
         )
     chosen = checkpoint.choose(path / "checkpoints", which or "last")
+    for step in checkpoint.steps(path / "checkpoints") if which in ("", "last") else ():
+        if step > int(chosen.name):
+            later = path / "checkpoints" / str(step)
+            say(f"warning: checkpoint {later} is not used, {checkpoint.flaw(later)}")
     return Source(chosen, path, checkpoint.about(chosen))
 
 
@@ -340,9 +347,9 @@ class Trained(NamedTuple):
         return theirs
 
 
-def load(source: str, which: str = "") -> Trained:
-    """What evaluate and predict start from. Raises UserError."""
-    return load_found(find(source, which), source)
+def load(source: str, which: str = "", say: Say = lambda text: None) -> Trained:
+    """What evaluate and predict start from; `say` as in `find`. Raises UserError."""
+    return load_found(find(source, which, say), source)
 
 
 def load_found(found: Source | Published, source: str) -> Trained:

@@ -76,7 +76,7 @@ def transfer(argv: list[str]) -> dict[str, Any]:
     from jaxvision import paths, pretrained
     from jaxvision.paths import write_whole
 
-    found = pretrained.find(arguments.source, arguments.checkpoint)
+    found = pretrained.find(arguments.source, arguments.checkpoint, say)
     targets = [_target(text) for text in arguments.to] + (_vtab(say) if arguments.vtab else [])
     if not targets:
         raise UserError("nowhere to go: name a data source, as --to digits:train,digits:test")

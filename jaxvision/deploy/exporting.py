@@ -29,7 +29,7 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
     pixels = "crops" if arguments.format in ("safetensors", "litert") else arguments.pixels or "images"
     precision = "int8" if arguments.int8 else "float32"
     _check_free(out, *_beside(out, arguments.format, arguments.names))
-    found = pretrained.find(arguments.source, arguments.checkpoint)
+    found = pretrained.find(arguments.source, arguments.checkpoint, say)
     trained = pretrained.load_found(found, arguments.source)
     kind = inference.kind_of(trained)
     about = plain(_about(arguments, trained, found, kind, pixels, precision))

@@ -23,6 +23,7 @@ from jaxvision.data.decode import MAX_PIXELS, decode
 from jaxvision.data.sources.common import read_file
 from jaxvision.deploy import artefact
 from jaxvision.errors import UserError
+from jaxvision.log import Say
 from jaxvision.tasks import LABELS
 
 # scores of the classes, probabilities of the tags or the values: what `Prediction` holds
@@ -233,28 +234,34 @@ def _pixels(array: np.ndarray, where: str) -> np.ndarray:
     raise UserError(f"{where} is {array.dtype}{list(shape)}: give uint8 pixels [H, W], [H, W, 1] or [H, W, 3]{hint}")
 
 
-def load(path: str | os.PathLike[str], checkpoint: str | int = "", *, max_pixels: int = MAX_PIXELS) -> Predictor:
+def load(
+    path: str | os.PathLike[str],
+    checkpoint: str | int = "",
+    *,
+    max_pixels: int = MAX_PIXELS,
+    say: Say = lambda text: None,
+) -> Predictor:
     """A Predictor from a workdir, a checkpoint, published weights, or an exported file with its certificate beside it.
 
     `checkpoint`: of a workdir: "best", "last" (default) or a step. `max_pixels`: an image of more cannot be read.
-    Raises UserError.
+    `say` is told of a later checkpoint that is half-written, and so not used. Raises UserError.
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(
             f"load was given {path!r:.80}: give the name of a workdir, of published weights or of an exported file"
         )
-    predictor = _load(str(path), str(checkpoint))
+    predictor = _load(str(path), str(checkpoint), say)
     predictor.max_pixels = max_pixels
     return predictor
 
 
-def _load(name: str, checkpoint: str) -> Predictor:
+def _load(name: str, checkpoint: str, say: Say) -> Predictor:
     if artefact.is_one(name):
         if checkpoint:
             raise UserError(f"{name} is one network: leave out --checkpoint {checkpoint}")
         file = pathlib.Path(name).expanduser()
         return of_file(file, artefact.read_certificate(file))
-    return of_trained(pretrained.load(name, checkpoint))
+    return of_trained(pretrained.load(name, checkpoint, say))
 
 
 def of_file(path: pathlib.Path, about: dict[str, Any]) -> Predictor:
