@@ -131,6 +131,7 @@ def test_crop_shares_come_back():
             assert int(size / torch_names.crop_share(size, resize)) == resize
 
 
+@pytest.mark.slow  # its quick sibling is in test_published.py
 def test_evaluate_and_predict_on_the_file(tmp_path, capsys):
     """As on the workdir: the same numbers, the same class names, the same digest of sample ids."""
     from PIL import Image

@@ -82,6 +82,7 @@ def test_a_checkpoint_on_few_digits(workdir, tmp_path, capsys):
     assert before == {p: p.stat().st_mtime for p in tmp_path.rglob("checkpoints/*/digests.json")}
 
 
+@pytest.mark.slow
 def test_few_of_each_class_are_others_for_each_seed(workdir, tmp_path):
     flags = ["--from", str(workdir), "--to", "digits:train,digits:test", "--out", str(tmp_path), "--lr", "0.001",
              "--seeds", "2", "--steps", "1", "--batch-size", "8", "--per-class", "2"]  # fmt: skip
