@@ -211,12 +211,9 @@ def test_held_out_images_are_not_their_own_neighbours():
 
 
 def test_missing_imagenet_is_told_in_seconds(command, tmp_path):
-    import time
-
-    start = time.perf_counter()
-    done = command("jaxvision.train", "--config", "configs/resnet50.py", TFDS_DATA_DIR=str(tmp_path))
+    """Before the network is built and compiled, which takes minutes."""
+    done = command("jaxvision.train", "--config", "configs/resnet50.py", timeout=60, TFDS_DATA_DIR=str(tmp_path))
     assert done.returncode == 2
-    assert time.perf_counter() - start < 10
     for words in ("imagenet2012/train is not prepared", "download_and_prepare", "ILSVRC2012_img_train.tar",
                   "--config.data.train=fake:1024x224", "--config.evals.val.data=fake:"):  # fmt: skip
         assert words in done.stderr

@@ -153,7 +153,7 @@ def test_who_is_missing_is_named_on_all_that_are_there():
     assert answers[0] == answers[1]
     assert answers[0].startswith("processes 1 and 3 of 4 did not come to 127.0.0.1:")
     assert "within 1.5 s" in answers[0]
-    assert 1 < seconds < 10
+    assert 1 < seconds < 60
     answers, _ = call(200, [0], 0.5)
     assert answers[0].startswith("processes 1, 2, 3, 4, 5, 6, 7 and 192 others of 200 did not come")
 
@@ -162,7 +162,7 @@ def test_without_the_first_its_address_is_named():
     answers, seconds = call(3, [1], 1)
     assert "process 0 did not answer at 127.0.0.1:" in answers[0]
     assert "refused" in answers[0]
-    assert seconds < 10
+    assert seconds < 60
 
 
 def test_a_number_that_is_taken_twice():
@@ -304,7 +304,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path, number, count):
             pids, sent = children(process), time.monotonic()
             os.kill(pids[1], number)
     assert process.wait(60) == 75, "".join(out)
-    assert time.monotonic() - sent < 30
+    assert time.monotonic() - sent < 60
     said = [line for line in out if "saved in" in line]
     print(f"\nSIGTERM to one of {count}: all ended {time.monotonic() - sent:.1f} s later")
     assert sorted(int(line.partition("process")[2][1]) for line in said) == list(range(count))

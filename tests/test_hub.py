@@ -189,6 +189,7 @@ def test_no_bar_with_json_nor_without_a_terminal(tmp_path, hub):
 def test_a_hub_that_does_not_answer_is_said_at_once(tmp_path):
     start = time.perf_counter()
     done = find(tmp_path, "http://127.0.0.1:9")
+    online = time.perf_counter() - start
     assert done.returncode == 2
     assert f"error: cannot fetch {REPOSITORY} (" in done.stderr
     assert "write timm:efficientnet_b0.ra_in1k=/path/model.safetensors" in done.stderr
@@ -196,8 +197,8 @@ def test_a_hub_that_does_not_answer_is_said_at_once(tmp_path):
     offline = find(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert offline.returncode == 2
     assert "OfflineModeIsEnabled" in offline.stderr
-    # two processes that import numpy and huggingface_hub, on a machine that is shared; its retries alone take 24 s
-    assert time.perf_counter() - start < 20
+    # huggingface_hub's retries alone take 24 s; the rest of both is the same
+    assert online - (time.perf_counter() - start - online) < 20
 
 
 def test_a_download_that_was_cut_is_not_kept(tmp_path, hub):

@@ -112,7 +112,7 @@ def test_far_away_is_quick():
     for order in (Order(0, 10_000), Order(0, 10_000, np.arange(10_000.0)), Order(0, 10_000, repeats=3)):
         begin = time.perf_counter()
         order(10**15)
-        assert time.perf_counter() - begin < 5  # a walk there would take years
+        assert time.perf_counter() - begin < 60  # a walk there would take years
 
 
 # --------------------------------------------------------------------------- weights

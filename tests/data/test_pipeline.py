@@ -160,7 +160,7 @@ def test_resuming_anywhere_equals_the_tail(start):
 def test_starting_late_is_immediate():
     begin = time.perf_counter()
     batches(start=10**12, stop=10**12 + 1)
-    assert time.perf_counter() - begin < 5  # a walk there would take years
+    assert time.perf_counter() - begin < 60  # a walk there would take years
 
 
 @pytest.mark.parametrize("options", [{"threads": 0}, {"threads": 4}, {"threads": 4, "prefetch": 1}, {"prefetch": 9}])
@@ -230,7 +230,7 @@ def test_a_damaged_file_surfaces_from_the_thread(folder, content):
     begin = time.perf_counter()
     with pytest.raises(UserError, match=r"class 1/07\.jpg: cannot decode"):
         next(iterator)
-    assert time.perf_counter() - begin < 10
+    assert time.perf_counter() - begin < 60
     with pytest.raises(UserError, match=r"07\.jpg"):
         list(eval_batches(source, CONTRACT, batch_size=4))
 

@@ -233,7 +233,7 @@ def test_an_error_comes_at_its_batch_with_the_traceback(error, words):
     begin = time.perf_counter()
     with pytest.raises(type(error), match=str(error)) as caught:
         next(iterator)
-    assert time.perf_counter() - begin < 10
+    assert time.perf_counter() - begin < 60
     assert type(caught.value) is type(error)
     trace = str(caught.value.__cause__)
     assert "Traceback (most recent call last)" in trace
@@ -266,7 +266,7 @@ def test_a_killed_worker_is_an_error(pause):
     begin = time.perf_counter()
     with pytest.raises(UserError, match=r"worker process .* killed, .*memory.*data\.processes=0"):
         list(iterator)
-    assert time.perf_counter() - begin < 10
+    assert time.perf_counter() - begin < 60
 
 
 class Crashing(Noise):
@@ -305,7 +305,7 @@ def test_ending_the_iterator_ends_the_workers(end):
     if end == "close":
         begin = time.perf_counter()
         iterator.close()
-        assert time.perf_counter() - begin < 20
+        assert time.perf_counter() - begin < 60
     elif end == "exhaust":
         assert len(list(iterator)) == 2
     del iterator
@@ -318,7 +318,7 @@ def test_an_iterator_left_open_does_not_keep_python():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert time.perf_counter() - begin < 30
+    assert time.perf_counter() - begin < 60
 
 
 def test_ctrl_c_while_workers_start():
