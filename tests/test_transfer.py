@@ -83,11 +83,12 @@ def test_a_checkpoint_on_few_digits(workdir, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_few_of_each_class_are_others_for_each_seed(workdir, tmp_path):
+def test_few_of_each_class_are_others_for_each_seed(workdir, tmp_path, capsys):
     flags = ["--from", str(workdir), "--to", "digits:train,digits:test", "--out", str(tmp_path), "--lr", "0.001",
-             "--seeds", "2", "--steps", "1", "--batch-size", "8", "--per-class", "2"]  # fmt: skip
-    assert list(transfer.transfer(flags)["results"]) == ["digits-train-2-a-class"]
-    kept = json.loads((tmp_path / "transfer.json").read_text())["results"]["digits-train-2-a-class"]
+             "--seeds", "2", "--steps", "1", "--batch-size", "8", "--per-class", "1,2"]  # fmt: skip
+    assert list(transfer.transfer(flags)["results"]) == ["digits-train-1-a-class", "digits-train-2-a-class"]
+    assert "±" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "transfer.json").read_text())["results"]["digits-train-1-a-class"]
     assert [len(kept[how]) for how in transfer.HOW] == [2, 2, 2, 2]
     assert kept["probe"][0] != kept["probe"][1]
     config = json.loads((tmp_path / "digits-train-2-a-class/fine-tuned/seed-1/config.json").read_text())

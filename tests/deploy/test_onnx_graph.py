@@ -34,7 +34,7 @@ def both(function, *arrays, symbolic=None):
     return computed(model, *arrays), np.asarray(jax.jit(function)(*arrays))
 
 
-FIRST = ("resnet", "vit", "swin", "mobilenet", "mixer")  # all kinds of layers; the others are slow
+FIRST = ("resnet", "vit", "swin", "mobilenet", "mixer")  # by default; the others are slow
 FAMILIES = [pytest.param(f, marks=() if f.partition(",")[0] in FIRST else pytest.mark.slow) for f in SMALL]
 
 

@@ -46,7 +46,7 @@ def test_the_whole_table_comes_at_once(command):
     *lines, last = done.stdout.splitlines()
     assert len(lines) == len(models.__all__) + 1
     assert len(json.loads(last)["models"]) == len(models.__all__)
-    # a second or two on a free core; counting takes minutes there
+    # a second or two on a free core; counting takes minutes
     assert time.perf_counter() - start < 60
 
 
