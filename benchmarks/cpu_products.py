@@ -27,8 +27,8 @@ def digits():
     import jax
 
     from jaxvision import config as config_lib
-    from jaxvision import sharding
-    from jaxvision.prepare import Setup
+    from jaxvision.runtime import sharding
+    from jaxvision.training.setup import Setup
 
     setup = Setup(config_lib.load(str(ROOT / "configs" / "digits.py"), {}))
     state = setup.fresh_state(setup.abstract_state(), None)

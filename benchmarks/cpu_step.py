@@ -2,7 +2,7 @@
 
     python benchmarks/cpu_step.py [resnet50] [--batch 16] [--turns 7]
 
-In one process: jaxvision.step.make_step as the commands run it (uint8 pixels, cross entropy, SGD with momentum,
+In one process: `training.step.make_step` as the commands run it (uint8 pixels, cross entropy, SGD with momentum,
 float32, 224 px), then the same network of torchvision in channels_last with as many threads as there are cores. Prints
 a line of JSON: images/s of both, medians over the turns after one of warming up, and the ratios turn by turn.
 """
@@ -23,9 +23,10 @@ cli.without_ynnpack()
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from jaxvision import build, evals, models, optim  # noqa: E402
 from jaxvision import config as config_lib  # noqa: E402
-from jaxvision.step import init_state, make_step  # noqa: E402
+from jaxvision import models  # noqa: E402
+from jaxvision.training import build, evals, optim  # noqa: E402
+from jaxvision.training.step import init_state, make_step  # noqa: E402
 
 SIZE, CLASSES, CORES = 224, 1000, len(os.sched_getaffinity(0))
 

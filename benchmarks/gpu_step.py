@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_step.py [resnet50 | vit_small_patch16_224] [--batch 256] [--turns 5] [--steps 20]
 
-In one process: jaxvision.step.make_step as the commands run it (bfloat16, cross entropy), then the network of
+In one process: jaxvision.training.step.make_step as the commands run it (bfloat16, cross entropy), then the network of
 torchvision or timm under torch's autocast to bfloat16: convolutional ones in channels_last, attention by torch's own
 fused kernels; the optimiser is fused, too. Networks with BatchNorm learn by SGD with momentum, others by AdamW. On both
 sides uint8 pixels lie on the device and the step normalises them. A turn is some steps without a wait between them.
@@ -10,8 +10,8 @@ Memory is taken as it is needed (XLA_PYTHON_CLIENT_PREALLOCATE=false), so that b
 
 Prints a line of JSON for torch as it comes, and one for torch.compile unless that takes longer than a minute: images/s
 of both, medians over the turns after steps of warming up, and the ratios turn by turn. `flops_per_image` are those
-that the loop counts (jaxvision/hlo.py), `compiled_flops_per_image` the compiler's, `torch_flops_per_image` torch's of
-its products; `mfu` is of the first, `mfu_of_products` of the last. --size and a CPU are for trying it out.
+that the loop counts (jaxvision/runtime/hlo.py), `compiled_flops_per_image` the compiler's, `torch_flops_per_image`
+torch's of its products; `mfu` is of the first, `mfu_of_products` of the last. --size and a CPU are for trying it out.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import jax
 import numpy as np
 
-from jaxvision import build, chips, evals, hlo, models, optim
 from jaxvision import config as config_lib
-from jaxvision.step import init_state, make_step
+from jaxvision import models
+from jaxvision.runtime import chips, hlo
+from jaxvision.training import build, evals, optim
+from jaxvision.training.step import init_state, make_step
 
 CLASSES, WARM, LIMIT, RATE = 1000, 3, 60, 1e-4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -6,7 +6,7 @@ python benchmarks/hlo_traffic.py PROGRAM.txt       the text of jax's `compiled.a
 import json
 import sys
 
-from jaxvision import hlo
+from jaxvision.runtime import hlo
 
 if __name__ == "__main__":
     with open(sys.argv[1]) as file:

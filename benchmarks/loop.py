@@ -21,9 +21,10 @@ import jax
 from etils import epath
 
 from jaxvision import config as config_lib
-from jaxvision import evals, loop, sharding
-from jaxvision.log import Clock
-from jaxvision.stop import Stop
+from jaxvision.runtime import sharding
+from jaxvision.runtime.clock import Clock
+from jaxvision.runtime.stop import Stop
+from jaxvision.training import evals, loop
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 

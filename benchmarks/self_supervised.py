@@ -27,12 +27,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision import build, evals, loop, sharding
 from jaxvision import config as config_lib
 from jaxvision.config import Config
+from jaxvision.data import reader
 from jaxvision.data.sources import open_source
 from jaxvision.metrics import representation
-from jaxvision.step import TrainState
+from jaxvision.runtime import sharding
+from jaxvision.training import build, evals, loop
+from jaxvision.training.step import TrainState
 
 HERE = pathlib.Path(__file__).parent.parent
 METHODS = ("simclr", "byol", "dino")
@@ -130,10 +132,10 @@ def summary(workdir: pathlib.Path) -> dict:
 def features(workdir: pathlib.Path | None, seed: int) -> tuple[dict, dict]:
     """Of digits:train and digits:test, by a pretrained network, or by one with random weights, whose normalisations
     use the statistics of the training images (those it starts with are of nothing)."""
-    from jaxvision import pretrained
+    from jaxvision.training import restore
 
     if workdir is not None:
-        trained = pretrained.load(str(workdir))
+        trained = restore.load(str(workdir))
         task, params, extra, config = trained.task, trained.params, trained.extra, trained.config
     else:
         config = build.resolve(pretraining("simclr", seed))
@@ -148,7 +150,7 @@ def features(workdir: pathlib.Path | None, seed: int) -> tuple[dict, dict]:
     kept: list[dict] = []
     metric = representation.probe(classes=10)._replace(finish=lambda rows: kept.append(rows) or {}, bank="")
     for uri in ("digits:train", "digits:test"):
-        batches = evals.source_batches(open_source(uri), build.contract(config), mesh, 256, threads=1)
+        batches = evals.source_batches(open_source(uri), reader.contract(config), mesh, 256, threads=1)
         evals.run(task, state, {"rows": metric}, batches)
     return kept[0], kept[1]
 

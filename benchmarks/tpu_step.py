@@ -5,11 +5,11 @@
     python benchmarks/tpu_step.py resnet50 --set stem=imagenet --chips v5e:2x2 --batch 128
 
 Prints a line of JSON a network: `bytes_per_image` is the compiler's count of the memory traffic of one whole step of
-jaxvision.step.make_step (uint8 pixels in, bfloat16 compute, 224 px; SGD with momentum for networks with BatchNorm, else
-AdamW), over the images of a chip. `kernel_bytes_per_image` is the part of it that our own kernels state, of which the
-compiler knows no more. That count has what moves within the chip too; `device_memory_bytes_per_image` has not
-(jaxvision/hlo.py; benchmarks/hlo_traffic.py counts programs of others). On a v5e (819 GB/s, 197 TFLOP/s) these networks
-are bound by it.
+`training.step.make_step` (uint8 pixels in, bfloat16 compute, 224 px; SGD with momentum for networks with BatchNorm,
+else AdamW), over the images of a chip. `kernel_bytes_per_image` is the part of it that our own kernels state, of which
+the compiler knows no more. That count has what moves within the chip too; `device_memory_bytes_per_image` has not
+(jaxvision/runtime/hlo.py; benchmarks/hlo_traffic.py counts programs of others). On a v5e (819 GB/s, 197 TFLOP/s) these
+networks are bound by it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 import jax
 from jax.experimental import topologies
 
-from jaxvision import build, models, plan, sharding
 from jaxvision import config as config_lib
-from jaxvision.hlo import device_memory_bytes
+from jaxvision import models, plan
+from jaxvision.runtime import sharding
+from jaxvision.runtime.hlo import device_memory_bytes
+from jaxvision.training import build
 
 
 def kernel_bytes(program: str) -> int:

@@ -22,9 +22,9 @@ import zlib  # noqa: E402
 from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
-from jaxvision import hosts  # noqa: E402
 from jaxvision.errors import Unfit, UserError, nearest  # noqa: E402
-from jaxvision.stop import catch, end_at_ctrl_c, interrupted  # noqa: E402
+from jaxvision.runtime import hosts  # noqa: E402
+from jaxvision.runtime.stop import catch, end_at_ctrl_c, interrupted  # noqa: E402
 
 # A command, `python -m jaxvision.NAME`, imports more before it calls `main`. Other programs keep their own Ctrl-C.
 if str(getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")).startswith("jaxvision."):
@@ -387,7 +387,7 @@ def keep_compiled() -> None:
     In $XDG_CACHE_HOME/jaxvision, ~/.cache where that is not set. What JAX_COMPILATION_CACHE_DIR says stays, and
     JAX_ENABLE_COMPILATION_CACHE=false turns it off.
     """
-    from jaxvision import paths
+    from jaxvision.runtime import paths
 
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(paths.cache() / "compiled" / _processor()))
 

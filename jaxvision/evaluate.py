@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxvision import cli, hosts
+from jaxvision import cli
 from jaxvision.errors import UserError
+from jaxvision.runtime import hosts
 
 
 def evaluate(argv: list[str]) -> dict[str, Any]:
@@ -31,15 +32,16 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     say = cli.sayer(arguments)
     cli.ticker.start(arguments, "importing JAX, reading the network, compiling, evaluating")
 
-    from jaxvision import build, evals, paths, pretrained
     from jaxvision import config as config_lib
     from jaxvision.data import survey
     from jaxvision.data.sources import open_source
     from jaxvision.data.sources.common import notes
-    from jaxvision.log import in_words, plain
+    from jaxvision.runtime import paths
+    from jaxvision.runtime.records import in_words, plain
+    from jaxvision.training import build, evals, restore
 
     hosts.join(say, arguments.wait)
-    trained = pretrained.load(arguments.source, arguments.checkpoint, say)
+    trained = restore.load(arguments.source, arguments.checkpoint, say)
     if arguments.max_pixels is not None:
         trained.config.data.max_pixels = arguments.max_pixels
     if not trained.config.evals:

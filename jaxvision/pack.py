@@ -20,11 +20,12 @@ from concurrent import futures
 from typing import Any, TypeVar
 
 import jaxvision
-from jaxvision import cli, paths
+from jaxvision import cli
 from jaxvision.data.decode import MAX_PIXELS, decode
 from jaxvision.data.sources import Source, open_source
 from jaxvision.errors import Damaged, Interrupted, Unreadable, UserError
-from jaxvision.stop import Stop
+from jaxvision.runtime import machine, paths
+from jaxvision.runtime.stop import Stop
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -80,7 +81,7 @@ def pack(argv: list[str]) -> dict[str, Any]:
         help="an unreadable image ends the packing (default), or is left out, counted and listed in info.json",
     )
     arguments, _ = parser.parse(argv)
-    threads = arguments.threads if arguments.threads is not None else _processors()
+    threads = arguments.threads if arguments.threads is not None else machine.cores()
     for name, value in (("--longest", arguments.longest), ("--shards", arguments.shards), ("--threads", threads)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}: it must be at least 1")
@@ -117,8 +118,9 @@ def pack(argv: list[str]) -> dict[str, Any]:
         say=say,
         live=not arguments.json and sys.stderr.isatty(),
     )
+    busy = f"another process is packing into {packing.out}: wait for it, or name another --out"
     try:
-        with Stop() as packing.stop, _lock(packing.out):
+        with Stop() as packing.stop, paths.lock(packing.out, busy):
             return packing.run()
     except Interrupted as error:
         raise Interrupted(f"{error}. To resume: {shlex.join(['python', '-m', 'jaxvision.pack', *argv])}") from error
@@ -535,20 +537,6 @@ def _ahead(function: Callable[[T], R], items: Iterable[T], threads: int) -> Gene
 
 
 @contextlib.contextmanager
-def _lock(out: pathlib.Path) -> Iterator[None]:
-    """One packing into a folder at a time. Raises UserError. A killed process leaves no lock behind."""
-    import fcntl
-
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is packing into {out}: wait for it, or name another --out") from error
-        yield
-
-
-@contextlib.contextmanager
 def _writing(path: pathlib.Path) -> Iterator[None]:
     """Names the file where a disk is full, or a limit is reached. The writer of shards raises RuntimeError then."""
     try:
@@ -562,11 +550,6 @@ def _unwritable(path: str | pathlib.Path, reason: str) -> UserError:
     return UserError(
         f"cannot write {path} ({reason}): make room there or allow it, the same command resumes; or name another --out"
     )
-
-
-def _processors() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _differences(then: Any, now: Any, name: str = "") -> list[str]:

@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from jaxvision import cli
-from jaxvision.chips import TPUS, Chip
+from jaxvision.config.ranges import at_least
 from jaxvision.errors import UserError, nearest
-from jaxvision.ranges import at_least
+from jaxvision.runtime.chips import TPUS, Chip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,8 +67,8 @@ def plan(argv: list[str]) -> dict[str, Any]:
     if topologies:
         only_described()
 
-    from jaxvision import build
     from jaxvision import config as config_lib
+    from jaxvision.training import build
 
     config = config_lib.load(arguments.config, overrides)
     build.check(config)
@@ -256,7 +256,7 @@ class Planner:
     def compile(self, where: Slice, images: int, remat: str, fsdp: int) -> Row:
         import jax
 
-        from jaxvision import hlo, sharding
+        from jaxvision.runtime import hlo, sharding
 
         config = type(self.config)(self.config.to_dict())
         config.update(batch_size=images * where.chips)
@@ -347,14 +347,14 @@ def compile_step(config: Config, mesh: Any, classes: int, kind: str) -> Any:
     """
     import numpy as np
 
-    from jaxvision import build, pretrained, step
+    from jaxvision.training import build, restore, step
 
     config = type(config)({**config.to_dict(), "evals": {}})  # a train step does not depend on them
     if config.dtype == "auto" and mesh.devices.flat[0].platform != "cpu":
         config.dtype = "bfloat16"
     config = build.resolve(config)
     names = tuple(map(str, range(classes)))
-    teacher = pretrained.teacher(config, names)
+    teacher = restore.teacher(config, names)
     teaching = teacher and teacher.task
     # of the labels themselves only numbers would change
     task = build.task(config, classes, lambda: np.arange(classes), teaching=teaching, total_steps=1000)

@@ -17,11 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
-from jaxvision import cli, paths
+from jaxvision import cli
 from jaxvision.data.decode import MAX_PIXELS, check_pixels
 from jaxvision.data.sources import EXTENSIONS
 from jaxvision.data.sources.common import ENDINGS, LARGEST, counted, guarded, images, read_file
 from jaxvision.errors import UserError
+from jaxvision.runtime import paths
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp")
 TABLES = (".jsonl", ".csv")

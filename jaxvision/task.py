@@ -56,6 +56,7 @@ class Task(NamedTuple):
 
 # Metrics of which less is better; of all others more is.
 LOWER = ("loss", "mse", "mae")
+ALARM = "alarm_"  # a training log of this name is above 0 where something is wrong
 
 
 class Metric(NamedTuple):

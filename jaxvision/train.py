@@ -8,8 +8,9 @@ import pathlib
 import shlex
 from typing import Any
 
-from jaxvision import cli, hosts
+from jaxvision import cli
 from jaxvision.errors import Interrupted, UserError
+from jaxvision.runtime import hosts
 
 # What people read while a run starts up, by the part of the clock.
 AT = {
@@ -54,7 +55,7 @@ def train(argv: list[str]) -> dict[str, Any]:
     if not 0 <= arguments.stop_after < float("inf"):
         raise UserError(f"--stop-after is {arguments.stop_after:g}: it is a number of minutes, 0 for never")
     from jaxvision import config as config_lib
-    from jaxvision import paths
+    from jaxvision.runtime import paths
 
     if arguments.workdir:
         paths.require_folder(arguments.workdir, "--workdir")
@@ -64,8 +65,8 @@ def train(argv: list[str]) -> dict[str, Any]:
     hosts.join(say, arguments.wait)
     workdir = arguments.workdir or default_workdir(arguments.config)
 
-    from jaxvision import build, loop
-    from jaxvision.log import Clock
+    from jaxvision.runtime.clock import Clock
+    from jaxvision.training import build, loop
 
     build.check(config)
     words = ["python", "-m", "jaxvision.train", "--config", arguments.config, "--workdir", workdir]
@@ -91,8 +92,8 @@ def default_workdir(config: str) -> str:
 
 def report(workdir: str, say: Any) -> dict[str, Any]:
     """What was reached, where it lies, and what to do with it."""
-    from jaxvision import accounting, paths
-    from jaxvision.log import in_words, read_summary
+    from jaxvision.runtime import goodput, paths
+    from jaxvision.runtime.records import in_words, read_summary
 
     summary = read_summary(paths.path(workdir))
     say(f"done: {summary['step']} steps in {summary['wall_s']:.1f} s, {summary['examples_per_s']:.0f} images/s")
@@ -102,7 +103,7 @@ def report(workdir: str, say: Any) -> dict[str, Any]:
     hosts_ = {host["process"]: host for host in summary["hosts"]}
     if hosts_:
         times, machines = ({k: host[what] for k, host in hosts_.items()} for what in ("time", "machine"))
-        say(accounting.table(times, machines))
+        say(goodput.table(times, machines))
     say(
         f"  {workdir}: report.html, checkpoints, curves.png, metrics.jsonl, summary.json\n"
         f"evaluate: python -m jaxvision.evaluate --from {shlex.quote(workdir)}\n"

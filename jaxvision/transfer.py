@@ -73,10 +73,11 @@ def transfer(argv: list[str]) -> dict[str, Any]:
             "give one, as --lr 0.003"
         )
 
-    from jaxvision import paths, pretrained
-    from jaxvision.paths import write_whole
+    from jaxvision.runtime import paths
+    from jaxvision.runtime.paths import write_whole
+    from jaxvision.training import restore
 
-    found = pretrained.find(arguments.source, arguments.checkpoint, say)
+    found = restore.find(arguments.source, arguments.checkpoint, say)
     targets = [_target(text) for text in arguments.to] + (_vtab(say) if arguments.vtab else [])
     if not targets:
         raise UserError("nowhere to go: name a data source, as --to digits:train,digits:test")
@@ -169,13 +170,13 @@ def _vtab(say: Callable[[str], None]) -> list[Target]:
 def _config(found: Any, arguments: Any, overrides: Mapping[str, str], target: Target) -> Any:
     """The recipe of both trainings: network, pixels and augmentation as those of the checkpoint."""
     from jaxvision import config as config_lib
-    from jaxvision import pretrained
     from jaxvision.config import Config
+    from jaxvision.training import restore
 
     config = config_lib.default()
     config.data.transforms = (("random_resized_crop", {}), ("flip", {}))
-    if isinstance(found, pretrained.Source):
-        theirs = pretrained.config_of(found)
+    if isinstance(found, restore.Source):
+        theirs = restore.config_of(found)
         config.model, config.dtype = theirs.model, theirs.dtype
         config.data.transforms = _one_view(theirs.data.transforms)
     else:
@@ -208,10 +209,13 @@ def _frozen(found: Any, config: Any, target: Target, seeds: Iterable[int]) -> di
     import jax
     import jax.numpy as jnp
 
-    from jaxvision import build, evals, metrics, pretrained, sharding
+    from jaxvision import metrics
     from jaxvision.config import Config
+    from jaxvision.data import reader
     from jaxvision.data.sources import open_source, with_classes
-    from jaxvision.step import TrainState
+    from jaxvision.runtime import sharding
+    from jaxvision.training import build, evals, restore
+    from jaxvision.training.step import TrainState
 
     config = Config({**build.resolve(config).to_dict(), "task": dict(name="linear_probe")})
     draws, test = [open_source(target.draw(seed)) for seed in seeds], open_source(target.test)
@@ -220,13 +224,13 @@ def _frozen(found: Any, config: Any, target: Target, seeds: Iterable[int]) -> di
     draws = [with_classes(draw, source.classes, "the training data") for draw in draws]
     test = with_classes(test, source.classes, "the training data")
     task, mesh = build.task(config, len(source.classes)), sharding.make_mesh()
-    plan = pretrained.load_plan(found, task, config, source.classes)
+    plan = restore.load_plan(found, task, config, source.classes)
     params, extra = build.jit_once(task.init, out_shardings=sharding.replicated(mesh))(
         jax.random.key(0), build.zeros(config), plan.given
     )
 
     def batches(of: Any) -> Any:
-        return evals.source_batches(of, build.contract(config), mesh, config.batch_size, **build.reading(config))
+        return evals.source_batches(of, reader.contract(config), mesh, config.batch_size, **reader.options(config))
 
     measures = {name: getattr(metrics, name)(classes=len(source.classes)) for name in ("knn", "probe")}
     state = TrainState(jnp.int32(0), params, extra, ())
@@ -246,8 +250,8 @@ def _trained(
     A new last layer's first gradients are of noise, and distort what was pretrained (Kumar et al. 2022,
     https://arxiv.org/abs/2202.10054): so it learns alone first.
     """
-    from jaxvision import build
     from jaxvision.config import Config
+    from jaxvision.training import build
 
     results, tuned = {}, Config(config.to_dict())
     if arguments.freeze and not config.optim.unfreeze:
@@ -273,9 +277,9 @@ def _run(
     config: Any, workdir: Any, init: str, lr: float, seed: int, say: Callable[[str], None], *, train: str, test: str
 ) -> float:
     """Test top-1 of one training; one that is finished is not done again."""
-    from jaxvision import loop
     from jaxvision.config import Config
-    from jaxvision.log import read_summary
+    from jaxvision.runtime.records import read_summary
+    from jaxvision.training import loop
 
     config = Config(config.to_dict())
     config.seed, config.init, config.optim.lr, config.data.train = seed, init, lr, train
@@ -310,7 +314,7 @@ def picture(results: Mapping[str, Mapping[str, list[float]]], path: Any, title: 
     """Bars of the same, with the standard deviation over the seeds."""
     from matplotlib.figure import Figure
 
-    from jaxvision.log import save_figure
+    from jaxvision.report import figures
 
     figure = Figure(figsize=(max(6.0, 1.8 * len(results) + 2.5), 4.2), layout="constrained")
     axes = figure.subplots()
@@ -323,7 +327,7 @@ def picture(results: Mapping[str, Mapping[str, list[float]]], path: Any, title: 
     axes.set(title=title, ylabel="top-1", ylim=(0, 1.08))
     axes.set_xticks(range(len(results)), list(results))
     axes.legend(ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08))
-    save_figure(figure, path)
+    figures.save(figure, path)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ import jax
 import numpy as np
 
 import jaxvision.config
-from jaxvision import cli, hosts, loop, train
+from jaxvision import cli, train
+from jaxvision.runtime import hosts
+from jaxvision.training import loop
 
 
 def make_config(options):

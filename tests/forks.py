@@ -25,7 +25,7 @@ from jaxvision import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 IMPORTED = (
-    "jaxvision.build", "jaxvision.loop", "jaxvision.weights", "jaxlib.mlir.dialects.builtin",
+    "jaxvision.training.build", "jaxvision.training.loop", "jaxvision.weights", "jaxlib.mlir.dialects.builtin",
     "jaxlib.mlir.dialects.mhlo", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "sklearn.datasets",
 )  # fmt: skip
 

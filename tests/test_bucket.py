@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from etils import epath
 
-from jaxvision import checkpoint, paths
 from jaxvision.data.sources import open_source
 from jaxvision.errors import UserError
+from jaxvision.runtime import paths
+from jaxvision.weights import checkpoint
 from tests import flags
 from tests.bucket import Bucket
 from tests.conftest import ROOT
-from tests.test_hosts import start
+from tests.runtime.test_hosts import start
 
 LINES = """
 config.steps, config.evals.test.every_steps = 12, 6

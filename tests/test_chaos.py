@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 from etils import epath
 
-from jaxvision import checkpoint
+from jaxvision.weights import checkpoint
 from tests.test_elastic import finish, kill, rows, said, start_hosts
 
 SEED = int(os.environ.get("CHAOS_SEED", "0"))  # of the moments; where exactly a kill lands is up to the machine as well

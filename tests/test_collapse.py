@@ -9,8 +9,8 @@ import pathlib
 import pytest
 
 from jaxvision import config as config_lib
-from jaxvision import loop
 from jaxvision.config import Config
+from jaxvision.training import loop
 
 pytestmark = pytest.mark.slow
 SIMCLR = pathlib.Path(__file__).parent.parent / "configs" / "digits_simclr.py"

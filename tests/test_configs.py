@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvision import build, evals, loop, models
 from jaxvision import config as config_lib
-from jaxvision.data import open_source
+from jaxvision import models
+from jaxvision.data import open_source, reader
 from jaxvision.errors import UserError
-from jaxvision.step import init_state, make_step
+from jaxvision.training import build, evals, loop
+from jaxvision.training.step import init_state, make_step
 from jaxvision.weights import count
 from tests.data.test_arrays import cifar_files, write_tar
 from tests.models.published import PUBLISHED, SMALL
@@ -226,7 +227,7 @@ def test_fine_tuning_needs_the_network_of_its_pre_training():
         config = config_lib.load(str(ROOT / "configs" / f"{name}.py"))
         params, _ = build.abstract_init(build.task(config, 1000), config)
         trees.append(params["model"])
-        assert build.contract(config).filter == "bicubic"
+        assert reader.contract(config).filter == "bicubic"
     head = trees[1].pop("head")
     assert jax.tree.structure(trees[0]) == jax.tree.structure(trees[1])
     assert jax.tree.map(lambda x: x.shape, trees[0]) == jax.tree.map(lambda x: x.shape, trees[1])

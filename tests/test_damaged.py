@@ -16,10 +16,10 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from jaxvision import checkpoint
 from jaxvision.data.sources import open_source
+from jaxvision.weights import checkpoint
 from tests.conftest import ROOT
-from tests.test_report import read
+from tests.report.test_page import read
 
 CONFIG = """
 from tests.tiny import make_tiny_config

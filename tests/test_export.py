@@ -10,11 +10,14 @@ from etils import epath
 from flax import traverse_util
 
 import jaxvision.config
-from jaxvision import build, checkpoint, models, published, statedict
+from jaxvision import models
 from jaxvision.config import to_json
+from jaxvision.data import reader
 from jaxvision.data.contract import InputContract
 from jaxvision.deploy import torch_names
-from tests.test_published import run
+from jaxvision.training import build
+from jaxvision.weights import checkpoint, published, torch
+from tests.weights.test_published import run
 
 CLASSES = ("class 0", "class 1", "class 2")  # of fake:16x32?classes=3
 
@@ -42,7 +45,7 @@ def workdir_of(folder, name="vit_tiny_patch16_224", size=32, wrap=(), channels=3
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(to_json(config))
     writer = checkpoint.Writer(workdir / "checkpoints", keep=2)
-    about = {"contract": build.contract(config).to_dict(), "classes": list(classes), "task": task, "versions": {}}
+    about = {"contract": reader.contract(config).to_dict(), "classes": list(classes), "task": task, "versions": {}}
     writer.save(7, state, about)
     writer.close()
     trained = state["extra"]["ema"] if "ema" in state["extra"] else {**state, "model": state["extra"]["model"]}
@@ -79,7 +82,7 @@ def test_the_file_holds_the_leaves_and_comes_back(tmp_path, capsys, name, option
     origin = models.origins(name)[names]
     state = published.read(out)
     model = getattr(models, name)(classes=3)
-    want = statedict.to_state_dict(leaves, origin, model)
+    want = torch.to_state_dict(leaves, origin, model)
     assert state.keys() == want.keys()
     assert all(state[k].tobytes() == want[k].tobytes() and state[k].dtype == want[k].dtype for k in want)
     assert result["tensors"] == len(leaves)
@@ -106,7 +109,7 @@ def test_the_file_holds_the_leaves_and_comes_back(tmp_path, capsys, name, option
     size = options.get("size", 32)
     assert back.contract == InputContract(size=size, resize=size + 5, mean=(0.25,) * 3, std=(0.5,) * 3)
     assert back.classes == CLASSES
-    got = statedict.from_state_dict(state, leaves, origin, model).leaves
+    got = torch.from_state_dict(state, leaves, origin, model).leaves
     assert all(got[n].tobytes() == leaves[n].tobytes() for n in leaves)
 
 
@@ -160,7 +163,7 @@ def test_google_weights_become_timms(tmp_path, capsys):
     """Of a .npz file: no class names, no step, the digest of the file."""
     import hashlib
 
-    from jaxvision import npz
+    from jaxvision.weights import npz
 
     _, leaves = workdir_of(tmp_path / "run")
     model = models.vit_tiny_patch16_224(classes=3)
@@ -171,7 +174,7 @@ def test_google_weights_become_timms(tmp_path, capsys):
     assert f'timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=32, checkpoint_path="{out}")' in said
     result = json.loads(said.splitlines()[-1])
     assert result["source_sha256"] == hashlib.sha256((tmp_path / "weights.npz").read_bytes()).hexdigest()
-    want = statedict.to_state_dict(leaves, models.origins("vit_tiny_patch16_224")["timm"], model)
+    want = torch.to_state_dict(leaves, models.origins("vit_tiny_patch16_224")["timm"], model)
     got = published.read(out)
     assert got.keys() == want.keys()
     assert all(got[k].tobytes() == want[k].tobytes() for k in want)
@@ -257,7 +260,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, capsys):
     leaves["params/ln/scale"][3] = np.nan
     import safetensors.numpy
 
-    safetensors.numpy.save_file(statedict.to_state_dict(leaves, origin, None), path)
+    safetensors.numpy.save_file(torch.to_state_dict(leaves, origin, None), path)
     assert exported(f"timm:vit_tiny_patch16_224.augreg_in21k={path}", tmp_path / "m.safetensors") == 2
     assert "not finite" in capsys.readouterr().err
     assert not (tmp_path / "m.safetensors").exists()

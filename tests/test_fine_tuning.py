@@ -10,12 +10,15 @@ import safetensors.numpy
 from etils import epath
 from flax import traverse_util
 
-from jaxvision import build, checkpoint, models, pretrained, statedict
 from jaxvision import config as config_lib
+from jaxvision import models
+from jaxvision.data import reader
 from jaxvision.errors import UserError
-from tests.test_loop import assert_bit_equal, final_state, records
-from tests.test_loop import fit as fit_one_stage
-from tests.test_published import run
+from jaxvision.training import build, restore
+from jaxvision.weights import checkpoint, torch
+from tests.training.test_loop import assert_bit_equal, final_state, records
+from tests.training.test_loop import fit as fit_one_stage
+from tests.weights.test_published import run
 
 
 def fit(path, **changes):
@@ -108,7 +111,7 @@ def test_a_linear_probe_of_a_training(tmp_path, workdir, capsys):
 
 def test_from_self_supervision(tmp_path, workdir):
     """A checkpoint without any head, whose projector is of no use to a probe or to fine-tuning."""
-    config = pretrained.load(str(workdir)).config
+    config = restore.load(str(workdir)).config
     config.update(task=dict(name="simclr", widths=(8, 4)), wrap=dict())
     rng = np.random.default_rng(0)
     state = jax.tree.map(
@@ -116,13 +119,13 @@ def test_from_self_supervision(tmp_path, workdir):
         dict(zip(("params", "extra"), build.abstract_init(build.task(config, 10), config))),
     )
     writer = checkpoint.Writer(epath.Path(tmp_path) / "checkpoints", keep=1)
-    writer.save(1, state, {"contract": build.contract(config).to_dict(), "classes": list("0123456789")})
+    writer.save(1, state, {"contract": reader.contract(config).to_dict(), "classes": list("0123456789")})
     writer.close()
-    found = pretrained.find(str(tmp_path / "checkpoints" / "1"))
+    found = restore.find(str(tmp_path / "checkpoints" / "1"))
     for name, head in (("linear_probe", "params/head"), ("classification", "params/model/fc")):
         config.task = dict(name=name)
         task = build.task(config, 10)
-        plan = pretrained.load_plan(found, task, config, tuple("0123456789"))
+        plan = restore.load_plan(found, task, config, tuple("0123456789"))
         assert plan.reinitialised == [f"{head}/bias", f"{head}/kernel"]
         assert plan.dropped
         assert all(n.startswith(("params/projector/", "extra/projector/")) for n in plan.dropped)
@@ -157,7 +160,7 @@ def test_a_student_of_a_training(tmp_path, workdir, capsys):
     assert run("evaluate", "--from", str(tmp_path / "student")) == 0
     evals = json.loads(capsys.readouterr().out.splitlines()[-1])["evals"]
     assert evals["test"]["top1"] == pytest.approx(records(tmp_path / "student", "eval:test")[-1]["top1"])
-    assert "teacher" not in pretrained.load(str(tmp_path / "student")).extra
+    assert "teacher" not in restore.load(str(tmp_path / "student")).extra
     _, said = fit(tmp_path / "next", init=str(tmp_path / "student"), steps=1, evals=dict(), model=changes["model"])
     assert "reinitialised" not in said
     with pytest.raises(UserError, match="does not exist"):
@@ -187,15 +190,15 @@ def test_published_weights_teach(tmp_path):
         for n, leaf in traverse_util.flatten_dict(shapes, sep="/").items()
     }
     path = tmp_path / "model.safetensors"
-    safetensors.numpy.save_file(statedict.to_state_dict(leaves, origin, models.resnet18(classes=3)), path)
+    safetensors.numpy.save_file(torch.to_state_dict(leaves, origin, models.resnet18(classes=3)), path)
     config = make_config(f"torchvision:resnet18.IMAGENET1K_V1={path}")
-    teacher = pretrained.teacher(config, ("a", "b", "c"))
+    teacher = restore.teacher(config, ("a", "b", "c"))
     kernel = teacher.leaves["params"]["model"]["fc"]["kernel"]
     np.testing.assert_array_equal(kernel, leaves["params/fc/kernel"])
     own = build.task(config, 3, teaching=teacher.task)
     assert jax.tree.structure(build.abstract_init(own, config)[1]["teacher"]) == jax.tree.structure(teacher.leaves)
     with pytest.raises(UserError, match="tells 3 classes apart, the training data has 2"):
-        pretrained.teacher(config, ("a", "b"))
+        restore.teacher(config, ("a", "b"))
 
 
 def make_config(teacher):

@@ -9,13 +9,15 @@ from etils import epath
 from flax import traverse_util
 from PIL import Image
 
-from jaxvision import build, checkpoint, loop, pretrained, published, weights
 from jaxvision.config import Config, to_json
 from jaxvision.errors import UserError
 from jaxvision.tasks.common import network
+from jaxvision.training import build, loop, restore
+from jaxvision.weights import checkpoint, published
+from jaxvision.weights.plan import averaged
 from tests.test_export import exported, workdir_of
-from tests.test_published import run
 from tests.tiny import make_tiny_config
+from tests.weights.test_published import run
 
 # task -> (kind of labels, metric)
 TASKS = {
@@ -276,9 +278,9 @@ def test_a_label_outside_the_classes_ends_the_command_with_its_place(tables, tmp
 @pytest.mark.parametrize("task", ["binary", "multilabel", "regression"])
 def test_a_network_without_its_task_says_the_same(trained, task):
     """What an export holds: two outputs for binary, values in their units."""
-    mine = pretrained.load(str(trained(task)))
-    leaves = weights.averaged({"params": mine.params, "extra": mine.extra}).leaves
-    alone = traverse_util.unflatten_dict(pretrained.standalone(mine, leaves), sep="/")
+    mine = restore.load(str(trained(task)))
+    leaves = averaged({"params": mine.params, "extra": mine.extra}).leaves
+    alone = traverse_util.unflatten_dict(restore.standalone(mine, leaves), sep="/")
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     want = jax.jit(mine.task.predict)(mine.params, mine.extra, {"image": images})
     net = network(build.model(mine.config, 2), mine.contract)

@@ -14,12 +14,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvision import build, evals, loop, metrics, models, optim, pretrained, tasks
 from jaxvision import config as config_lib
+from jaxvision import metrics, models, tasks
 from jaxvision.config import PROVIDED, Config
+from jaxvision.data import reader
 from jaxvision.errors import Diverged, UserError
-from jaxvision.prepare import Setup
-from jaxvision.step import make_step
+from jaxvision.training import build, evals, loop, optim, restore
+from jaxvision.training.setup import Setup
+from jaxvision.training.step import make_step
 from tests.test_configs import CONFIGS, small
 
 VALUES = (
@@ -128,11 +130,11 @@ def rehearse(config):
     """All of a training but compiling: the data of two steps is read, the step and the evaluations are traced."""
     run = Setup(config)
     if run.config.init:
-        pretrained.find(run.config.init)
+        restore.find(run.config.init)
     state = run.abstract_state()
-    reader = run.reader(0, min(2, run.total), build.skips(run.config))
-    with contextlib.closing(reader):
-        batches = list(reader)
+    reading = run.reader(0, min(2, run.total), reader.skips(run.config))
+    with contextlib.closing(reading):
+        batches = list(reading)
     for batch in batches:
         after, _ = jax.eval_shape(
             make_step(run.task, run.tx, seed=0, accumulate=run.config.accumulate), state,

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvision import build, loop, pretrained
-from jaxvision.data import InputContract
+from jaxvision.data import InputContract, reader
 from jaxvision.deploy import inference
 from jaxvision.errors import UserError
-from jaxvision.published import Published
-from tests.test_published import run
+from jaxvision.training import loop, restore
+from jaxvision.weights.published import Published
 from tests.tiny import make_tiny_config
+from tests.weights.test_published import run
 
 LOW, HIGH = 2000, 2120  # levels of the two classes: one of 256, if 65535 are taken for the whole
 
@@ -100,9 +100,9 @@ def test_other_pixels_are_another_run(workdir, config_of, tmp_path):
 def test_what_may_differ_is_spelt_right(config_of):
     config = config_of()
     config.init_policy.contract = ("maen",)
-    weights = Published("timm:x", "timm", config.model.name, "", None, Path("x"), build.contract(config))
+    weights = Published("timm:x", "timm", config.model.name, "", None, Path("x"), reader.contract(config))
     with pytest.raises(UserError, match=r"init_policy\.contract is 'maen': did you mean 'mean'\?"):
-        pretrained._check_made_for(weights, config)
+        restore._check_made_for(weights, config)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_published_weights(config_of, theirs, mine, refused):
     contract = InputContract(channels=1, mean=(0.5,), std=(0.1,), range=theirs)
     weights = Published("timm:x", "timm", config.model.name, "", None, Path("x"), contract)
     with pytest.raises(UserError, match=r"want data\.range") if refused else contextlib.nullcontext():
-        pretrained._check_made_for(weights, config)
+        restore._check_made_for(weights, config)
 
 
 def test_a_workdir_of_before_goes_on(workdir, config_of, tmp_path):

@@ -15,10 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxvision.config
-from jaxvision import build, checkpoint, hlo, plan, sharding, step
-from jaxvision.chips import Chip
+from jaxvision import plan
 from jaxvision.errors import UserError
+from jaxvision.runtime import hlo, sharding
+from jaxvision.runtime.chips import Chip
 from jaxvision.task import Task
+from jaxvision.training import step
+from jaxvision.weights import checkpoint
 from tests.tiny import make_tiny_config
 
 ROWS, IN, HIDDEN, OUT = 64, 48, 32, 8
@@ -243,7 +246,7 @@ def test_a_save_copies_to_the_hosts_each_its_share(described, fsdp):
     """No second copy of the state on the chips, no word between them."""
     mesh = sharding.make_mesh(-1, fsdp, plan.Slice.find("v5e:2x2").devices)
     shapes = {f"w{k}": jax.ShapeDtypeStruct((64, 3, 3, 512), jnp.float32) for k in range(8)}
-    state = build.with_shardings({**shapes, "bias": jax.ShapeDtypeStruct((10,), jnp.float32)}, mesh)
+    state = sharding.with_shardings({**shapes, "bias": jax.ShapeDtypeStruct((10,), jnp.float32)}, mesh)
     copy = checkpoint.compile_copy(state)
     assert hlo.collectives(copy.as_text()) == {}
     memory, whole = copy.memory_analysis(), sum(math.prod(leaf.shape) * 4 for leaf in shapes.values())

@@ -10,15 +10,16 @@ from etils import epath
 from PIL import Image
 from scipy.special import log_softmax
 
-from jaxvision import build, config, evals, pretrained, transfer
+from jaxvision import config, transfer
 from jaxvision.data.sources import Folder, open_source
 from jaxvision.deploy import exporting, verifying
 from jaxvision.errors import UserError
 from jaxvision.metrics.representation import knn
 from jaxvision.report import page
 from jaxvision.task import Metric
-from tests.test_loop import fit, summary
-from tests.test_published import run
+from jaxvision.training import build, evals, restore
+from tests.training.test_loop import fit, summary
+from tests.weights.test_published import run
 
 ABSENT = ("3", "7")
 PRESENT = tuple(name for name in "0123456789" if name not in ABSENT)
@@ -61,7 +62,7 @@ def trained(photos, tmp_path_factory):
 @pytest.fixture(scope="module")
 def answers(trained, photos):
     """(the name of each sample's folder, its logits, its features) of the samples of `val`, in order."""
-    network, source = pretrained.load(str(trained[0])), open_source(f"folder:{photos}/val")
+    network, source = restore.load(str(trained[0])), open_source(f"folder:{photos}/val")
     kept = []
     rows = ROWS._replace(finish=lambda rows: (kept.append(rows), {})[1])
     batches = evals.source_batches(source, network.contract, network.mesh, 64)
@@ -114,7 +115,7 @@ def test_a_subset_of_the_classes_is_all_that_is_answered(trained, answers):
 
 def test_a_bank_may_lack_classes(trained, photos, answers):
     """What the bank does not know is never right; the others are compared by name."""
-    network, source = pretrained.load(str(trained[0])), open_source(f"folder:{photos}/train")
+    network, source = restore.load(str(trained[0])), open_source(f"folder:{photos}/train")
     kept = []
     rows = ROWS._replace(finish=lambda rows: (kept.append(rows), {})[1])
     evals.run(network.task, network, {"rows": rows}, evals.source_batches(source, network.contract, network.mesh, 64))
@@ -124,7 +125,7 @@ def test_a_bank_may_lack_classes(trained, photos, answers):
 
 
 def test_what_is_unreadable_in_a_bank_is_listed(trained, photos, tmp_path):
-    network = pretrained.load(str(trained[0]))
+    network = restore.load(str(trained[0]))
     network.config.data.update(on_error="skip", skip_at_most=0.5, threads=1)
     names = network.classes
     shutil.copytree(photos / "val", tmp_path / "b")
@@ -188,7 +189,7 @@ def test_without_labels_to_learn_the_larger_list_counts(photos, data, bank):
 
 
 def test_a_transfer_and_an_export_go_by_names(trained, photos, capsys):
-    network = pretrained.load(str(trained[0]))
+    network = restore.load(str(trained[0]))
     source = exporting._data(f"folder:{photos}/val", network, print)
     assert [source.classes[k] for k in source.labels] == [c for c in PRESENT for _ in range(6)]
     about = {"classes": list("0123456789")}
@@ -199,7 +200,7 @@ def test_a_transfer_and_an_export_go_by_names(trained, photos, capsys):
 
     target = transfer.Target("t", f"folder:{photos}/train", f"folder:{photos}/val")
     c = config.from_json((trained[0] / "config.json").read_text())
-    found = transfer._frozen(pretrained.find(str(trained[0])), c, target, range(1))
+    found = transfer._frozen(restore.find(str(trained[0])), c, target, range(1))
     assert all(0 < found[how][0] <= 1 for how in ("knn", "probe"))
 
 

@@ -17,8 +17,8 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from jaxvision import checkpoint
 from jaxvision.data.sources import open_source
+from jaxvision.weights import checkpoint
 from tests.conftest import ROOT
 
 SEED = int(os.environ.get("SURVIVAL_SEED", "0"))

@@ -6,7 +6,7 @@ import pytest
 
 from jaxvision import transfer
 from jaxvision.errors import UserError
-from tests.test_loop import fit
+from tests.training.test_loop import fit
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvision import loop
 from jaxvision.data.sources import open_source
 from jaxvision.errors import UserError
-from tests.test_published import run
+from jaxvision.training import loop
 from tests.tiny import make_tiny_config
+from tests.weights.test_published import run
 
 TWO = (("multi_view", dict(views=((("shift", dict(share=0.2)),), ()))),)
 

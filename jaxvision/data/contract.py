@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from jaxvision.config.ranges import COLOUR, LEVELS
 from jaxvision.errors import UserError, nearest
-from jaxvision.ranges import COLOUR, LEVELS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -13,8 +13,9 @@ from typing import IO, Any
 import numpy as np
 from etils import epath
 
-from jaxvision import paths, published
 from jaxvision.errors import Damaged, UserError
+from jaxvision.runtime import machine, paths
+from jaxvision.weights import published
 
 FORMATS = {"stablehlo": ".stablehlo", "onnx": ".onnx", "litert": ".tflite", "safetensors": ".safetensors"}
 # What a file takes.
@@ -278,7 +279,7 @@ def _litert(path: pathlib.Path) -> Run:
     except ImportError as error:
         raise UserError(f"{path} is run by ai-edge-litert, which is not installed: {EXTRA.format('litert')}") from error
     try:
-        program = Interpreter(model_path=str(path), num_threads=os.cpu_count()).get_signature_runner()
+        program = Interpreter(model_path=str(path), num_threads=machine.cores()).get_signature_runner()
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{path} cannot be read by ai-edge-litert: {error}") from error
 

@@ -13,12 +13,13 @@ import jax
 import numpy as np
 from etils import epath
 
-from jaxvision import build, evals, paths, pretrained
 from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.deploy import artefact, certificate, inference, network, programs, torch_names, verifying
 from jaxvision.errors import UserError
-from jaxvision.log import Say, plain
-from jaxvision.paths import require_writable, write_whole
+from jaxvision.runtime import paths
+from jaxvision.runtime.paths import require_writable, write_whole
+from jaxvision.runtime.records import Say, plain
+from jaxvision.training import build, evals, restore
 
 IMAGES = 200
 
@@ -29,8 +30,8 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
     pixels = "crops" if arguments.format in ("safetensors", "litert") else arguments.pixels or "images"
     precision = "int8" if arguments.int8 else "float32"
     _check_free(out, *_beside(out, arguments.format, arguments.names))
-    found = pretrained.find(arguments.source, arguments.checkpoint, say)
-    trained = pretrained.load_found(found, arguments.source)
+    found = restore.find(arguments.source, arguments.checkpoint, say)
+    trained = restore.load_found(found, arguments.source)
     kind = inference.kind_of(trained)
     about = plain(_about(arguments, trained, found, kind, pixels, precision))
     say(f"from {trained.source}, step {trained.step}\npixels: {trained.contract}")
@@ -85,7 +86,7 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
 # --------------------------------------------------------------------------- what is known before
 
 
-def _data(uri: str | None, trained: pretrained.Trained, say: Say) -> Source | None:
+def _data(uri: str | None, trained: restore.Trained, say: Say) -> Source | None:
     """Images for the certificate; None where none are named. Raises UserError if their classes are others."""
     uri = uri or next((entry.data for entry in trained.config.evals.values() if entry.data), None)
     if not uri:
@@ -120,7 +121,7 @@ def _about(arguments: Any, trained: Any, found: Any, kind: str, pixels: str, pre
         "trained_in": trained.config.dtype,
         "step": trained.step,
         "source": trained.source,
-        "source_sha256": pretrained.digest(found),
+        "source_sha256": restore.digest(found),
         "versions": _versions(arguments.format),
     }
 
@@ -211,9 +212,7 @@ def _write_program(
 # --------------------------------------------------------------------------- for the certificate
 
 
-def _images(
-    source: Source | None, trained: pretrained.Trained, count: int, show: certificate.Show
-) -> certificate.Images:
+def _images(source: Source | None, trained: restore.Trained, count: int, show: certificate.Show) -> certificate.Images:
     contract = trained.contract
     if source is not None:
         return certificate.choose(source, contract, count, show, trained.config.data.max_pixels)

@@ -16,15 +16,16 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from jaxvision import pretrained, sharding
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import MAX_PIXELS, decode
 from jaxvision.data.sources.common import read_file
 from jaxvision.deploy import artefact
 from jaxvision.errors import UserError
-from jaxvision.log import Say
+from jaxvision.runtime import machine, sharding
+from jaxvision.runtime.records import Say
 from jaxvision.tasks import LABELS
+from jaxvision.training import restore
 
 # scores of the classes, probabilities of the tags or the values: what `Prediction` holds
 Scores = Callable[[np.ndarray], np.ndarray]
@@ -143,7 +144,7 @@ class Predictor:
 
         size = batch_size if count is None else max(1, min(batch_size, count))
         pending = iter(images)
-        pool = ThreadPoolExecutor(_threads())
+        pool = ThreadPoolExecutor(min(16, machine.cores()))
         try:
 
             def begin() -> list[Any]:
@@ -184,10 +185,6 @@ def _need_count(name: str, value: Any) -> None:
         raise UserError(f"{name} is {value!r}: it must be a whole number of at least 1")
     if value < 1:
         raise UserError(f"{name} is {value}: it must be at least 1")
-
-
-def _threads() -> int:
-    return min(16, len(os.sched_getaffinity(0)))
 
 
 def _compact(pixels: np.ndarray, where: str) -> np.ndarray:
@@ -261,7 +258,7 @@ def _load(name: str, checkpoint: str, say: Say) -> Predictor:
             raise UserError(f"{name} is one network: leave out --checkpoint {checkpoint}")
         file = pathlib.Path(name).expanduser()
         return of_file(file, artefact.read_certificate(file))
-    return of_trained(pretrained.load(name, checkpoint, say))
+    return of_trained(restore.load(name, checkpoint, say))
 
 
 def of_file(path: pathlib.Path, about: dict[str, Any]) -> Predictor:
@@ -285,10 +282,10 @@ def run_of(path: pathlib.Path, about: dict[str, Any]) -> artefact.Run:
     artefact.agree(path, about)
     if about["format"] != "safetensors":
         return artefact.runner(path, about["format"])
-    return run_weights(pretrained.load(f"{about['library']}:{about['architecture']}={path}"), about["scores"])
+    return run_weights(restore.load(f"{about['library']}:{about['architecture']}={path}"), about["scores"])
 
 
-def run_weights(loaded: pretrained.Trained, scores: str) -> artefact.Run:
+def run_weights(loaded: restore.Trained, scores: str) -> artefact.Run:
     """What weights compute that were read back as a classifier's; `scores`, what their logits mean, is "softmax",
     "sigmoid" or "values"."""
 
@@ -301,7 +298,7 @@ def run_weights(loaded: pretrained.Trained, scores: str) -> artefact.Run:
     return run_trained(loaded, outputs)
 
 
-def run_trained(trained: pretrained.Trained, outputs: Outputs = lambda predicted: predicted) -> artefact.Run:
+def run_trained(trained: restore.Trained, outputs: Outputs = lambda predicted: predicted) -> artefact.Run:
     """uint8 crops to `outputs` of what the task predicts, over all devices; in the dtype that it was trained in."""
     task = trained.task
     program = jax.jit(lambda params, extra, images: outputs(task.predict(params, extra, {"image": images})))
@@ -313,7 +310,7 @@ def run_trained(trained: pretrained.Trained, outputs: Outputs = lambda predicted
     return run
 
 
-def of_trained(trained: pretrained.Trained) -> Predictor:
+def of_trained(trained: restore.Trained) -> Predictor:
     kind = kind_of(trained)
     run = run_trained(trained, lambda predicted: {"scores": scores_of(predicted)})
     return Predictor(trained.source, trained.contract, trained.classes, kind, lambda images: run(images)["scores"])
@@ -325,7 +322,7 @@ def _split(images: np.ndarray, mesh: Mesh) -> jax.Array:
     return jax.device_put(np.concatenate([images, more]), sharding.batch_sharding(mesh))
 
 
-def kind_of(trained: pretrained.Trained) -> str:
+def kind_of(trained: restore.Trained) -> str:
     """ "class", "tags" or "values". Raises UserError where it learned without labels."""
     kind = LABELS.get(trained.config.task.name, "")
     if not kind:

@@ -8,16 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvision import build, pretrained
 from jaxvision.config import Config
 from jaxvision.data.contract import InputContract
 from jaxvision.errors import UserError
 from jaxvision.ops.resize import evaluation_pixels
+from jaxvision.training import build, restore
 
 LARGEST = 2_000_000_000  # protobuf and flatbuffers count bytes in 32 bits, with a sign
 
 
-def function(trained: pretrained.Trained, pixels: str) -> Callable[[jax.Array], dict[str, jax.Array]]:
+def function(trained: restore.Trained, pixels: str) -> Callable[[jax.Array], dict[str, jax.Array]]:
     """uint8 [B, H, W, C] -> what the task predicts: "logits" and "probabilities", or "values", float32 [B, classes].
 
     In float32 whatever it was trained in, with averaged weights where the training kept some. `pixels`: of
@@ -48,7 +48,7 @@ def function(trained: pretrained.Trained, pixels: str) -> Callable[[jax.Array], 
     return run
 
 
-def symbolic(trained: pretrained.Trained, pixels: str) -> Any:
+def symbolic(trained: restore.Trained, pixels: str) -> Any:
     """The abstract input of `function`: any number of images, of any size where it resizes."""
     contract = trained.contract
     sides = "height, width" if pixels == "images" else f"{contract.size}, {contract.size}"

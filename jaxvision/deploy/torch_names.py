@@ -8,6 +8,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from jaxvision.errors import UserError
+from jaxvision.weights.plan import averaged
 
 LIBRARIES = ("timm", "torchvision")
 # Arguments of a model that change how it is trained, not what it computes.
@@ -36,7 +37,9 @@ def state_dict(trained: Any, names: str | None, about: dict[str, str]) -> StateD
     import numpy as np
     from flax import traverse_util
 
-    from jaxvision import build, models, pretrained, statedict, weights
+    from jaxvision import models
+    from jaxvision.training import build, restore
+    from jaxvision.weights import torch
 
     if "head" in trained.params:
         raise UserError(
@@ -46,16 +49,16 @@ def state_dict(trained: Any, names: str | None, about: dict[str, str]) -> StateD
     library, theirs = _library(trained.config.model.name, names, models)
     _check_options(trained, library, theirs, models)
     origin = models.origins(trained.config.model.name)[library]
-    tree = pretrained.standalone(trained, weights.averaged({"params": trained.params, "extra": trained.extra}).leaves)
-    leaves = {pretrained.variable(name): np.asarray(leaf, np.float32) for name, leaf in tree.items()}
+    tree = restore.standalone(trained, averaged({"params": trained.params, "extra": trained.extra}).leaves)
+    leaves = {restore.variable(name): np.asarray(leaf, np.float32) for name, leaf in tree.items()}
     damaged = [name for name, leaf in leaves.items() if not np.isfinite(leaf).all()]
     if damaged:
         raise UserError(f"{trained.source}: {damaged[0]} holds values that are not finite: choose another --checkpoint")
     model = build.model(trained.config, len(trained.classes))
     standard = traverse_util.flatten_dict(_standard(trained, library, models), sep="/")
     _check_leaves(trained, leaves, standard, library, theirs)
-    tensors = statedict.to_state_dict(leaves, origin, model)
-    mine = {statedict.torch_name(leaf, origin) for leaf in leaves}
+    tensors = torch.to_state_dict(leaves, origin, model)
+    mine = {torch.torch_name(leaf, origin) for leaf in leaves}
     header = {
         "format": "pt",
         "jaxvision": _version(),
@@ -158,7 +161,7 @@ def _ends(trained: Any, origin: Any, models: Any) -> dict[str, str]:
     import jax.numpy as jnp
     from flax import traverse_util
 
-    from jaxvision import statedict
+    from jaxvision.weights import torch
 
     def shapes(channels: int, classes: int) -> dict[str, tuple[int, ...]]:
         size = trained.contract.size
@@ -170,7 +173,7 @@ def _ends(trained: Any, origin: Any, models: Any) -> dict[str, str]:
     base, names = shapes(3, 10), {}
     for key, other in (("first_conv", shapes(1, 10)), ("classifier", shapes(3, 11))):
         leaf = next(n for n in base if n.endswith("/kernel") and base[n] != other[n])
-        names[key] = statedict.torch_name(f"params/{leaf}", origin).removesuffix(".weight")
+        names[key] = torch.torch_name(f"params/{leaf}", origin).removesuffix(".weight")
     return names
 
 

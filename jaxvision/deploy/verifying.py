@@ -7,19 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision import pretrained, published
 from jaxvision.data.contract import InputContract
 from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.deploy import artefact, certificate, inference
 from jaxvision.errors import UserError
-from jaxvision.log import Say, plain
+from jaxvision.runtime.records import Say, plain
+from jaxvision.training import restore
+from jaxvision.weights import published
 
 # Of what the trained network makes of the probes: another order of sums, or another device's products; int8 rounds all.
 PROBE_LIMIT = {"float32": 1e-2, "int8": 0.5}
 PARTS = (("from_crops", "the same crops"), ("from_files", "whole files, resized within"))
 
 
-def reference(trained: pretrained.Trained) -> artefact.Run:
+def reference(trained: restore.Trained) -> artefact.Run:
     """The trained network, as the evaluator asks it."""
     return inference.run_trained(trained, lambda predicted: {k: v for k, v in predicted.items() if k != "features"})
 
@@ -123,9 +124,9 @@ def verify(
     source = _with_classes_of(about, source, say)
     images = certificate.choose(source, contract, count or about["from_crops"]["images"], show)
     try:
-        found = pretrained.find(about["source"])
-        same = pretrained.digest(found) == about["source_sha256"]
-        trained = pretrained.load_found(found, about["source"]) if same else None
+        found = restore.find(about["source"])
+        same = restore.digest(found) == about["source_sha256"]
+        trained = restore.load_found(found, about["source"]) if same else None
         reason = "it is not the same any more"
     except UserError as error:
         trained, reason = None, str(error)

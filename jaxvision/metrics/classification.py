@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision.config.ranges import Counts
 from jaxvision.losses import softmax_cross_entropy
-from jaxvision.ranges import Counts
 from jaxvision.task import Batch, Metric, PyTree
 
 

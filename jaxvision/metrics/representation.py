@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision.ranges import Count, CountOrNone, Depth, Positive, Temperature
+from jaxvision.config.ranges import Count, CountOrNone, Depth, Positive, Temperature
 from jaxvision.task import Batch, Metric
 
 

@@ -80,7 +80,7 @@ def matching(pattern: str, names: list[str]) -> list[str]:
 def weights(name: str) -> dict[str, tuple[str, dict[str, dict[str, Any]]]]:
     """Library to (its name of the network, tag to fields of an InputContract)."""
     import jaxvision.models as zoo
-    from jaxvision import npz, published
+    from jaxvision.weights import npz, published
 
     found = {
         library: (origin.names[name], published.table().get(library, {}).get(origin.names[name], {}))
@@ -96,7 +96,7 @@ def default_size(name: str) -> int:
 
 def _list_weights(sets: dict[str, tuple[str, dict[str, dict[str, Any]]]], say: Any) -> None:
     """A line for each set, the libraries apart."""
-    from jaxvision import published
+    from jaxvision.weights import published
 
     rows = []
     for library, (theirs, tags) in sets.items():

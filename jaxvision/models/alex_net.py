@@ -16,10 +16,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision.config.ranges import Count, Rate
 from jaxvision.models.layers import Conv, adaptive_mean_pool, channels_first, classified, dense, max_pool, recomputed
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32
-from jaxvision.ranges import Count, Rate
 
 __all__ = ["alexnet"]
 

@@ -16,9 +16,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision.config.ranges import Count, Depths, Positive, Rate
 from jaxvision.models.layers import Conv, DropPath, classified, global_mean, linear_rates, max_pool, recomputed
 from jaxvision.models.origin import Origin
-from jaxvision.ranges import Count, Depths, Positive, Rate
 
 __all__ = [
     *("resnetv2_50x1_bit", "resnetv2_50x3_bit", "resnetv2_101x1_bit", "resnetv2_101x3_bit"),

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision.config.ranges import Counts, Depths, Exponent, Rate
 from jaxvision.models.layers import (
     Conv,
     DropPath,
@@ -26,7 +27,6 @@ from jaxvision.models.layers import (
 )
 from jaxvision.models.origin import Origin
 from jaxvision.ops import gelu
-from jaxvision.ranges import Counts, Depths, Exponent, Rate
 
 __all__ = ["convnext_base", "convnext_large", "convnext_small", "convnext_tiny"]
 

@@ -14,10 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision.config.ranges import Count, Depths, Rate
 from jaxvision.models.layers import Conv, batch_norm, classified, dense, global_mean, max_pool, recomputed
 from jaxvision.models.origin import Origin
 from jaxvision.ops import relu
-from jaxvision.ranges import Count, Depths, Rate
 
 __all__ = ["densenet121", "densenet161", "densenet169", "densenet201"]
 

@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision.config.ranges import Count, Rate, Tiny
 from jaxvision.models.layers import (
     Conv,
     InvertedResidual,
@@ -28,7 +29,6 @@ from jaxvision.models.layers import (
     recomputed,
 )
 from jaxvision.models.origin import Origin
-from jaxvision.ranges import Count, Rate, Tiny
 
 _TIMM = ["efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4"]
 __all__ = [*_TIMM, "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_s", "efficientnet_v2_m"]

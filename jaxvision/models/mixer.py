@@ -14,10 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision.config.ranges import Count, Depth, Rate
 from jaxvision.models.layers import DropPath, classified, layer_norm, linear_rates, patches, recomputed
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32, gelu, mlp_branch
-from jaxvision.ranges import Count, Depth, Rate
 
 __all__ = ["mixer_b16_224", "mixer_b32_224", "mixer_l16_224", "mixer_l32_224", "mixer_s16_224", "mixer_s32_224"]
 

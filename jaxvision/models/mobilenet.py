@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision.config.ranges import Count, CountOrNone, Rate, Tiny, one_of
 from jaxvision.models.layers import (
     Conv,
     InvertedResidual,
@@ -27,7 +28,6 @@ from jaxvision.models.layers import (
 )
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32
-from jaxvision.ranges import Count, CountOrNone, Rate, Tiny, one_of
 
 __all__ = ["mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"]
 

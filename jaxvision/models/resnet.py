@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision.config.ranges import Count, Depths, Rate
 from jaxvision.models.layers import (
     Conv,
     DropPath,
@@ -32,7 +33,6 @@ from jaxvision.models.layers import (
 )
 from jaxvision.models.origin import Origin
 from jaxvision.ops import Tail, finish, relu, scale_shift
-from jaxvision.ranges import Count, Depths, Rate
 
 _PLAIN = [
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),

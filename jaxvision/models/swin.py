@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision.config.ranges import Count, Counts, Depths, Rate
 from jaxvision.models.layers import (
     DropPath,
     classified,
@@ -28,7 +29,6 @@ from jaxvision.models.layers import (
 )
 from jaxvision.models.origin import Origin
 from jaxvision.ops import attention, gelu
-from jaxvision.ranges import Count, Counts, Depths, Rate
 
 __all__ = ["swin_b", "swin_s", "swin_t"]
 

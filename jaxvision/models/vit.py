@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision.config.ranges import Count, CountOrNone, Depth, Exponent, Rate
 from jaxvision.models.layers import DropPath, classified, layer_norm, linear_rates, patches, recomputed
 from jaxvision.models.origin import Origin
 from jaxvision.ops import at_least_float32, attention, attention_branch, gelu, mlp_branch
-from jaxvision.ranges import Count, CountOrNone, Depth, Exponent, Rate
 
 _TORCHVISION = ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32"]
 _TIMM = ["vit_tiny_patch16_224", "vit_small_patch16_224", "vit_small_patch32_224"]

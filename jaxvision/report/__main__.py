@@ -22,8 +22,8 @@ def report(argv: list[str]) -> dict[str, Any]:
     arguments, _ = parser.parse(argv)
     say = cli.sayer(arguments)
 
-    from jaxvision import paths
     from jaxvision.report import page
+    from jaxvision.runtime import paths
 
     workdir = paths.path(arguments.workdir)
     out, size = page.write(workdir, paths.path(arguments.out) if arguments.out else None, say=say)

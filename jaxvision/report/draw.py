@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.log import limits, named
+from jaxvision.report.curves import limits, named
 
 WIDTH, HEIGHT = 360, 230  # of a chart, in units of its viewBox
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 42  # room for text of 13 units

@@ -14,11 +14,12 @@ from etils import epath
 
 from jaxvision import config as config_lib
 from jaxvision.errors import Damaged, UserError
-from jaxvision.log import Say, colours, curves, read_records, read_summary, require_run
-from jaxvision.paths import read_json, write_whole
 from jaxvision.report import evaluation, training
+from jaxvision.report.curves import colours, curves
 from jaxvision.report.draw import Html, bar, join, lines, number, share, table, tag
 from jaxvision.report.style import CSS, SCRIPT
+from jaxvision.runtime.paths import read_json, write_whole
+from jaxvision.runtime.records import Say, read_records, read_summary, require_run
 
 STATUS = {  # of summary.json -> (as it is told, the badge's colour)
     "done": ("done", "good"),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxvision import config as config_lib
+from jaxvision.data import reader
 from jaxvision.errors import UserError
 from jaxvision.report.draw import Html, join, number, picture, share, table, tag, text
 from jaxvision.report.evaluation import last_part
@@ -74,26 +75,10 @@ def _listed(head: tuple[str, ...], rows: list[list[Any]]) -> Html:
 
 def _augmented(config: Mapping[str, Any], source: Any) -> list[Html]:
     """Cards of the first samples, from the same order, generators and transforms as training."""
-    from jaxvision import build, prepare
-    from jaxvision.data import pipeline, transforms
-
     tree = config_lib.from_json(config_lib.to_json(config_lib.Config(config)))
-    contract = build.contract(tree)
-    order, skips = prepare.train_order(tree, source), build.skips(tree)
-    batches = pipeline.train_batches(
-        source,
-        transforms.build(tree.data.transforms, contract),
-        contract,
-        batch_size=tree.batch_size,
-        seed=tree.seed,
-        start=0,
-        stop=1,
-        rows=range(min(SHOWN, tree.batch_size)),
-        order=order,
-        skips=skips,
-        threads=0,
-    )
-    (batch,) = batches
+    order, skips = reader.order(tree, source), reader.skips(tree)
+    rows = range(min(SHOWN, tree.batch_size))
+    (batch,) = reader.train(tree, source, start=0, stop=1, rows=rows, order=order, skips=skips, threads=0, processes=0)
     replaced = skips and skips.seen
     views = [batch[key] for key in ("image", "local") if key in batch]
     cards = []

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxvision.config.ranges import Depth, Epsilon, Positive
 from jaxvision.losses import softmax_cross_entropy
-from jaxvision.ranges import Depth, Epsilon, Positive
 from jaxvision.task import Batch, PyTree, Task
 
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision.config.ranges import Exponent, Positive, Rate
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import sigmoid_focal
 from jaxvision.ops import at_least_float32
-from jaxvision.ranges import Exponent, Positive, Rate
 from jaxvision.task import PyTree, Task
 from jaxvision.tasks.common import agreement, check_choices, check_focal, check_smoothing, supervised
 

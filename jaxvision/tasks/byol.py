@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import flax.linen as nn
 
+from jaxvision.config.ranges import Count, Norm, Share
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import negative_cosine
-from jaxvision.ranges import Count, Norm, Share
 from jaxvision.task import Task
 from jaxvision.tasks.projector import Projector
 from jaxvision.tasks.siamese import siamese

@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision.config.ranges import Count, Norm, Share, Temperature
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import dino_cross_entropy
 from jaxvision.ops import at_temperature, masked_mean
-from jaxvision.ranges import Count, Norm, Share, Temperature
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.encoder import check_share, encoder, momentum_at, moved, spread, views, without_drops
 from jaxvision.tasks.projector import Prototypes

@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision.config.ranges import NotNegative, Temperature
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import soft_target_divergence, softmax_cross_entropy
 from jaxvision.ops import masked_mean
-from jaxvision.ranges import NotNegative, Temperature
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.classification import classification
 from jaxvision.tasks.common import agreement, network

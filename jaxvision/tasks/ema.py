@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxvision.ranges import Rate
+from jaxvision.config.ranges import Rate
 from jaxvision.task import Batch, PyTree, Task
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from jaxvision.ranges import NotNegative
+from jaxvision.config.ranges import NotNegative
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.common import given_part
 

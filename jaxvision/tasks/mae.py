@@ -8,12 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision.config.ranges import Count, Depth, Rate
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import masked_patch_error
 from jaxvision.models.layers import layer_norm
 from jaxvision.models.vit import Block, VisionTransformer, sincos_positions
 from jaxvision.ops import masked_mean
-from jaxvision.ranges import Count, Depth, Rate
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.common import given_part, normalise, overlay
 from jaxvision.tasks.encoder import spread

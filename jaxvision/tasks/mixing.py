@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import jax
 
+from jaxvision.config.ranges import NotNegative, Positive, Share
 from jaxvision.ops import cutmix_images, mixup_images
-from jaxvision.ranges import NotNegative, Positive, Share
 from jaxvision.task import Batch, PyTree, Task
 
 

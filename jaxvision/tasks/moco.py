@@ -5,9 +5,9 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
+from jaxvision.config.ranges import Counts, Norm, Share, Temperature
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import info_nce
-from jaxvision.ranges import Counts, Norm, Share, Temperature
 from jaxvision.task import Task
 from jaxvision.tasks.encoder import check_contrast
 from jaxvision.tasks.projector import Projector

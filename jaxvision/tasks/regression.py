@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision.config.ranges import Positive
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import absolute_error, huber, squared_error
 from jaxvision.ops import at_least_float32
-from jaxvision.ranges import Positive
 from jaxvision.task import PyTree, Task
 from jaxvision.tasks.common import check_choices, supervised
 

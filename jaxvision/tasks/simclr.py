@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision.config.ranges import Counts, Norm, Temperature
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import nt_xent
 from jaxvision.ops import masked_mean
-from jaxvision.ranges import Counts, Norm, Temperature
 from jaxvision.task import Batch, PyTree, Task
 from jaxvision.tasks.encoder import check_contrast, encoder, spread, views
 from jaxvision.tasks.projector import Projector

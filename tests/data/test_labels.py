@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxvision import build
 from jaxvision.data import decode, open_source
 from jaxvision.data.sources import hold_out, with_classes
 from jaxvision.data.sources.common import EXTENSIONS, class_order, left_out, notes
 from jaxvision.errors import Unreadable, UserError, nearest
+from jaxvision.training import build
 
 TWELVE = [str(k) for k in range(12)]
 

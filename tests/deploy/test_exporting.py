@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
-from jaxvision import paths
 from jaxvision.deploy import certificate
 from jaxvision.errors import UserError
+from jaxvision.runtime import paths
 from tests.conftest import ROOT
 from tests.deploy.test_inference import seeing
 from tests.test_export import CLASSES, workdir_of
-from tests.test_published import run
+from tests.weights.test_published import run
 
 SMALL = dict(width=8, depths=(1, 1), stem="small", size=16)
 
@@ -470,7 +470,7 @@ def test_weights_that_are_not_finite(tmp_path, capsys):
     import jax
     from etils import epath
 
-    from jaxvision import checkpoint
+    from jaxvision.weights import checkpoint
 
     workdir, _ = seeing(tmp_path / "run", "classification", **SMALL)
     saved = epath.Path(workdir) / "checkpoints" / "8"

@@ -15,13 +15,15 @@ from flax import traverse_util
 from PIL import Image
 
 import jaxvision
-from jaxvision import checkpoint, models, paths
+from jaxvision import models
 from jaxvision.data.contract import InputContract
 from jaxvision.deploy import exporting, inference
 from jaxvision.errors import UserError
+from jaxvision.runtime import paths
+from jaxvision.weights import checkpoint
 from tests import mixed_images
 from tests.test_export import CLASSES, workdir_of
-from tests.test_published import run
+from tests.weights.test_published import run
 
 SMALL = dict(width=16, depths=(1, 1))
 KINDS = dict(class_="classification", tags="multilabel", values="regression")

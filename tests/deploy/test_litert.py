@@ -13,7 +13,7 @@ from jaxvision.errors import UserError
 from jaxvision.tasks import common
 from tests.models.published import SMALL
 from tests.test_export import workdir_of
-from tests.test_published import run
+from tests.weights.test_published import run
 
 pytestmark = pytest.mark.litert
 

@@ -23,7 +23,7 @@ from jaxvision.deploy import inference
 from jaxvision.errors import UserError
 from tests import mixed_images
 from tests.test_export import workdir_of
-from tests.test_published import run
+from tests.weights.test_published import run
 
 SMALL = dict(name="resnet18", width=16, depths=(1, 1), size=16)
 # what has a meaning in a table, in a line, on a terminal, and in JSON

@@ -10,7 +10,7 @@ from jaxvision.errors import UserError
 from jaxvision.models.__main__ import SIZES, matching, measure
 from tests.models import sizes
 from tests.models.published import PUBLISHED
-from tests.test_published import run_module
+from tests.weights.test_published import run_module
 
 FIRST = ("alexnet", "resnet18", "vgg11", "mobilenet_v2", "mixer_s32_224", "vit_tiny_patch16_224")
 ROWS = json.loads(SIZES.read_text())

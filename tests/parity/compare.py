@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jaxvision import models, statedict
+from jaxvision import models
+from jaxvision.weights import torch
 from tests.parity import torch_side
 
 # Sums before a norm carry the float32 rounding of every layer before them: 1.65e-4 after the 150 of resnetv2_152x2,
@@ -29,7 +30,7 @@ def variables_of(leaves: dict) -> dict:
 def convert(theirs, model, origin, size: int) -> dict:
     """Our leaves of their network's state dict; all of both must be accounted for."""
     want = leaves_of(model, size)
-    got = statedict.from_state_dict(torch_side.state(theirs), want, origin, model)
+    got = torch.from_state_dict(torch_side.state(theirs), want, origin, model)
     assert not got.unused, f"of no use here: {got.unused}"
     assert got.leaves.keys() == want.keys(), f"missing there: {sorted(want.keys() - got.leaves.keys())}"
     wrong = {k: (v.shape, want[k].shape) for k, v in got.leaves.items() if v.shape != want[k].shape}
@@ -80,7 +81,7 @@ def report(theirs, model, origin, leaves, image) -> str:
         for path, value in traverse_util.flatten_dict(state["intermediates"]).items()
         if isinstance(value[0], jax.Array)
     }
-    names = {path: statedict.torch_name(f"params/{path}/kernel", origin).removesuffix(".weight") for path in mine}
+    names = {path: torch.torch_name(f"params/{path}/kernel", origin).removesuffix(".weight") for path in mine}
     seen = torch_side.outputs(theirs, image, list(names.values()))
     order = list(seen)
     lines = []

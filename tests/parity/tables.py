@@ -14,8 +14,9 @@ import math
 import pathlib
 from collections import Counter
 
-from jaxvision import models, published
+from jaxvision import models
 from jaxvision.data.contract import InputContract
+from jaxvision.weights import published
 from tests.parity import torch_side
 
 

@@ -1,13 +1,15 @@
 """Google's .npz files: timm's own loader of that format makes the network that ours makes.
 
-The files are written from the shapes that the format has (tests/npz_files.py), not by `npz.to_npz`, but for its test.
+The files are written from the shapes that the format has (tests/weights/npz_files.py), not by `npz.to_npz`, but for its
+test.
 """
 
 import numpy as np
 import pytest
 
-from jaxvision import models, npz
-from tests.npz_files import CLASSES, DEPTH, HEADS, PATCH, SIDE, SMALL, WIDTH, scanned, vit_file
+from jaxvision import models
+from jaxvision.weights import npz
+from tests.weights.npz_files import CLASSES, DEPTH, HEADS, PATCH, SIDE, SMALL, WIDTH, scanned, vit_file
 
 pytestmark = pytest.mark.parity
 
@@ -36,15 +38,15 @@ def ours(path, pooling: str, image: np.ndarray) -> np.ndarray:
     import jax
 
     import jaxvision.config
-    from jaxvision import build, pretrained
+    from jaxvision.training import build, restore
 
     config = jaxvision.config.default()
     config.model = dict(name="vit_small_patch16_224", pooling=pooling, **SMALL)
     config.data.update(train="fake:16x32", size=SIDE, resize=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3, filter="bicubic")
     config.steps = 1
-    source = pretrained.find(f"augreg:vit_small_patch16_224={path}")
+    source = restore.find(f"augreg:vit_small_patch16_224={path}")
     task = build.task(config, CLASSES)
-    plan = pretrained.load_plan(source, task, config, tuple(map(str, range(CLASSES))))
+    plan = restore.load_plan(source, task, config, tuple(map(str, range(CLASSES))))
     assert not [*plan.dropped, *plan.reinitialised]
     params, _ = task.init(jax.random.key(0), build.zeros(config), plan.given)
     model = build.model(config, CLASSES)

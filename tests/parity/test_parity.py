@@ -10,7 +10,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxvision import models, statedict
+from jaxvision import models
+from jaxvision.weights import torch
 
 pytestmark = pytest.mark.parity
 # The smallest of each family and library; all others are slow.
@@ -60,7 +61,7 @@ def test_round_trip_is_byte_equal(library, name):
     theirs = torch_side.make(library, origin.names[name])
     model = getattr(models, name)(classes=1000)
     before = torch_side.state(theirs)
-    after = statedict.to_state_dict(compare.convert(theirs, model, origin, 224), origin, model)
+    after = torch.to_state_dict(compare.convert(theirs, model, origin, 224), origin, model)
     assert before.keys() == after.keys()
     for key, tensor in before.items():
         if not key.endswith("num_batches_tracked"):
@@ -70,7 +71,7 @@ def test_round_trip_is_byte_equal(library, name):
 
 
 def test_the_table_of_contracts_is_what_the_libraries_say():
-    from jaxvision import published
+    from jaxvision.weights import published
     from tests.parity import tables
 
     assert json.loads(json.dumps(tables.tables())) == published.table()
@@ -79,7 +80,7 @@ def test_the_table_of_contracts_is_what_the_libraries_say():
 def test_imagenets_classes_are_what_the_libraries_say():
     import gzip
 
-    from jaxvision import published
+    from jaxvision.weights import published
     from tests.parity import tables, torch_side
 
     assert gzip.decompress(published._CLASSES.read_bytes()).decode() == tables.imagenet()
@@ -94,7 +95,7 @@ def test_imagenets_classes_are_what_the_libraries_say():
 
 @pytest.mark.parametrize("name", [n for n in models.__all__ if "timm" in models.origins(n)])
 def test_every_tag_of_timm_has_the_pixels_of_its_own_transform(name):
-    from jaxvision import published
+    from jaxvision.weights import published
     from tests.parity import torch_side
 
     torch_side.import_torchvision()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxvision import models
+from jaxvision.weights.plan import Source, match
 
 pytestmark = pytest.mark.parity
 SIDE, PATCH, WIDTH, DEPTH, HEADS = 32, 8, 24, 2, 3
@@ -32,7 +33,7 @@ def test_same_logits_and_tokens(name):
     import jax
     from flax import traverse_util
 
-    from jaxvision import statedict, weights
+    from jaxvision.weights import torch
     from tests.parity import compare, torch_side
 
     torch_side.import_torchvision()
@@ -46,10 +47,8 @@ def test_same_logits_and_tokens(name):
     model = models.vit_small_patch16_224(classes=5, patch=PATCH, width=WIDTH, depth=DEPTH, heads=HEADS, **options)
     origin = models.origins("vit_small_patch16_224")["timm"]
     want = compare.leaves_of(model, SIDE)
-    found = statedict.from_state_dict(torch_side.state(theirs), want, origin, model)
-    plan = weights.plan(
-        traverse_util.unflatten_dict(want, sep="/"), weights.Source(found.leaves, found.unused), set(), True
-    )
+    found = torch.from_state_dict(torch_side.state(theirs), want, origin, model)
+    plan = match(traverse_util.unflatten_dict(want, sep="/"), Source(found.leaves, found.unused), set(), True)
     assert not plan.dropped
     unplaced = their_options.get("no_embed_class") and their_options.get("class_token", True)
     assert bool(plan.resized) == bool(unplaced)

@@ -12,11 +12,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvision import build, models, sharding, tasks
+from jaxvision import models, tasks
 from jaxvision.data.contract import InputContract
 from jaxvision.data.sources.common import KINDS
-from jaxvision.step import init_state, make_step
+from jaxvision.runtime import sharding
 from jaxvision.task import leaf_name
+from jaxvision.training import build
+from jaxvision.training.step import init_state, make_step
 
 CONTRACT = InputContract(size=8, resize=8)
 CLASSES = 3

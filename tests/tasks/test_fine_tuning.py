@@ -6,12 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvision import build, models, optim, tasks
 from jaxvision import config as config_lib
+from jaxvision import models, tasks
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import soft_target_divergence, softmax_cross_entropy
-from jaxvision.step import init_state, make_step
 from jaxvision.task import leaf_names
+from jaxvision.training import build, optim
+from jaxvision.training.step import init_state, make_step
 from tests.tasks.test_contract import CLASSES, CONTRACT, batch, classification, model, ready
 
 ARGUMENTS = dict(key=jax.random.key(3), step=jnp.int32(0))

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvision import build, tasks
+from jaxvision import tasks
 from jaxvision.errors import UserError
-from jaxvision.step import init_state, make_step
+from jaxvision.training import build
+from jaxvision.training.step import init_state, make_step
 from tests.tasks.test_contract import CASES, CLASSES, batch
 from tests.tiny import make_tiny_config
 

@@ -6,13 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvision import build, sharding, tasks
+from jaxvision import tasks
 from jaxvision.errors import UserError
 from jaxvision.losses import info_nce, normalised
-from jaxvision.step import init_state, make_step
+from jaxvision.runtime import sharding
 from jaxvision.tasks.encoder import COLLAPSED, momentum_at, spread, without_drops
 from jaxvision.tasks.mae import patches_of
 from jaxvision.tasks.projector import Projector
+from jaxvision.training import build
+from jaxvision.training.step import init_state, make_step
 from tests.tasks.test_contract import CONTRACT, VIEWS, batch, model, ready, transformer
 
 AVERAGED = {"byol": "target", "moco": "target", "dino": "ema"}

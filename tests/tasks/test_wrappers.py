@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxvision import tasks
-from jaxvision.step import init_state, make_step
 from jaxvision.task import Task
 from jaxvision.tasks.adversarial import attack
+from jaxvision.training.step import init_state, make_step
 from tests.tasks.test_contract import CLASSES, batch, classification, ready
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from jaxvision import paths
 from jaxvision.data.sources.cifar import Cifar
 from jaxvision.data.sources.classes import absent, only_present, with_classes
 from jaxvision.data.sources.common import EXTENSIONS, PART, Source, parse_query
@@ -21,6 +20,7 @@ from jaxvision.data.sources.subset import Subset
 from jaxvision.data.sources.tar import Tar
 from jaxvision.data.sources.tfds import Tfds
 from jaxvision.errors import UserError, nearest
+from jaxvision.runtime import paths
 
 __all__ = [
     "EXTENSIONS",

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from jaxvision import paths
 from jaxvision.data.sources.common import (
     Names,
     check_ends,
@@ -24,6 +23,7 @@ from jaxvision.data.sources.common import (
 )
 from jaxvision.data.sources.folder import check_case
 from jaxvision.errors import UserError, nearest
+from jaxvision.runtime import paths
 
 LABELLED = ("class", "tags", "values")
 KEYS = ("kind", "root", "classes", "delimiter", "sep", "image", "label", "group", "suffix")

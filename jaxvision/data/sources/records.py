@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxvision import paths
+from jaxvision.config.ranges import is_name
 from jaxvision.data.sources.common import KINDS, SCALAR, sibling
 from jaxvision.errors import UserError
-from jaxvision.ranges import is_name
+from jaxvision.runtime import paths
 
 VERSION = 1
 INFO, PLAN, LABELS, INDEX = "info.json", "packing.json", "labels.npy", "index.npy"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxvision.config.ranges import Side, Times, check_arguments
 from jaxvision.data.contract import InputContract
 from jaxvision.data.transforms.color import (
     autocontrast,
@@ -50,7 +51,6 @@ from jaxvision.data.transforms.policies import (
     trivial_augment,
 )  # fmt: skip
 from jaxvision.errors import UserError, nearest
-from jaxvision.ranges import Side, Times, check_arguments
 
 __all__ = [
     "affine",

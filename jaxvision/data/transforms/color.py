@@ -9,8 +9,8 @@ from typing import Annotated
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from jaxvision.config.ranges import Share, Strength, between
 from jaxvision.data.transforms.pixels import Transform, check, check_fill, from_pillow, to_pillow
-from jaxvision.ranges import Share, Strength, between
 
 
 def color_jitter(

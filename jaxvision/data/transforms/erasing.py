@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxvision.config.ranges import Depth, Fill, Positive, Share
 from jaxvision.data.transforms.color import check_colour, check_p, colour_of
 from jaxvision.data.transforms.pixels import Transform, check
 from jaxvision.errors import UserError, nearest
-from jaxvision.ranges import Depth, Fill, Positive, Share
 
 VALUES = ("pixel", "color", "constant")
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from jaxvision.config.ranges import Angle, Fill, Level, Positive, Share, Side, Slant, Times
 from jaxvision.data.decode import Encoded
 from jaxvision.data.transforms.color import check_colour, check_p, colour_of
 from jaxvision.data.transforms.pixels import (
@@ -27,7 +28,6 @@ from jaxvision.data.transforms.pixels import (
     to_pillow,
 )  # fmt: skip
 from jaxvision.errors import nearest
-from jaxvision.ranges import Angle, Fill, Level, Positive, Share, Side, Slant, Times
 
 
 def resize(size: Side, filter: str = "bilinear") -> Transform:

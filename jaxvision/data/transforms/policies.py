@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from jaxvision.config.ranges import Count, CountOrNone, Depth, Fill, NotNegative, Positive, Share, Times, between
 from jaxvision.data.transforms.color import (
     brightened,
     by_level,
@@ -22,7 +23,6 @@ from jaxvision.data.transforms.color import (
 )  # fmt: skip
 from jaxvision.data.transforms.pixels import Transform, check, from_pillow, to_pillow
 from jaxvision.errors import UserError, nearest
-from jaxvision.ranges import Count, CountOrNone, Depth, Fill, NotNegative, Positive, Share, Times, between
 
 Op = Callable[[Image.Image, float, Image.Resampling, Any], Image.Image]
 

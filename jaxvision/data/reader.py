@@ -1,0 +1,83 @@
+"""How a config has its data read: through which pixels, in which order, by how many readers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+
+import numpy as np
+
+from jaxvision.config import Config
+from jaxvision.data import transforms
+from jaxvision.data.contract import InputContract
+from jaxvision.data.order import Order, class_weights
+from jaxvision.data.pipeline import Skips, train_batches
+from jaxvision.data.sources import Source
+from jaxvision.runtime import machine
+
+
+def contract(config: Config) -> InputContract:
+    """The input contract that the config asks for. Raises UserError."""
+    data = config.data
+    return InputContract(
+        size=data.size,
+        resize=data.resize or math.floor(data.size / 0.875),
+        filter=data.filter,
+        channels=data.channels,
+        mean=data.mean,
+        std=data.std,
+        range=data.range,
+        background=data.background,
+    )
+
+
+def options(config: Config) -> dict[str, int]:
+    """The readers on this machine: `threads`, `processes` and `max_pixels` of `train_batches` and `eval_batches`."""
+    data = config.data
+    threads = data.threads or min(16, machine.cores())
+    return {"threads": threads, "processes": data.processes, "max_pixels": data.max_pixels}
+
+
+def skips(config: Config, seen: dict[int, str] | None = None) -> Skips | None:
+    """A new count of unreadable images, going on from those `seen`; None where the first one ends the run."""
+    if config.data.on_error == "stop":
+        return None
+    return Skips(config.data.skip_at_most, seen)
+
+
+def order(config: Config, source: Source) -> Order:
+    """Which sample of the training data comes as the n-th."""
+    weights = class_weights(source, config.data.sampling, dict(config.data.weights))
+    return Order(config.seed, len(source), weights, config.data.repeats)
+
+
+def train(
+    config: Config,
+    source: Source,
+    *,
+    start: int,
+    stop: int,
+    rows: Sequence[int],
+    order: Order,
+    skips: Skips | None = None,
+    **readers: int,
+) -> Generator[dict[str, np.ndarray], None, None]:
+    """These rows of the training batches of steps start .. stop - 1; closing the generator ends its threads.
+
+    readers: in place of those of `options`.
+    """
+    pixels = contract(config)
+    return train_batches(
+        source,
+        transforms.build(config.data.transforms, pixels),
+        pixels,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start=start,
+        stop=stop,
+        rows=rows,
+        order=order,
+        skips=skips,
+        prefetch=config.data.prefetch,
+        **{**options(config), **readers},
+    )

@@ -1,0 +1,362 @@
+"""Optimisers and schedules, composed from optax."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxvision.config import Config, check_values, factory
+from jaxvision.config.ranges import Positive, Rate, Tiny
+from jaxvision.errors import UserError, nearest
+from jaxvision.task import PyTree, leaf_name, leaf_names
+
+__all__ = ["adamw", "lamb", "lars", "sgd"]
+
+# Keys of config.optim that `make` itself reads; the others are arguments of the optimiser.
+SHARED = (
+    "lr", "weight_decay", "weight_decay_final", "schedule", "warmup", "final", "milestones", "gamma", "clip", "groups",
+    "layer_decay", "unfreeze", "no_decay",
+)  # fmt: skip
+
+
+Decays = Callable[[PyTree], PyTree]  # params -> True for the leaves that weight decay applies to
+
+
+def decayed(params: PyTree, no_decay: Sequence[str] = ()) -> PyTree:
+    """True for the leaves that weight decay applies to: those of two dimensions or more (biases, norms and scalars have
+    fewer) in whose name no pattern of `no_decay` is found."""
+
+    def one(path: Any, leaf: Any) -> bool:
+        return leaf.ndim > 1 and not any(re.search(pattern, leaf_name(path)) for pattern in no_decay)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def sgd(decay: optax.GradientTransformation, *, momentum: Rate = 0.9, nesterov: bool = False):
+    """SGD as torch's: decay joins the gradient before momentum; lr multiplies the momentum's output."""
+    return optax.chain(decay, optax.trace(momentum, nesterov) if momentum else optax.identity())
+
+
+def adamw(decay: optax.GradientTransformation, *, b1: Rate = 0.9, b2: Rate = 0.999, eps: Tiny = 1e-8):
+    """Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, decay times lr as torch has it."""
+    return optax.chain(optax.scale_by_adam(b1, b2, eps), decay)
+
+
+def lamb(
+    decay: optax.GradientTransformation,
+    *,
+    decays: Decays = decayed,
+    b1: Rate = 0.9,
+    b2: Rate = 0.999,
+    eps: Tiny = 1e-6,
+):
+    """You et al. 2020, https://arxiv.org/abs/1904.00962: Adam's step with decay, scaled by the leaf's norm. Biases,
+    norms and what else does not decay take Adam's steps, as in the authors' code and timm's: by the norm of a bias,
+    which begins at 0, they would hardly move."""
+    scaled = optax.masked(optax.scale_by_trust_ratio(), decays)
+    return optax.chain(optax.scale_by_adam(b1, b2, eps), decay, scaled)
+
+
+def lars(
+    decay: optax.GradientTransformation,
+    *,
+    decays: Decays = decayed,
+    momentum: Rate = 0.9,
+    nesterov: bool = False,
+    trust: Positive = 0.001,
+):
+    """You et al. 2017, https://arxiv.org/abs/1708.03888; what does not decay (biases, norms) takes plain steps, as is
+    usual."""
+    scaled = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), decays)
+    return optax.chain(decay, scaled, optax.trace(momentum, nesterov))
+
+
+def make(
+    config: Config,
+    total_steps: int,
+    params: PyTree,
+    *,
+    modules: Sequence[str] = (),
+    frozen: Sequence[str] = (),
+) -> tuple[optax.GradientTransformation, Callable]:
+    """The optimiser of `config.optim` and its schedule, step -> lr.
+
+    `params` may be abstract; `modules` and `frozen` are those of `rules`, which may raise UserError. Leaves that are
+    frozen for good have no optimiser state. Those of `unfreeze` get an optimiser of their own, which begins with the
+    step that sets them free: neither decay, nor momentum, nor Adam's count has seen the steps before.
+    """
+    build = check(config)
+    by_leaf = rules(config, params, modules, frozen)
+    rate = schedule(config, total_steps)
+    decays = functools.partial(decayed, no_decay=config.no_decay)
+
+    def from_step(start: int) -> optax.GradientTransformation:
+        return gate(build(_decay(config, total_steps, start, decays), decays=decays), start)
+
+    starts = {f"{rule.start:g}": round(rule.start * total_steps) for rule in by_leaf.values() if rule.multiplier}
+    labels = {n: f"{rule.start:g}" if rule.multiplier else "frozen" for n, rule in by_leaf.items()}
+    if set(labels.values()) == {"0"}:
+        optimiser = from_step(0)
+    else:
+        several = {label: from_step(start) for label, start in starts.items()}
+        by_label = jax.tree_util.tree_map_with_path(lambda path, _: labels[leaf_name(path)], params)
+        optimiser = optax.partition({**several, "frozen": optax.set_to_zero()}, by_label)
+    parts = [
+        hold(by_leaf, total_steps) if config.clip else optax.identity(),  # a frozen leaf does not count in the norm
+        optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
+        optimiser,
+        scale(by_leaf),
+        optax.scale_by_learning_rate(rate),
+    ]
+    return optax.chain(*parts), rate
+
+
+def _decay(config: Config, total_steps: int, start: int, decays: Decays) -> optax.GradientTransformation:
+    """Weight decay for an optimiser whose first step is the run's step `start`."""
+    if config.weight_decay_final >= 0:
+        decay = weight_decay(config, total_steps)
+        return optax.add_decayed_weights(lambda count: decay(start + count), mask=decays)
+    return optax.add_decayed_weights(config.weight_decay, mask=decays) if config.weight_decay else optax.identity()
+
+
+def check(config: Config) -> Callable:
+    """The optimiser's factory, its name and arguments checked. Raises UserError."""
+    import jaxvision.training.optim as here
+
+    spec = {k: v for k, v in config.items() if k not in SHARED}
+    check_values(Config(optim=config))
+    return factory(here, spec, "optim", also=("name", *SHARED))
+
+
+def _patterns(config: Config) -> tuple[tuple[str, tuple], ...]:
+    """(key, (pattern, value) pairs) of the keys that name leaves by patterns."""
+    none = tuple((pattern, 0.0) for pattern in config.no_decay)
+    return ("groups", config.groups), ("unfreeze", config.unfreeze), ("no_decay", none)
+
+
+def schedule(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
+    """step -> f32 lr: `warmup` linear from 0 over its share of the steps, then the named curve to the end."""
+    warmup = round(config.warmup * total_steps)
+    left = max(total_steps - warmup, 1)
+
+    def rate(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        done = jnp.clip((step - warmup) / left, 0.0, 1.0)
+        if config.schedule == "cosine":
+            share = config.final + (1 - config.final) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+        elif config.schedule == "linear":
+            share = config.final + (1 - config.final) * (1 - done)
+        elif config.schedule == "step":
+            passed = sum((step >= round(m * total_steps) for m in config.milestones), jnp.int32(0))
+            share = config.gamma**passed
+        else:
+            share = jnp.float32(1.0)
+        ramp = jnp.minimum(1.0, (step + 1) / (warmup + 1)) if warmup else 1.0
+        return jnp.float32(config.lr) * share * ramp
+
+    return rate
+
+
+def weight_decay(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
+    """step -> f32 decay: half a cosine from `weight_decay` at step 0 to `weight_decay_final` at the end, as DINO's
+    (Caron et al. 2021, https://arxiv.org/abs/2104.14294; 0.04 to 0.4)."""
+    begin, end = config.weight_decay, config.weight_decay_final
+
+    def decay(step: Any) -> jax.Array:
+        done = jnp.clip(jnp.asarray(step, jnp.float32) / total_steps, 0.0, 1.0)
+        return end + (begin - end) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+
+    return decay
+
+
+# --------------------------------------------------------------------------- which leaf learns how
+
+
+class Rule(NamedTuple):
+    """How a leaf learns: at `multiplier` times the learning rate, once the share `start` of all steps is done."""
+
+    multiplier: float  # 0: frozen for good
+    start: float
+
+
+def rules(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: Sequence[str] = ()) -> dict[str, Rule]:
+    """Name to rule, of every leaf; the multiplier is that of `groups` times that of `layer_decay`.
+
+    Args:
+      params: may be abstract.
+      modules: top-level names of params["model"] in the order in which the network creates them; `layer_decay` needs
+        them (a tree of jax has them sorted, "layer_10" before "layer_2").
+      frozen: patterns of the leaves that the task never moves.
+
+    Raises UserError for a pattern that matches nothing, or that would free what is frozen for good.
+    """
+    names = leaf_names(params)
+    for key, pairs in _patterns(config):
+        for pattern, _ in pairs:
+            if not any(re.search(pattern, n) for n in names):
+                raise UserError(f"optim.{key}: no parameter's name matches {pattern!r}; there are, for example, "
+                                f"{', '.join(names[:3] + names[-1:])}")  # fmt: skip
+    layer = layer_multipliers(params, modules, config.layer_decay) if config.layer_decay != 1 else {}
+    found = {}
+    for n in names:
+        still = any(re.search(pattern, n) for pattern in frozen)
+        multiplier = 0.0 if still else first(config.groups, n, 1.0) * layer.get(n, 1.0)
+        found[n] = Rule(multiplier, first(config.unfreeze, n, 0.0) if multiplier else 0.0)
+    for pattern, _ in config.unfreeze:
+        if not any(re.search(pattern, n) and rule.multiplier for n, rule in found.items()):
+            raise UserError(f"optim.unfreeze: all that matches {pattern!r} is frozen for good, by optim.groups or task")
+    if not any(rule.multiplier for rule in found.values()):
+        raise UserError("optim.groups: every parameter is frozen, nothing is left to train")
+    return found
+
+
+def first(pairs: tuple, leaf: str, default: float) -> float:
+    """The value of the first pattern that is found in the leaf's name."""
+    return next((value for pattern, value in pairs if re.search(pattern, leaf)), default)
+
+
+def layer_multipliers(params: PyTree, modules: Sequence[str], decay: float) -> dict[str, float]:
+    """Layer-wise learning-rate decay: leaf of params["model"] to decay ** (L - its layer). See `layers`.
+
+    Bao et al. 2021 (BEiT), https://arxiv.org/abs/2106.08254; He et al. 2021 (MAE), https://arxiv.org/abs/2111.06377.
+    """
+    depth = layers(params["model"], modules)
+    top = max(depth.values())
+    names = [n for n in leaf_names(params) if n.startswith("model/")]
+    return {n: decay ** (top - depth[n.split("/")[1]]) for n in names}
+
+
+def layers(network: PyTree, modules: Sequence[str]) -> dict[str, int]:
+    """Top-level module to its layer, in 0..L: block i is layer i + 1 of L = blocks + 1.
+
+    A block is a numbered module that holds others ("layer1_0", "layer_3"); in a network without any (AlexNet, VGG),
+    each module with a kernel but the first and the last. What comes before the first block is layer 0, what lies
+    between two goes with the second, what comes after the last (norm, head) is layer L.
+
+    Raises ValueError if `modules` does not name what `network` has.
+    """
+    order = [m for m in modules if m in network]
+    if set(order) != set(network):
+        lacks = sorted(set(network) - set(order))
+        raise ValueError(f"layer decay: the order of {lacks[0]!r} is unknown: {nearest(lacks[0], list(modules))}")
+    blocks = [m for m in order if _holds(network[m]) and m[-1].isdigit()]
+    blocks = blocks or [m for m in order if isinstance(network[m], dict) and "kernel" in network[m]][1:-1]
+    depth, passed = {}, 0
+    for m in order:
+        depth[m] = passed + 1 if passed or m in blocks else 0
+        passed += m in blocks
+    return depth
+
+
+def _holds(module: PyTree) -> bool:
+    return isinstance(module, dict) and any(isinstance(part, dict) for part in module.values())
+
+
+def table(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: Sequence[str] = ()) -> str:
+    """What learns how, for people; "" where all learn alike. Arguments and errors are those of `rules`."""
+    rows: dict[Rule, list[tuple[str, int]]] = {}
+    by_leaf = rules(config, params, modules, frozen)
+    for n, leaf in zip(leaf_names(params), jax.tree.leaves(params), strict=True):
+        rows.setdefault(by_leaf[n], []).append((n, math.prod(leaf.shape)))
+    lines = []
+    if len(rows) > 1 or config.groups or config.unfreeze or config.layer_decay != 1:
+        lines += ["optim: learning rate times  leaves    parameters"]
+        for rule in sorted(rows):
+            leaves = rows[rule]
+            when = "frozen" if not rule.multiplier else f"from {rule.start:.0%} of the steps" if rule.start else ""
+            examples = ", ".join(n for n, _ in leaves[:2]) + (", ..." if len(leaves) > 2 else "")
+            lines.append(
+                f"  {rule.multiplier:<25.6g} {len(leaves):>6}  {sum(size for _, size in leaves):>12,}"
+                f"  {when + ': ' if when else ''}{examples}"
+            )
+    lines += _decay_lines(config, params, {n for n, rule in by_leaf.items() if rule.multiplier})
+    return "\n".join(lines)
+
+
+def _decay_lines(config: Config, params: PyTree, learning: set[str]) -> list[str]:
+    """What decays, of the leaves that learn; kernels are counted, other leaves named."""
+    begin, end = config.weight_decay, config.weight_decay_final
+    if not begin and end <= 0:
+        return []
+    decays = dict(zip(leaf_names(params), jax.tree.leaves(decayed(params, config.no_decay)), strict=True))
+    sizes = {n: math.prod(leaf.shape) for n, leaf in zip(leaf_names(params), jax.tree.leaves(params), strict=True)}
+    yes = [n for n in sizes if n in learning and decays[n]]
+    without = [n for n in sizes if n in learning and not decays[n]]
+    plain = ("kernel", "bias", "scale")  # as flax calls what everybody expects to decay, and not to
+
+    def named(names: list[str]) -> str:
+        odd = [n for n in names if n.rpartition("/")[2] not in plain]
+        return f", among them {', '.join(odd[:3])}{f' and {len(odd) - 3} more' if len(odd) > 3 else ''}" if odd else ""
+
+    how = f"from {begin:g} to {end:g}, a cosine" if end >= 0 else f"{begin:g}"
+    return [
+        f"optim: weight decay {how}",
+        f"  of {len(yes)} leaves, {sum(sizes[n] for n in yes):,} parameters{named(yes)}; "
+        f"none of {len(without)} leaves{named(without)}",
+    ]
+
+
+# --------------------------------------------------------------------------- transformations
+
+
+class GateState(NamedTuple):
+    done: jax.Array  # i32[], steps
+    inner: Any
+
+
+def gate(inner: optax.GradientTransformation, start: int) -> optax.GradientTransformation:
+    """`inner` from step `start` on; before that, updates of 0, and its state stays what it is at the beginning."""
+    if not start:
+        return inner
+
+    def init(params: PyTree) -> GateState:
+        return GateState(jnp.int32(0), inner.init(params))
+
+    def update(updates: PyTree, state: GateState, params: PyTree = None) -> tuple[PyTree, GateState]:
+        opened = state.done >= start
+        moved, after = inner.update(updates, state.inner, params)
+        moved = jax.tree.map(lambda u: jnp.where(opened, u, jnp.zeros_like(u)), moved)
+        after = jax.tree.map(lambda new, old: jnp.where(opened, new, old), after, state.inner)
+        return moved, GateState(state.done + 1, after)
+
+    return optax.GradientTransformation(init, update)
+
+
+def hold(by_leaf: dict[str, Rule], total_steps: int) -> optax.GradientTransformation:
+    """Gradients of 0 for what is frozen, for good or still."""
+
+    def update(updates: PyTree, state: jax.Array, params: PyTree = None) -> tuple[PyTree, jax.Array]:
+        def one(leaf: str, u: jax.Array) -> jax.Array:
+            rule = by_leaf[leaf]
+            if not rule.multiplier:
+                return jnp.zeros_like(u)
+            return jnp.where(state >= round(rule.start * total_steps), u, jnp.zeros_like(u)) if rule.start else u
+
+        return _map_named(one, updates), state + 1
+
+    if all(rule.multiplier and not rule.start for rule in by_leaf.values()):
+        return optax.identity()
+    return optax.GradientTransformation(lambda _: jnp.int32(0), update)
+
+
+def scale(by_leaf: dict[str, Rule]) -> optax.GradientTransformation:
+    """Updates times each leaf's multiplier; a frozen one is exactly 0."""
+
+    def one(leaf: str, u: jax.Array) -> jax.Array:
+        by = by_leaf[leaf].multiplier
+        return jnp.zeros_like(u) if by == 0 else u if by == 1 else by * u
+
+    if all(rule.multiplier == 1 for rule in by_leaf.values()):
+        return optax.identity()
+    return optax.stateless(lambda updates, _: _map_named(one, updates))
+
+
+def _map_named(f: Callable[[str, jax.Array], jax.Array], tree: PyTree) -> PyTree:
+    return jax.tree_util.tree_map_with_path(lambda path, x: f(leaf_name(path), x), tree)
