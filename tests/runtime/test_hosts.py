@@ -466,7 +466,8 @@ def test_losses_gradients_and_rows_are_those_of_one_process(command, tmp_path):
 
 def test_a_number_of_the_first_keeps_its_digits():
     """Seconds of a week: as float32 they stand still for several steps, and the pace of steps divides by nothing."""
-    code = "from jaxvision import hosts; hosts.join(); print('=', repr(hosts.of_first(604_800.0123 + hosts.index())))"
+    number = "604_800.0123 + hosts.index()"
+    code = f"from jaxvision.runtime import hosts; hosts.join(); print('=', repr(hosts.of_first({number})))"
     out, _ = python(2, "-c", code, devices=1).communicate(timeout=120)
     assert re.findall("= (.*)", out) == ["604800.0123"] * 2, out
 
@@ -474,7 +475,8 @@ def test_a_number_of_the_first_keeps_its_digits():
 def test_hosts_in_other_time_zones_name_the_same_workdir(tmp_path):
     code = (
         "import os, time; os.environ['TZ'] = ['UTC', 'Asia/Tokyo'][int(os.environ['JAX_PROCESS_ID'])]; time.tzset();"
-        "from jaxvision import hosts, train; hosts.join(); print('=', train.default_workdir('some/config.py'))"
+        "from jaxvision import train; from jaxvision.runtime import hosts;"
+        "hosts.join(); print('=', train.default_workdir('some/config.py'))"
     )
     out, _ = python(2, "-c", code, devices=1).communicate(timeout=120)
     names = [line.split("= ")[1] for line in out.splitlines() if "= " in line]

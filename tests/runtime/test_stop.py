@@ -63,7 +63,7 @@ SWALLOWED = {
 @pytest.mark.parametrize("how", SWALLOWED)
 def test_a_ctrl_c_that_a_library_swallows_still_ends_the_command(how):
     code = (
-        "import sys, time; from jaxvision import cli, stop; stop.REPEAT = 0.3\n"
+        "import sys, time; from jaxvision import cli; from jaxvision.runtime import stop; stop.REPEAT = 0.3\n"
         "def wait():\n    print('waiting', flush=True)\n    time.sleep(60)\n"
         f"code = {SWALLOWED[how]!r}\n"
         "cli.main(lambda argv: exec(code, dict(wait=wait)) or {}, [])"
@@ -81,7 +81,7 @@ def test_a_ctrl_c_that_a_library_swallows_still_ends_the_command(how):
 def test_after_a_command_a_ctrl_c_is_raised_once():
     """`main` in a process that goes on: a test's, a notebook's."""
     code = (
-        "import signal, time; from jaxvision import cli, stop; stop.REPEAT = 0.05\n"
+        "import signal, time; from jaxvision import cli; from jaxvision.runtime import stop; stop.REPEAT = 0.05\n"
         "try: cli.main(lambda argv: {}, [])\nexcept SystemExit: pass\n"
         "try: signal.raise_signal(signal.SIGINT)\nexcept KeyboardInterrupt: print('raised')\n"
         "time.sleep(0.5); print('goes on')"

@@ -112,7 +112,8 @@ def environment(folder, url, **more):
 
 FIND = """
 import sys
-from jaxvision import cli, published
+from jaxvision import cli
+from jaxvision.weights import published
 def find(argv):
     parser = cli.Parser("find", "", [])
     parser.add_from()
