@@ -37,14 +37,17 @@ def main() -> int:
     if arguments.processes < 1 or arguments.devices < 1 or not command:
         parser.error("name a number of processes, and after -- the command that each runs")
     guard = start_guard()
-    processes = start(arguments.processes, arguments.devices, command, guard)
+    asked: list[
+        int
+    ] = []  # signals to pass on; from before the first process is there, so that none ends this one alone
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, lambda number, frame: to_all(processes, number))
+            signal.signal(number, lambda number, frame: asked.append(number))
+    processes = start(arguments.processes, arguments.devices, command, guard)
     readers = [threading.Thread(target=show, args=(p.stdout, f"[{k}] " if k else "")) for k, p in enumerate(processes)]
     for reader in readers:
         reader.start()
-    code = wait(processes, arguments.grace)
+    code = wait(processes, arguments.grace, asked)
     for reader in readers:
         reader.join()
     os.write(guard, b"end")
@@ -136,10 +139,12 @@ def to_all(processes: list[subprocess.Popen], number: int) -> None:
             process.send_signal(number)
 
 
-def wait(processes: list[subprocess.Popen], grace: float) -> int:
-    """The code of the first that failed, else 0."""
+def wait(processes: list[subprocess.Popen], grace: float, asked: list[int]) -> int:
+    """The code of the first that failed, else 0. Passes on the signals that come into `asked`."""
     code, deadline = 0, float("inf")
     while None in (codes := [process.poll() for process in processes]):
+        while asked:
+            to_all(processes, asked.pop(0))
         if not code and any(codes):
             code, deadline = next(filter(None, codes)), time.monotonic() + grace
         if time.monotonic() > deadline:

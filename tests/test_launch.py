@@ -518,6 +518,17 @@ def test_signals_to_the_launcher_go_to_all(tmp_path, number):
     assert not running(tmp_path)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_while_processes_start_goes_to_all(tmp_path, number):
+    """Process 0 asks at once, while the others are not there yet; the signal may find them before their shell is up."""
+    name = number.name[3:]
+    asks = f"[ $JAX_PROCESS_ID = 0 ] && kill -{name} $PPID"
+    shell = f"trap 'exit 75' {name}; {asks}; touch $$.pid; while :; do sleep 0.1; done"
+    process = start_local(tmp_path, 3, shell)
+    assert process.wait(60) in (75, 128 + number)
+    assert not running(tmp_path)
+
+
 def test_the_launcher_s_guard_goes_with_it_and_kills_nobody(tmp_path):
     shell = "(sleep 5; touch later) >/dev/null 2>&1 & touch $!.pid; exit 0"  # goes on by itself after an end in order
     process = start_local(tmp_path, 2, shell, stdout=subprocess.PIPE)
