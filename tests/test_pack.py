@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvision import pack as module
 from jaxvision.data import decode, open_source, sources
+from jaxvision.data.packing import Packing, content_digest
 from jaxvision.data.sources.records import open_shard
 from jaxvision.errors import UserError
-from jaxvision.pack import Packing, content_digest, pack
+from jaxvision.pack import pack
+from jaxvision.runtime import paths
 from tests.conftest import ROOT
 
 RESULT = {"out", "count", "skipped", "shards", "bytes", "digest", "seconds", "images_per_s"}
@@ -537,7 +538,7 @@ def test_any_limit_of_a_file_names_the_file(tmp_path, limit, name):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2, stderr
     (line,) = stderr.splitlines()
-    assert line.startswith(f"error: cannot write {out}/{name} (")
+    assert line.startswith(f"error: cannot write {out}/{name}: ")
     assert "File too large" in line
     assert "make room there or allow it, the same command resumes" in line
     assert not (out / name).exists()
@@ -556,8 +557,8 @@ def test_a_folder_that_may_not_be_written_names_it(folder, tmp_path, monkeypatch
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(name))
         return real(name, mode, *more, **options)
 
-    monkeypatch.setattr(module, "open", refuses, raising=False)
-    with pytest.raises(UserError, match=r"cannot write .*/out/\.lock \(Read-only file system\): .*another --out"):
+    monkeypatch.setattr(paths, "open", refuses, raising=False)
+    with pytest.raises(UserError, match=r"cannot write .*/out/\.lock: Read-only file system: .*another --out"):
         run("--from", folder, "--out", tmp_path / "out")
 
 

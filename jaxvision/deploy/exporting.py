@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -48,7 +47,7 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
     asked = certificate.batched(verifying.reference(trained), np.concatenate([images.crops, probes]))
     reference = {name: rows[: len(images.crops)] for name, rows in asked.items()}
     answers = asked["values" if kind == "values" else "logits"][len(images.crops) :]
-    with _temporary(out) as written:
+    with _whole(out) as written:
         if state is not None:
             torch_names.write(written, state)
         else:
@@ -71,7 +70,8 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
             texts = [json.dumps(state.config, indent=2) + "\n"] if state.config else []
             texts.append(_card(out, about, state, trained))
             content |= dict(zip(beside, texts))
-        _place(written, out, content)
+        for path, text in content.items():  # before the file itself, which nobody takes without its certificate
+            write_whole(path, text)
     say(verifying.told(about))
     say(f"  {out}: {about['bytes'] / 1e6:.1f} MB, sha256 {about['sha256']}")
     say(f"  certificate: {artefact.certificate_of(out)}")
@@ -157,28 +157,15 @@ def _check_free(*wanted: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _temporary(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A name beside `out` to write to; what is left under it is removed. Raises UserError for the disk's errors."""
-    written = out.with_name(f".{os.getpid()}.{out.name}")
+def _whole(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A place beside `out` to write to, see `paths.whole`. Raises UserError for the disk's errors."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        yield written
+        with paths.whole(out, synced=True, shared=True) as written:
+            yield written
     except OSError as error:
         raise UserError(
             f"cannot write {out}: {error}. Nothing is left of it; make room or choose another --out"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            written.unlink(missing_ok=True)
-
-
-def _place(written: pathlib.Path, out: pathlib.Path, beside: dict[pathlib.Path, str]) -> None:
-    """All under their final names, the file itself last and safe on the disk."""
-    with written.open("rb") as file:
-        os.fsync(file.fileno())
-    for path, text in beside.items():
-        write_whole(epath.Path(path), text)
-    written.replace(out)
 
 
 def _write_program(

@@ -13,8 +13,10 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,10 +24,11 @@ from etils import epath
 
 from jaxvision.errors import Damaged, Gone, UserError
 
+BESIDE = ".tmp"  # ends the name of a file that is not whole yet
 PATIENCE = 30.0  # seconds that lines may wait before an object is written anew for them
 
 
-def is_bucket(name: str | epath.Path) -> bool:
+def is_bucket(name: str | os.PathLike) -> bool:
     return "://" in str(name)
 
 
@@ -49,7 +52,45 @@ def on_disk(name: str, what: str) -> pathlib.Path:
     return pathlib.Path(name).expanduser()
 
 
-def write_whole(path: epath.Path, content: str | bytes) -> None:
+@contextlib.contextmanager
+def whole(path: epath.Path | pathlib.Path, *, synced: bool = False, shared: bool = False) -> Iterator[pathlib.Path]:
+    """A place to write a file to, which gets its name when the block ends, and is removed where the block raises.
+
+    Args:
+      path: of the file, on a disk or in a bucket.
+      synced: the file is on the disk afterwards, also after a power failure.
+      shared: others may be writing this file now, so each has a place of its own. Else what a killed process left
+        at the place is written over.
+    """
+    target = pathlib.Path(tempfile.gettempdir(), path.name) if is_bucket(path) else pathlib.Path(path)
+    mark = f".{uuid.uuid4().hex}" if shared or is_bucket(path) else ""
+    beside = target.with_name(f".{target.name}{mark}{BESIDE}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        if is_bucket(path):
+            epath.Path(path).write_bytes(beside.read_bytes())
+            return
+        if synced:
+            sync(beside)
+        beside.replace(target)
+        if synced:
+            sync(target.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def sync(path: pathlib.Path) -> None:
+    """Waits until a file, or the list of files of a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: epath.Path | pathlib.Path, content: str | bytes, *, synced: bool = False) -> None:
     """Writes a file, under its final name only when whole. Raises UserError, which names it, where that fails."""
     data = content.encode() if isinstance(content, str) else content
     if is_bucket(path):
@@ -60,14 +101,10 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
                 f"cannot write {path} ({error}): does the bucket exist, and may this account write there?"
             ) from error
         return
-    beside = path.parent / f".{path.name}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(data)
-        beside.replace(path)
+        with whole(path, synced=synced) as beside:
+            beside.write_bytes(data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
         raise unwritable(path, error) from error
 
 
@@ -79,9 +116,13 @@ def digest(path: epath.Path | pathlib.Path) -> str:
         return hashlib.sha256(file.read()).hexdigest()  # on a bucket
 
 
-def unwritable(path: epath.Path, error: OSError) -> UserError:
-    """The UserError for a file that a disk does not take: an OSError of a write does not name its file."""
-    return UserError(f"cannot write {path}: {error.strerror or error}")
+def unwritable(path: epath.Path | pathlib.Path, error: Exception, then: str = "") -> UserError:
+    """The UserError for a file that a disk does not take: an OSError of a write does not name its file.
+
+    then: what to do.
+    """
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return UserError(f"cannot write {path}: {reason}" + (f": {then}" if then else ""))
 
 
 def is_utf8(name: str) -> bool:
@@ -294,13 +335,9 @@ def fetched(name: str, size: int | None = None) -> pathlib.Path:
             f"{name} has {stat.length / 1e9:.1f} GB, {target.parent} room for {room / 1e9:.1f}: let XDG_CACHE_HOME "
             "name a larger disk, or mount the bucket (gcsfuse) and name the folder"
         )
-    beside = target.with_name(f".{target.name}.{os.getpid()}.{time.monotonic_ns()}")  # others may be fetching it, too
-    try:
+    with whole(target, shared=True) as beside:
         with source.open("rb") as remote, open(beside, "wb") as file:
             shutil.copyfileobj(remote, file, 16 << 20)
         if beside.stat().st_size != stat.length:
             raise UserError(f"{name} came as {beside.stat().st_size} bytes of {stat.length}: try again")
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
     return target

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from jaxvision import predict
 from jaxvision.data import open_source
 from jaxvision.data.sources.common import guarded, unguarded
+from jaxvision.deploy import answers
 from jaxvision.errors import Unreadable, UserError
 
 
@@ -142,7 +142,7 @@ def test_a_table_of_predictions_holds_no_formula(tmp_path):
         ("values", {"values": dict.fromkeys(classes, -0.5)}),
     ):
         file = io.StringIO()
-        predict._table(file, "t.csv", SimpleNamespace(kind=kind, classes=classes), 2, False)({"image": "=a.png", **row})
+        answers.table(file, "t.csv", SimpleNamespace(kind=kind, classes=classes), 2, False)({"image": "=a.png", **row})
         for line in csv.reader(file.getvalue().splitlines()):
             for cell in line:
                 assert cell[0] not in "=+@\uff1d"
@@ -189,7 +189,7 @@ def test_csv_reads_what_predict_writes(tmp_path_factory, classes, data):
 
     def write(kind, rows, top=1):
         file = io.StringIO()
-        add = predict._table(file, "t.csv", SimpleNamespace(kind=kind, classes=classes), top, False)
+        add = answers.table(file, "t.csv", SimpleNamespace(kind=kind, classes=classes), top, False)
         for i, row in enumerate(rows):
             add({"image": f"{i}.png", **row})
         return file.getvalue()

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from jaxvision.data import open_source, sources
+from jaxvision.data.packing import content_digest
 from jaxvision.data.sources import records
 from jaxvision.errors import UserError
-from jaxvision.pack import content_digest, pack
+from jaxvision.pack import pack
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 import jaxvision
-from jaxvision import predict
-from jaxvision.deploy import inference
+from jaxvision.data import inputs
+from jaxvision.data.video import frames
+from jaxvision.deploy import answers, inference
 from jaxvision.errors import UserError
 from tests import mixed_images
 from tests.test_export import workdir_of
@@ -197,7 +198,7 @@ def test_files_that_never_end_are_refused_before_anything_slow(asked, tmp_path, 
             answer = asked(given, start="no/such/run")
             assert answer.code == 2
             assert f"'{given}' is a device or a socket" in answer.err
-    monkeypatch.setattr(predict, "LARGEST", 1000)
+    monkeypatch.setattr(inputs, "LARGEST", 1000)
     stdin(bytes(1001))
     assert "standard input gives more than 1,000 bytes" in asked("-", start="no/such/run").err
     read, write = os.pipe()
@@ -252,7 +253,7 @@ def test_standard_input_is_an_image(asked, stdin, kind, tmp_path):
     for image in (next(iter(mixed_images.photos().values())).resize((40, 30)), Image.new("RGB", (8, 8))):
         data = kind[1](image)
         stdin(data)
-        assert [kind for _, kind in predict.find_images("-")] == [data]
+        assert [kind for _, kind in inputs.find("-")] == [data]
     stdin(data)
     (tmp_path / f"a{kind[0]}").write_bytes(data)
     answer = asked("-", tmp_path / f"a{kind[0]}")
@@ -411,7 +412,7 @@ def test_tables_of_values(asked, measurer, folder, tmp_path):
 def test_answers_have_their_name_only_when_whole(asked, folder, tmp_path, monkeypatch):
     """And they are written as they come: half of them are in the folder while the other half is computed."""
     out, seen = tmp_path / "out" / "a.jsonl", []
-    plain = predict._described
+    plain = answers._described
 
     def watched(*arguments):
         seen.append([p.name for p in out.parent.iterdir()])
@@ -419,10 +420,10 @@ def test_answers_have_their_name_only_when_whole(asked, folder, tmp_path, monkey
             raise KeyboardInterrupt
         return plain(*arguments)
 
-    monkeypatch.setattr(predict, "_described", watched)
+    monkeypatch.setattr(answers, "_described", watched)
     answer = asked("--out", out, folder)
     assert answer.code == 130
-    assert seen == [[f".{os.getpid()}.a.jsonl"]] * 4
+    assert [[name[:9], name[-4:]] for (name,) in seen] == [[".a.jsonl.", ".tmp"]] * 4
     assert list(out.parent.iterdir()) == []
     (tmp_path / "file").write_text("")
     answer = asked("--out", tmp_path / "file" / "a.csv", folder, start="no/such/run")
@@ -434,7 +435,7 @@ def test_a_full_disk_names_the_file_of_answers(asked, folder, tmp_path, monkeypa
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(predict, "_described", full)  # as the writing of a row that follows
+    monkeypatch.setattr(answers, "_described", full)  # as the writing of a row that follows
     answer = asked("--out", tmp_path / "a.csv", folder)
     assert answer.code == 2
     assert (
@@ -503,9 +504,9 @@ def video(path, colours, rate=10, **options):
 GREY = [(8 * k,) * 3 for k in range(30)]  # frame k of 3 seconds
 
 
-def frames(path, every):
+def means(path, every):
     """[(time, mean of the pixels)]"""
-    return [(at, float(pixels.mean())) for at, pixels in predict._video(str(path), every)]
+    return [(at, float(pixels.mean())) for at, pixels in frames(str(path), every)]
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".avi"])
@@ -519,7 +520,7 @@ def test_times_of_frames(tmp_path, ending):
         (0.25, [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 28]),
         (99, [0]),
     ):
-        found = frames(path, every)
+        found = means(path, every)
         assert [at for at, _ in found] == pytest.approx([k / 10 for k in wanted], abs=2e-3)
         assert [grey for _, grey in found] == pytest.approx([8 * k for k in wanted], abs=4)  # as lossy as it is
 
@@ -537,10 +538,10 @@ def test_times_count_from_the_first_frame(tmp_path, ending, options):
             picture.pts = k + 24
             file.mux(stream.encode(picture))
         file.mux(stream.encode())
-    assert [at for at, _ in frames(path, 1)] == pytest.approx([0, 1, 2, 3, 4], abs=2e-3)
+    assert [at for at, _ in means(path, 1)] == pytest.approx([0, 1, 2, 3, 4], abs=2e-3)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(UserError, match=r"ends after [23]\.. s of 5\.0"):
-        frames(path, 1)
+        means(path, 1)
 
 
 def test_a_video_of_a_phone_held_upright(tmp_path):
@@ -553,7 +554,7 @@ def test_a_video_of_a_phone_held_upright(tmp_path):
     assert struct.unpack(">9I", data[matrix : matrix + 36])[:5] == (1 << 16, 0, 0, 0, 1 << 16)
     data[matrix : matrix + 36] = struct.pack(">9I", 0, 1 << 16, 0, 0xFFFF0000, 0, 0, 24 << 16, 0, 1 << 30)
     path.write_bytes(data)
-    ((_, pixels), *_) = predict._video(str(path), 1)
+    ((_, pixels), *_) = frames(str(path), 1)
     assert pixels.shape == (32, 24, 3)
     assert pixels[4, 12, 0] > 200 > 50 > pixels[4, 12, 2]
     assert pixels[27, 12, 2] > 200 > 50 > pixels[27, 12, 0]

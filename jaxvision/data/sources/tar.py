@@ -10,9 +10,9 @@ import hashlib
 import itertools
 import json
 import os
+import pathlib
 import re
 import threading
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +32,7 @@ from jaxvision.data.sources.common import (
 )
 from jaxvision.data.sources.folder import check_case, check_parts_of_paths
 from jaxvision.errors import Unreadable, UserError, nearest
+from jaxvision.runtime import paths
 
 SUFFIX = ".index.npz"
 VERSION = 3  # of the index file
@@ -437,27 +438,24 @@ def _load(path: str, tar: int, stamp: tuple[int, ...], label: str) -> _Index | N
 
 def _save(path: str, index: _Index, digest: str) -> None:
     """Writes an index to a file, all or nothing. Nothing where that is not allowed: it only saves time."""
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
     text = {key: getattr(index, key) for key in ("made_for", "layout", "groups", "left_out", "beside")}
-    try:
-        with open(temporary, "xb") as file:
-            np.savez(
-                file,
-                version=np.array(VERSION),
-                stamp=np.array(index.stamp),
-                digest=np.array(digest),
-                offsets=index.offsets,
-                sizes=index.sizes,
-                ends=index.ends,
-                names=np.frombuffer(index.names, np.uint8),
-                group=index.group,
-                text=np.frombuffer(json.dumps(text).encode(), np.uint8),
-            )
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    with (
+        contextlib.suppress(OSError),
+        paths.whole(pathlib.Path(path), shared=True) as beside,
+        open(beside, "xb") as file,
+    ):
+        np.savez(
+            file,
+            version=np.array(VERSION),
+            stamp=np.array(index.stamp),
+            digest=np.array(digest),
+            offsets=index.offsets,
+            sizes=index.sizes,
+            ends=index.ends,
+            names=np.frombuffer(index.names, np.uint8),
+            group=index.group,
+            text=np.frombuffer(json.dumps(text).encode(), np.uint8),
+        )
 
 
 def _scan(path: str, file: int, stamp: tuple[int, ...], label: str) -> _Index:
