@@ -28,10 +28,10 @@ import jax
 from jax.experimental import topologies
 
 from jaxvision import config as config_lib
-from jaxvision import models, plan
+from jaxvision import models
 from jaxvision.runtime import sharding
 from jaxvision.runtime.hlo import device_memory_bytes
-from jaxvision.training import build
+from jaxvision.training import build, capacity
 
 
 def kernel_bytes(program: str) -> int:
@@ -57,7 +57,7 @@ def measure(name: str, options: dict, chips: str, batch: int, dump: str = "", fs
     else:
         config.optim.update(name="adamw", lr=1e-3)
     start = time.time()
-    compiled = plan.compile_step(config, sharding.make_mesh(-1, fsdp, list(devices)), 1000, "class")
+    compiled = capacity.compile_step(config, sharding.make_mesh(-1, fsdp, list(devices)), 1000, "class")
     if dump:
         with open(dump, "w") as file:
             file.write(compiled.as_text())

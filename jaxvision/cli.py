@@ -290,12 +290,16 @@ class Ticker:
 
     def start(self, arguments: argparse.Namespace, at: str) -> bool:
         """Whether there is a terminal to tick on; with --json there is none."""
-        self.at = lambda: at
+        self.tell(at)
         if not arguments.json and sys.stderr.isatty() and self._thread is None:
             self._ends.clear()
             self._thread = threading.Thread(target=self._tick, name="ticker", daemon=True)
             self._thread.start()
         return self._thread is not None
+
+    def tell(self, at: str) -> None:
+        """What the command is at now."""
+        self.at = lambda: at
 
     def _tick(self) -> None:
         while not self._ends.wait(1.0):

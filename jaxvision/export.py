@@ -37,9 +37,7 @@ def export(argv: list[str]) -> dict[str, Any]:
         "or crops that are resized and cut out already",
     )
     parser.add_argument("--int8", metavar="URI", help="onnx: quantise to int8, calibrated with images from there")
-    parser.add_argument(
-        "--calibration", type=int, default=200, metavar="N", help="how many of them; default %(default)d"
-    )
+    parser.add_argument("--calibration", type=int, default=200, metavar="N", help="how many; default %(default)d")
     parser.add_argument("--names", metavar="LIBRARY", help="safetensors: timm or torchvision; default: who has it")
     parser.add_argument("--data", metavar="URI", help="images for the certificate; default: the run's own evaluation")
     parser.add_argument("--images", type=int, metavar="N", help="how many of them; default 200, or as many as then")
@@ -71,9 +69,8 @@ def _check(arguments: Any) -> None:
     if a.verify:
         for flag in ("source", "format", "out", "pixels", "int8", "names", "checkpoint"):
             if getattr(a, flag):
-                raise UserError(
-                    f"--verify asks about a file that is there: leave out --{flag.replace('source', 'from')}"
-                )
+                flag = flag.replace("source", "from")
+                raise UserError(f"--verify asks about a file that is there: leave out --{flag}")
         return
     if not a.source or not a.out:
         absent = " and ".join(flag for flag, value in (("--from", a.source), ("--out", a.out)) if not value)

@@ -66,7 +66,7 @@ def train(argv: list[str]) -> dict[str, Any]:
     workdir = arguments.workdir or default_workdir(arguments.config)
 
     from jaxvision.runtime.clock import Clock
-    from jaxvision.training import build, loop
+    from jaxvision.training import build, loop, results
 
     build.check(config)
     words = ["python", "-m", "jaxvision.train", "--config", arguments.config, "--workdir", workdir]
@@ -81,39 +81,13 @@ def train(argv: list[str]) -> dict[str, Any]:
         )  # fmt: skip
     except Interrupted as error:
         raise Interrupted(f"{error} in {workdir}. To resume: {resume}") from error
-    return report(workdir, say) if hosts.index() == 0 else {}
+    return results.tell(workdir, say) if hosts.index() == 0 else {}
 
 
 def default_workdir(config: str) -> str:
     """runs/CONFIG-TIMESTAMP, the local time of the first host, whatever clock and time zone others have."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return os.path.join("runs", f"{pathlib.Path(config).stem}-{hosts.share('workdir', stamp)[0]}")
-
-
-def report(workdir: str, say: Any) -> dict[str, Any]:
-    """What was reached, where it lies, and what to do with it."""
-    from jaxvision.runtime import goodput, paths
-    from jaxvision.runtime.records import in_words, read_summary
-
-    summary = read_summary(paths.path(workdir))
-    say(f"done: {summary['step']} steps in {summary['wall_s']:.1f} s, {summary['examples_per_s']:.0f} images/s")
-    for name, values in summary["evals"].items():
-        say(f"  {name}: {in_words(values)}")
-    say("  time: " + "  ".join(f"{k} {v:.1f} s" for k, v in summary["time"].items() if v >= 0.05))
-    hosts_ = {host["process"]: host for host in summary["hosts"]}
-    if hosts_:
-        times, machines = ({k: host[what] for k, host in hosts_.items()} for what in ("time", "machine"))
-        say(goodput.table(times, machines))
-    say(
-        f"  {workdir}: report.html, checkpoints, curves.png, metrics.jsonl, summary.json\n"
-        f"evaluate: python -m jaxvision.evaluate --from {shlex.quote(workdir)}\n"
-        f"predict:  python -m jaxvision.predict --from {shlex.quote(workdir)} IMAGE_OR_FOLDER...\n"
-        f"export:   python -m jaxvision.export --from {shlex.quote(workdir)} --out exported/model.onnx"
-    )
-    return {
-        "workdir": workdir,
-        **{k: summary[k] for k in ("status", "step", "wall_s", "examples_per_s", "evals")},
-    }
 
 
 if __name__ == "__main__":

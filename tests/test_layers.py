@@ -86,6 +86,11 @@ def test_the_top_holds_what_everybody_reads_and_the_commands():
     assert len(list(ROOT.glob("*.py"))) <= 14
 
 
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_a_command_holds_its_flags_alone(name):
+    assert len((ROOT / f"{name.replace('.', '/')}.py").read_text().splitlines()) <= 100
+
+
 def test_no_modules_import_each_other_in_a_circle():
     """Imports within functions count, too."""
     known = {module_of(file) for file in FILES}

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxvision.config
-from jaxvision import plan
 from jaxvision.errors import UserError
-from jaxvision.runtime import hlo, sharding
+from jaxvision.plan import plan
+from jaxvision.runtime import chips, hlo, sharding
 from jaxvision.runtime.chips import Chip
 from jaxvision.task import Task
-from jaxvision.training import step
+from jaxvision.training import capacity, step
 from jaxvision.weights import checkpoint
 from tests.tiny import make_tiny_config
 
@@ -90,13 +90,13 @@ CASES = dict(
 @given(bend=st.floats(0, 1e5), **CASES)
 def test_the_largest_that_fits_is_found_exactly_where_that_is_asked_for(first, constant, slope, bend, limit, tells):
     memory = Compiler(lambda n: constant + slope * n + bend * n**1.1, limit, tells=tells)
-    low, high = plan.largest_that_fits(memory, first, lambda: limit, math.inf)
+    low, high = capacity.largest_that_fits(memory, first, lambda: limit, math.inf)
     assert len(set(memory.tries)) == len(memory.tries)
     assert len(memory.tries) <= 6 + 2 * math.log2(max(limit / slope, 1) + first)
     assert low == 0 or memory(low)[0]
     assert not memory(int(high))[0]
-    assert high - low <= plan.unit_of(first)
-    assert low % plan.unit_of(first) == 0
+    assert high - low <= capacity.unit_of(first)
+    assert low % capacity.unit_of(first) == 0
 
 
 @settings(deadline=1000, max_examples=300)
@@ -104,22 +104,22 @@ def test_the_largest_that_fits_is_found_exactly_where_that_is_asked_for(first, c
 def test_four_programs_are_enough_where_memory_is_linear(first, constant, slope, limit, tells):
     """From a batch that fits, or from one that does not if the compiler tells what it would need."""
     memory = Compiler(lambda n: constant + slope * n, limit, tells=tells)
-    low, high = plan.largest_that_fits(memory, first, lambda: limit)
+    low, high = capacity.largest_that_fits(memory, first, lambda: limit)
     assert len(memory.tries) <= 4
     assert low == 0 or memory(low)[0]
     assert high == math.inf or not memory(int(high))[0]
     if tells or memory(first)[0]:
-        assert high - low <= plan.unit_of(first)
+        assert high - low <= capacity.unit_of(first)
 
 
 def test_four_programs_are_the_most_where_it_is_not():
     """Near the limit the compiler computes again what it has no room for: more fits than the line says."""
     memory = Compiler(lambda n: 1e9 + 1e7 * min(n, 1400) + 1e6 * max(n - 1400, 0), 16e9)
-    low, high = plan.largest_that_fits(memory, 128, lambda: 16e9)
+    low, high = capacity.largest_that_fits(memory, 128, lambda: 16e9)
     assert len(memory.tries) == 4
     assert memory(low)[0]
     assert high == math.inf
-    assert plan.in_words(low, high, 128, 4) == (
+    assert capacity.in_words(low, high, 128, 4) == (
         f"largest batch that was seen to fit: {low:,} images a chip, {4 * low:,} in all; more was not tried, "
         "--exact goes on"
     )
@@ -128,21 +128,21 @@ def test_four_programs_are_the_most_where_it_is_not():
 def test_a_small_first_batch_that_says_little():
     """As the compiler told of a small network for a v5e: next to nothing at 1,024 images, a line only far above."""
     memory = Compiler(lambda n: 0.07 * 2**30 if n < 2000 else (0.027 + 1.5536e-4 * n) * 2**30, 15.75 * 2**30)
-    low, high = plan.largest_that_fits(memory, 1024, lambda: 15.75 * 2**30)
+    low, high = capacity.largest_that_fits(memory, 1024, lambda: 15.75 * 2**30)
     assert len(memory.tries) == 4
     assert low > 0.97 * high
     assert memory(low)[0]
 
 
 def test_what_was_found_in_words():
-    assert plan.in_words(1720, 1728, 128, 4) == "largest batch that fits: 1,720 images a chip, 6,880 in all"
-    assert "1,744 does not, --exact goes on" in plan.in_words(1720, 1744, 128, 4)
-    assert "1,721 does not" in plan.in_words(1719, 1721, 5, 4)
-    assert plan.in_words(0, 16, 128, 4).endswith("none was found, the smallest that was tried is 16 images a chip")
+    assert capacity.in_words(1720, 1728, 128, 4) == "largest batch that fits: 1,720 images a chip, 6,880 in all"
+    assert "1,744 does not, --exact goes on" in capacity.in_words(1720, 1744, 128, 4)
+    assert "1,721 does not" in capacity.in_words(1719, 1721, 5, 4)
+    assert capacity.in_words(0, 16, 128, 4).endswith("none was found, the smallest that was tried is 16 images a chip")
 
 
 def test_bytes_as_the_compiler_writes_them():
-    assert [plan.in_bytes(t) for t in ("18.5G", "512K", "1M", "odd")] == [18.5 * 2**30, 2**19, 2**20, 0.0]
+    assert [capacity.in_bytes(t) for t in ("18.5G", "512K", "1M", "odd")] == [18.5 * 2**30, 2**19, 2**20, 0.0]
 
 
 def test_a_plan_tells_each_row_with_the_time_left_and_the_largest_before_the_rest(monkeypatch):
@@ -150,14 +150,14 @@ def test_a_plan_tells_each_row_with_the_time_left_and_the_largest_before_the_res
     said = []
     config = make_tiny_config()
     config.model = dict(name="resnet50")
-    planner = plan.Planner(config, 10, said.append)
+    planner = capacity.Planner(config, 10, said.append, lambda at: None)
     chip = Chip(memory=16e9, bandwidth=1e12, flops=2e14, links=1e11)
-    monkeypatch.setattr(plan.Slice, "find", lambda name: plan.Slice(name, jax.devices()[:4], 4, chip))
+    monkeypatch.setattr(capacity.Slice, "find", lambda name: capacity.Slice(name, jax.devices()[:4], 4, chip))
 
     def compiled(where, images, remat, fsdp):
         used = 1e9 + 1.1e7 * images
         bad = dict(problem="no", room=15.75e9) if used > 15.75e9 else {}
-        return plan.Row(images, remat, fsdp, 140.0, memory=used, flops=1e9, traffic=1e7, **bad)
+        return capacity.Row(images, remat, fsdp, 140.0, memory=used, flops=1e9, traffic=1e7, **bad)
 
     monkeypatch.setattr(planner, "compile", compiled)
     found = planner.study("v5e:2x2", 128, only=False)
@@ -186,20 +186,20 @@ def test_a_plan_tells_each_row_with_the_time_left_and_the_largest_before_the_res
 )
 def test_a_topology_that_is_none(name, words):
     with pytest.raises(UserError, match=words):
-        plan.parse(name)
+        chips.slice_of(name)
 
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install \"jaxvision\[plan\]\""):
-        plan.Slice.find("v5e:2x2")
+        capacity.Slice.find("v5e:2x2")
 
 
 def test_the_devices_that_are_here(tmp_path, capsys):
     """No speed is known of them, so no bound is told; memory and traffic are."""
     path = tmp_path / "tiny.py"
     path.write_text("from tests.tiny import make_tiny_config\nconfig = make_tiny_config()\n")
-    result = plan.plan(["--config", str(path)])
+    result = plan(["--config", str(path)])
     here = result["topologies"]["here"]
     assert here["chips"] == jax.device_count() == 8
     (row,) = here["rows"]
@@ -216,7 +216,7 @@ def test_the_devices_that_are_here(tmp_path, capsys):
 def test_data_that_is_not_here_is_said(capsys):
     config = make_tiny_config()
     config.data.train = "folder:/nowhere"
-    planner = plan.Planner(config, 17, print)
+    planner = capacity.Planner(config, 17, print, lambda at: None)
     assert planner.classes == 17
     assert "planned with 17 classes (--classes)" in capsys.readouterr().out
 
@@ -229,12 +229,12 @@ def described(monkeypatch):
     """As the command does before JAX starts. The flags that tests give XLA for CPUs make libtpu abort."""
     assert jax.devices()
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    plan.only_described()
+    chips.only_described()
 
 
 @pytest.mark.slow
 def test_two_layers_on_tpus(described):
-    mesh = sharding.make_mesh(devices=plan.Slice.find("v5e:2x2").devices)
+    mesh = sharding.make_mesh(devices=capacity.Slice.find("v5e:2x2").devices)
     found = hlo.collectives(lowered_two_layers(mesh).compile().as_text())
     gradients = 4 * (IN * HIDDEN + HIDDEN * OUT)
     assert gradients <= sum(size for _, size in found.values()) <= gradients + 1024
@@ -244,7 +244,7 @@ def test_two_layers_on_tpus(described):
 @pytest.mark.parametrize("fsdp", [1, 2, 4])
 def test_a_save_copies_to_the_hosts_each_its_share(described, fsdp):
     """No second copy of the state on the chips, no word between them."""
-    mesh = sharding.make_mesh(-1, fsdp, plan.Slice.find("v5e:2x2").devices)
+    mesh = sharding.make_mesh(-1, fsdp, capacity.Slice.find("v5e:2x2").devices)
     shapes = {f"w{k}": jax.ShapeDtypeStruct((64, 3, 3, 512), jnp.float32) for k in range(8)}
     state = sharding.with_shardings({**shapes, "bias": jax.ShapeDtypeStruct((10,), jnp.float32)}, mesh)
     copy = checkpoint.compile_copy(state)
@@ -266,10 +266,10 @@ def test_the_largest_batch_compiles_and_the_next_does_not(described, name, first
     config.steps = 100
     if name != "resnet50":
         config.optim.update(name="adamw", lr=1e-3)
-    planner = plan.Planner(config, 1000, lambda line: print(line, flush=True), exact=True)
+    planner = capacity.Planner(config, 1000, lambda line: print(line, flush=True), lambda at: None, exact=True)
     sent = []
     for topology in ("v5e:2x2", "v5e:16x16"):
-        where = plan.Slice.find(topology)
+        where = capacity.Slice.find(topology)
         largest, too_large = planner.largest(where, first, "", 1)
         assert too_large == largest + 8
         rows = {row.images: row for (at, *_), row in planner.rows.items() if at == topology}
@@ -286,10 +286,10 @@ def test_the_largest_batch_compiles_and_the_next_does_not(described, name, first
 
 
 def test_numbers_are_those_of_a_chip():
-    row = plan.Row(
+    row = capacity.Row(
         10, "", 1, 0.0, flops=2e9, traffic=1e7, collectives={"all-reduce": (3, 10**6), "all-gather": (1, 10**6)}
     )
     chip = Chip(memory=1e9, bandwidth=1e9, flops=1e12, links=1e8)
     assert row.seconds(chip) == {"compute": 0.02, "memory": pytest.approx(0.1), "links": pytest.approx(0.03)}
-    assert plan.as_json(row, chip)["images_per_s_a_chip"] == pytest.approx(100)
-    assert plan.line(row, chip).split()[-4:-2] == ["100", "memory"]
+    assert capacity.as_json(row, chip)["images_per_s_a_chip"] == pytest.approx(100)
+    assert capacity.line(row, chip).split()[-4:-2] == ["100", "memory"]

@@ -10,14 +10,14 @@ from etils import epath
 from PIL import Image
 from scipy.special import log_softmax
 
-from jaxvision import config, transfer
+from jaxvision import config
 from jaxvision.data.sources import Folder, open_source
 from jaxvision.deploy import exporting, verifying
 from jaxvision.errors import UserError
 from jaxvision.metrics.representation import knn
 from jaxvision.report import page
 from jaxvision.task import Metric
-from jaxvision.training import build, evals, restore
+from jaxvision.training import build, evals, restore, transfer
 from tests.training.test_loop import fit, summary
 from tests.weights.test_published import run
 
@@ -198,9 +198,9 @@ def test_a_transfer_and_an_export_go_by_names(trained, photos, capsys):
     with pytest.raises(UserError, match=r"those of the exported network: only there: \['one'\]"):
         verifying._with_classes_of(about, open_source(f"folder:{photos}/odd"), print)
 
-    target = transfer.Target("t", f"folder:{photos}/train", f"folder:{photos}/val")
+    target = transfer.DataSet("t", f"folder:{photos}/train", f"folder:{photos}/val")
     c = config.from_json((trained[0] / "config.json").read_text())
-    found = transfer._frozen(restore.find(str(trained[0])), c, target, range(1))
+    found = transfer.frozen(restore.find(str(trained[0])), c, target, range(1))
     assert all(0 < found[how][0] <= 1 for how in ("knn", "probe"))
 
 

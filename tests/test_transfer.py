@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from jaxvision import transfer
 from jaxvision.errors import UserError
+from jaxvision.training.transfer import HOW, DataSet, data_set, table
+from jaxvision.transfer import transfer
 from tests.training.test_loop import fit
 
 
@@ -23,7 +24,7 @@ from tests.training.test_loop import fit
     ],
 )
 def test_what_is_learnt_from_and_tested_on(text, name, train, test):
-    assert transfer._target(text) == transfer.Target(name, train, test)
+    assert data_set(text) == DataSet(name, train, test)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_what_is_learnt_from_and_tested_on(text, name, train, test):
 )
 def test_bad_flags_are_named(workdir, tmp_path, flags, words):
     with pytest.raises(UserError) as caught:
-        transfer.transfer(["--from", str(workdir), "--out", str(tmp_path), *flags])
+        transfer(["--from", str(workdir), "--out", str(tmp_path), *flags])
     assert words in str(caught.value)
 
 
@@ -63,14 +64,14 @@ def test_a_checkpoint_on_few_digits(workdir, tmp_path, capsys):
     """Frozen, fine-tuned and from scratch; a second call does no training again and says the same."""
     flags = ["--from", str(workdir), "--to", "digits:train?per_class=5,digits:test", "--out", str(tmp_path),
              "--seeds", "1", "--steps", "3", "--batch-size", "40", "--lr", "0.001,0.01"]  # fmt: skip
-    first = transfer.transfer(flags)
+    first = transfer(flags)
     row = first["results"]["digits-train"]
-    assert list(row) == list(transfer.HOW)
+    assert list(row) == list(HOW)
     assert all(0.05 < value <= 1 for value in row.values())
     said = capsys.readouterr().out
     assert "fine-tuned: of lr 0.001" in said
     kept = json.loads((tmp_path / "transfer.json").read_text())["results"]["digits-train"]
-    assert [len(kept[how]) for how in transfer.HOW] == [1, 1, 1, 1]
+    assert [len(kept[how]) for how in HOW] == [1, 1, 1, 1]
     assert (tmp_path / "transfer.png").stat().st_size > 1000
     before = {p: p.stat().st_mtime for p in tmp_path.rglob("checkpoints/*/digests.json")}
     assert len(before) == 6  # two rates and a seed, twice
@@ -78,7 +79,7 @@ def test_a_checkpoint_on_few_digits(workdir, tmp_path, capsys):
                for how in ("fine-tuned", "from-scratch")}  # fmt: skip
     assert configs["fine-tuned"]["optim"]["unfreeze"] == [["^model/(?!fc(/|$))", 0.5]]
     assert configs["from-scratch"]["optim"]["unfreeze"] == []
-    assert transfer.transfer(flags) == first
+    assert transfer(flags) == first
     assert before == {p: p.stat().st_mtime for p in tmp_path.rglob("checkpoints/*/digests.json")}
 
 
@@ -86,10 +87,10 @@ def test_a_checkpoint_on_few_digits(workdir, tmp_path, capsys):
 def test_few_of_each_class_are_others_for_each_seed(workdir, tmp_path, capsys):
     flags = ["--from", str(workdir), "--to", "digits:train,digits:test", "--out", str(tmp_path), "--lr", "0.001",
              "--seeds", "2", "--steps", "1", "--batch-size", "8", "--per-class", "1,2"]  # fmt: skip
-    assert list(transfer.transfer(flags)["results"]) == ["digits-train-1-a-class", "digits-train-2-a-class"]
+    assert list(transfer(flags)["results"]) == ["digits-train-1-a-class", "digits-train-2-a-class"]
     assert "±" in capsys.readouterr().out
     kept = json.loads((tmp_path / "transfer.json").read_text())["results"]["digits-train-1-a-class"]
-    assert [len(kept[how]) for how in transfer.HOW] == [2, 2, 2, 2]
+    assert [len(kept[how]) for how in HOW] == [2, 2, 2, 2]
     assert kept["probe"][0] != kept["probe"][1]
     config = json.loads((tmp_path / "digits-train-2-a-class/fine-tuned/seed-1/config.json").read_text())
     assert config["data"]["train"] == "digits:train?per_class=2&seed=1"
@@ -97,5 +98,5 @@ def test_few_of_each_class_are_others_for_each_seed(workdir, tmp_path, capsys):
 
 def test_the_table_has_mean_and_deviation_over_seeds():
     results = {"a": {"knn": [0.5], "probe": [0.6], "fine-tuned": [0.7, 0.9], "from scratch": [0.1, 0.3]}}
-    line = transfer.table(results).splitlines()[1]
+    line = table(results).splitlines()[1]
     assert line.split() == ["a", "0.5000", "0.6000", "0.8000", "±", "0.1414", "0.2000", "±", "0.1414"]

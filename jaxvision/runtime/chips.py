@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
+import re
+
+from jaxvision.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,3 +46,27 @@ KINDS = {
     "Tesla T4": Chip(16e9, 320e9, 65e12, 32e9),
     "Tesla V100-SXM2-16GB": Chip(16e9, 900e9, 125e12, 300e9),
 }
+
+
+def slice_of(topology: str) -> tuple[Chip, int]:
+    """(chip, number of chips) of "v5e:4x4". Raises UserError."""
+    name, _, sides = topology.partition(":")
+    if name not in TPUS:
+        raise UserError(f"topology {topology!r}: {nearest(name, tuple(TPUS))}, followed by a grid, like v5e:4x4")
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", sides):
+        raise UserError(f"topology {topology!r}: expected a grid of chips after {name}:, like v5e:4x4 or v4:4x4x4")
+    return TPUS[name], math.prod(map(int, sides.split("x")))
+
+
+def only_described() -> None:
+    """Before JAX starts: it shall look for no TPU, and libtpu not ask what machine this is."""
+    for name, value in {
+        "JAX_PLATFORMS": "cpu",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # what is compiled without a device cannot be read back
+    }.items():
+        os.environ.setdefault(name, value)

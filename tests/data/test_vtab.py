@@ -168,15 +168,13 @@ def test_the_whole_of_an_image_is_stretched_to_a_square(prepared):
 def test_transfer_neither_crops_nor_augments_them():
     from types import SimpleNamespace
 
-    from jaxvision import transfer
     from jaxvision.data import InputContract
+    from jaxvision.training import transfer
 
     found = SimpleNamespace(model="resnet18", options={}, contract=InputContract(size=32, resize=40))
-    arguments = SimpleNamespace(batch_size=2, steps=1, source="timm:x=y")
+    arguments = SimpleNamespace(batch_size=2, steps=1, source="timm:x=y", overrides={})
     for whole, resize, transforms in ((True, 32, ["resize"]), (False, 40, ["random_resized_crop", "flip"])):
-        config = transfer._config(
-            found, arguments, {}, transfer.Target("name", "digits:train", "digits:test", 0, whole)
-        )
+        config = transfer.recipe(found, arguments, transfer.DataSet("name", "digits:train", "digits:test", 0, whole))
         assert [config.data.size, config.data.resize] == [32, resize]
         assert [name for name, _ in config.data.transforms] == transforms
 
@@ -215,10 +213,10 @@ def test_what_is_prepared_is_taken_and_the_rest_is_named(prepared):
     """In a process of its own: TFDS reads the variable when it is imported."""
     code = """
 import json
-from jaxvision import transfer
 from jaxvision.data import open_source
+from jaxvision.training import transfer
 said = []
-there = [(t.name, len(open_source(t.train)), len(open_source(t.test))) for t in transfer._vtab(said.append)]
+there = [(t.name, len(open_source(t.train)), len(open_source(t.test))) for t in transfer.vtab_sets(said.append)]
 print(json.dumps([there, said]))
 """
     done = subprocess.run(

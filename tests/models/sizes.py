@@ -8,7 +8,7 @@ import json
 import sys
 
 from jaxvision import models
-from jaxvision.models.__main__ import SIZES, default_size, measure
+from jaxvision.weights.catalogue import SIZES, default_size, measure
 
 
 def row(name: str) -> list[int]:

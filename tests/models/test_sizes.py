@@ -7,7 +7,7 @@ import pytest
 
 from jaxvision import models
 from jaxvision.errors import UserError
-from jaxvision.models.__main__ import SIZES, matching, measure
+from jaxvision.weights.catalogue import SIZES, matching, measure
 from tests.models import sizes
 from tests.models.published import PUBLISHED
 from tests.weights.test_published import run_module

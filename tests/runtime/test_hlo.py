@@ -6,10 +6,10 @@ import jax
 import pytest
 
 import jaxvision.config
-from jaxvision.models.__main__ import known
 from jaxvision.runtime import hlo
 from jaxvision.training import build, optim
 from jaxvision.training.step import init_state, make_step
+from jaxvision.weights.catalogue import known
 
 PROGRAM = """HloModule jit_step, entry_computation_layout={...}
 

@@ -7,13 +7,12 @@ import pytest
 from etils import epath
 
 from jaxvision import config as config_lib
-from jaxvision import transfer
 from jaxvision.config import Config
 from jaxvision.data import reader
 from jaxvision.deploy import inference
 from jaxvision.errors import UserError
 from jaxvision.runtime import paths
-from jaxvision.training import evals, loop, restore
+from jaxvision.training import evals, loop, restore, transfer
 from jaxvision.weights import checkpoint
 from tests.tiny import make_tiny_config
 from tests.weights.test_published import run
@@ -59,11 +58,10 @@ def forget(workdir, *keys):
 READERS = {
     "evaluate, export": restore.load,
     "predict": inference.load,
-    "transfer": lambda name: transfer._config(
+    "transfer": lambda name: transfer.recipe(
         restore.find(name),
-        type("Arguments", (), {"source": name, "batch_size": 8, "steps": 1})(),
-        {},
-        transfer.Target("digits", "digits:train", "digits:test"),
+        type("Arguments", (), {"source": name, "batch_size": 8, "steps": 1, "overrides": {}})(),
+        transfer.DataSet("digits", "digits:train", "digits:test"),
     ),
 }
 
