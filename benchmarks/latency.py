@@ -26,7 +26,7 @@ import torch
 
 from jaxvision import models
 from jaxvision.data.contract import InputContract
-from jaxvision.deploy.flat import flatten
+from jaxvision.deploy.jaxpr import flatten
 from jaxvision.deploy.onnx_graph import to_onnx
 from jaxvision.tasks.common import network
 from tests.parity import torch_side

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxvision import cli
-from jaxvision.deploy.artefact import BOUND, FORMATS, INPUTS
+from jaxvision.deploy.exported import BOUND, FORMATS, INPUTS
 from jaxvision.deploy.torch_names import LIBRARIES
 from jaxvision.errors import UserError, nearest
 from jaxvision.runtime import paths

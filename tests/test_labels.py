@@ -15,7 +15,7 @@ from jaxvision.tasks.common import network
 from jaxvision.training import build, loop, restore
 from jaxvision.weights import checkpoint, published
 from jaxvision.weights.plan import averaged
-from tests.test_export import exported, workdir_of
+from tests.deploy.test_torch_names import exported, workdir_of
 from tests.tiny import make_tiny_config
 from tests.weights.test_published import run
 

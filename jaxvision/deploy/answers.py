@@ -15,7 +15,7 @@ from typing import IO, Any
 from jaxvision.data import inputs, survey
 from jaxvision.data.sources.common import guarded, read_file
 from jaxvision.data.video import is_video
-from jaxvision.deploy import artefact
+from jaxvision.deploy import exported
 from jaxvision.deploy.inference import Predictor
 from jaxvision.errors import UserError
 from jaxvision.runtime import paths
@@ -45,7 +45,7 @@ def answer(
       say, show: who is told, and what shows how far it is (of `cli`).
     """
     if predictor.certificate is not None:
-        unproved = artefact.unproved(pathlib.Path(predictor.source), predictor.certificate["format"])
+        unproved = exported.unproved(pathlib.Path(predictor.source), predictor.certificate["format"])
         if unproved:
             say(unproved)
     files = [image for _, image in items if not is_video(image)]

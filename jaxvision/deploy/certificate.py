@@ -15,7 +15,7 @@ from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import MAX_PIXELS, decode
 from jaxvision.data.sources import Source
-from jaxvision.deploy.artefact import Run
+from jaxvision.deploy.exported import Run
 from jaxvision.errors import UserError
 
 BATCH = 25

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from jaxvision.data.sources import Source, open_source, with_classes
-from jaxvision.deploy import artefact, certificate, inference, network, programs, torch_names, verifying
+from jaxvision.deploy import certificate, exported, formats, inference, network, torch_names, verifying
 from jaxvision.errors import UserError
 from jaxvision.runtime import paths
 from jaxvision.runtime.paths import require_writable, write_whole
@@ -54,18 +54,18 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
             _write_program(arguments, written, trained, about, pixels, show)
         run_file = inference.run_of(written, about)
         measured = verifying.measure(about, run_file, reference, images, show)
-        bound = artefact.BOUND[precision] if arguments.agreement is None else arguments.agreement
+        bound = exported.BOUND[precision] if arguments.agreement is None else arguments.agreement
         verifying.agree(out, measured, bound)
         about |= {"bound": bound, **measured, "probes": [[float(f"{v:.9g}") for v in row] for row in answers.tolist()]}
         about["latency_ms"] = None if state is not None else _latency(about, run_file)
         about = plain(about)
         if state is not None:
-            torch_names.write(written, state._replace(header=state.header | artefact.header(about)))
+            torch_names.write(written, state._replace(header=state.header | exported.header(about)))
         else:
-            artefact.embed(written, about)
+            exported.embed(written, about)
         inference.run_of(written, about)  # it is still read, and says what its certificate says
         about |= {"file": out.name, "bytes": written.stat().st_size, "sha256": paths.digest(written)}
-        content = {artefact.certificate_of(out): json.dumps(about, indent=1) + "\n"}
+        content = {exported.certificate_of(out): json.dumps(about, indent=1) + "\n"}
         if state is not None:
             texts = [json.dumps(state.config, indent=2) + "\n"] if state.config else []
             texts.append(_card(out, about, state, trained))
@@ -74,7 +74,7 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
             write_whole(path, text)
     say(verifying.told(about))
     say(f"  {out}: {about['bytes'] / 1e6:.1f} MB, sha256 {about['sha256']}")
-    say(f"  certificate: {artefact.certificate_of(out)}")
+    say(f"  certificate: {exported.certificate_of(out)}")
     if state is not None and state.config:
         say(f"  {beside[0]}: what timm reads beside it")
     if state is not None:
@@ -115,7 +115,7 @@ def _about(arguments: Any, trained: Any, found: Any, kind: str, pixels: str, pre
         "classes": list(trained.classes),
         "named": trained.named,
         "scores": "values" if kind == "values" else "sigmoid" if sigmoid else "softmax",
-        "input": {"name": "images", "dtype": "uint8", "shape": rows, "pixels": pixels, "what": artefact.INPUTS[pixels]},
+        "input": {"name": "images", "dtype": "uint8", "shape": rows, "pixels": pixels, "what": exported.INPUTS[pixels]},
         "outputs": {name: [batch, len(trained.classes)] for name in names},
         "contract": contract.to_dict(),
         "trained_in": trained.config.dtype,
@@ -132,7 +132,7 @@ def _versions(format: str) -> dict[str, str]:
 
     packages = {"onnx": ("onnx", "onnxruntime"), "litert": ("litert-converter", "ai-edge-litert")}.get(format, ())
     for name in packages:
-        programs.needed(name.replace("-", "_"), format)
+        formats.needed(name.replace("-", "_"), format)
         found[name] = importlib.metadata.version(name)
     return found
 
@@ -150,7 +150,7 @@ def _beside(out: pathlib.Path, format: str, library: str | None) -> list[pathlib
 
 
 def _check_free(*wanted: pathlib.Path) -> None:
-    for there in (*wanted, artefact.certificate_of(wanted[0])):
+    for there in (*wanted, exported.certificate_of(wanted[0])):
         if there.exists():
             raise UserError(f"{there} is there already: remove it, or choose an --out in another folder")
     require_writable(epath.Path(wanted[0].parent))
@@ -173,25 +173,25 @@ def _write_program(
 ) -> None:
     function = network.function(trained, pixels)
     if arguments.format == "litert":
-        programs.write_litert(written, function, network.one(trained.contract))
+        formats.write_litert(written, function, network.one(trained.contract))
         return
     spec = network.symbolic(trained, pixels)
     if arguments.format == "stablehlo":
-        programs.write_stablehlo(written, function, spec)
+        formats.write_stablehlo(written, function, spec)
         return
     inside = ("model", "task", "kind", "classes", "scores", "contract", "input", "source", "source_sha256", "precision")
     properties = {key: about[key] for key in inside}
     if not arguments.int8:
-        programs.write_onnx(written, function, spec, properties)
+        formats.write_onnx(written, function, spec, properties)
         return
     calibration = _images(open_source(arguments.int8), trained, arguments.calibration, show)
     chosen = calibration.squares if pixels == "images" else calibration.crops
     about["calibration"] = {"data": arguments.int8, "images": len(chosen), "skipped": calibration.skipped}
     plain_file = written.with_name(f".{written.name}.float32.onnx")
     try:
-        programs.write_onnx(plain_file, function, spec, properties)
+        formats.write_onnx(plain_file, function, spec, properties)
         about["float32_bytes"] = plain_file.stat().st_size
-        programs.write_int8(written, plain_file, (image[None] for image in show(iter(chosen), len(chosen), "int8")))
+        formats.write_int8(written, plain_file, (image[None] for image in show(iter(chosen), len(chosen), "int8")))
     finally:
         plain_file.unlink(missing_ok=True)
 
@@ -212,7 +212,7 @@ def _side(about: dict[str, Any]) -> int:
     return about["contract"]["resize" if about["input"]["pixels"] == "images" else "size"]
 
 
-def _latency(about: dict[str, Any], run_file: artefact.Run) -> dict[str, Any]:
+def _latency(about: dict[str, Any], run_file: exported.Run) -> dict[str, Any]:
     own = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}.get(about["format"])
     device = own or jax.devices()[0].device_kind
     return {"device": device, **certificate.latency(run_file, _side(about), about["contract"]["channels"])}
@@ -251,7 +251,7 @@ def _card(out: pathlib.Path, about: dict[str, Any], state: torch_names.StateDict
     return (
         f"---\nlibrary_name: {state.library}\ntags:\n- image-classification\n- {state.library}\n---\n"
         f"# {about['model']}\n\n| | |\n|---|---|\n{escaped}\n\n```python\n{_how_to_load(out, about, trained)}\n```\n\n"
-        f"Exported by jaxvision {about['versions']['jaxvision']}; {artefact.certificate_of(out).name} has the whole "
+        f"Exported by jaxvision {about['versions']['jaxvision']}; {exported.certificate_of(out).name} has the whole "
         "certificate.\n"
     )
 
@@ -259,7 +259,7 @@ def _card(out: pathlib.Path, about: dict[str, Any], state: torch_names.StateDict
 def _result(out: pathlib.Path, about: dict[str, Any], state: torch_names.StateDict | None) -> dict[str, Any]:
     keys = ("format", "precision", "bytes", "sha256", "step", "source", "source_sha256", "from_crops", "from_files",
             "accuracy", "latency_ms")  # fmt: skip
-    result = {"out": str(out), "certificate": str(artefact.certificate_of(out)), "classes": len(about["classes"])}
+    result = {"out": str(out), "certificate": str(exported.certificate_of(out)), "classes": len(about["classes"])}
     result |= {key: about[key] for key in keys}
     if state is not None:
         result |= {

@@ -20,7 +20,7 @@ from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import MAX_PIXELS, decode
 from jaxvision.data.sources.common import read_file
-from jaxvision.deploy import artefact
+from jaxvision.deploy import exported
 from jaxvision.errors import UserError
 from jaxvision.runtime import machine, sharding
 from jaxvision.runtime.records import Say
@@ -253,11 +253,11 @@ def load(
 
 
 def _load(name: str, checkpoint: str, say: Say) -> Predictor:
-    if artefact.is_one(name):
+    if exported.is_one(name):
         if checkpoint:
             raise UserError(f"{name} is one network: leave out --checkpoint {checkpoint}")
         file = pathlib.Path(name).expanduser()
-        return of_file(file, artefact.read_certificate(file))
+        return of_file(file, exported.read_certificate(file))
     return of_trained(restore.load(name, checkpoint, say))
 
 
@@ -268,24 +268,24 @@ def of_file(path: pathlib.Path, about: dict[str, Any]) -> Predictor:
         whole, _ = about["input"]["pixels"] == "images", about["format"]
     except (KeyError, TypeError, UserError) as error:
         raise UserError(
-            f"{artefact.certificate_of(path)} is no certificate of this version of jaxvision ({error!r}): export again"
+            f"{exported.certificate_of(path)} is no certificate of this version of jaxvision ({error!r}): export again"
         ) from error
     run, key = run_of(path, about), "values" if kind == "values" else "probabilities"
     return Predictor(str(path), contract, classes, kind, lambda x: run(x)[key], whole=whole, certificate=about)
 
 
-def run_of(path: pathlib.Path, about: dict[str, Any]) -> artefact.Run:
+def run_of(path: pathlib.Path, about: dict[str, Any]) -> exported.Run:
     """What an exported file computes: uint8 [B, H, W, C] to its outputs.
 
     Raises UserError if it cannot be read, or says something else of itself than its certificate.
     """
-    artefact.agree(path, about)
+    exported.agree(path, about)
     if about["format"] != "safetensors":
-        return artefact.runner(path, about["format"])
+        return exported.runner(path, about["format"])
     return run_weights(restore.load(f"{about['library']}:{about['architecture']}={path}"), about["scores"])
 
 
-def run_weights(loaded: restore.Trained, scores: str) -> artefact.Run:
+def run_weights(loaded: restore.Trained, scores: str) -> exported.Run:
     """What weights compute that were read back as a classifier's; `scores`, what their logits mean, is "softmax",
     "sigmoid" or "values"."""
 
@@ -298,7 +298,7 @@ def run_weights(loaded: restore.Trained, scores: str) -> artefact.Run:
     return run_trained(loaded, outputs)
 
 
-def run_trained(trained: restore.Trained, outputs: Outputs = lambda predicted: predicted) -> artefact.Run:
+def run_trained(trained: restore.Trained, outputs: Outputs = lambda predicted: predicted) -> exported.Run:
     """uint8 crops to `outputs` of what the task predicts, over all devices; in the dtype that it was trained in."""
     task = trained.task
     program = jax.jit(lambda params, extra, images: outputs(task.predict(params, extra, {"image": images})))

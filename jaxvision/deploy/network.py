@@ -21,7 +21,7 @@ def function(trained: restore.Trained, pixels: str) -> Callable[[jax.Array], dic
     """uint8 [B, H, W, C] -> what the task predicts: "logits" and "probabilities", or "values", float32 [B, classes].
 
     In float32 whatever it was trained in, with averaged weights where the training kept some. `pixels`: of
-    artefact.INPUTS; for "crops" H and W are the contract's size. Raises UserError if a weight is not finite, or they
+    exported.INPUTS; for "crops" H and W are the contract's size. Raises UserError if a weight is not finite, or they
     are too many for a file.
     """
     own = Config({**trained.config.to_dict(), "dtype": "float32"})

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxvision.data.contract import InputContract
 from jaxvision.data.sources import Source, open_source, with_classes
-from jaxvision.deploy import artefact, certificate, inference
+from jaxvision.deploy import certificate, exported, inference
 from jaxvision.errors import UserError
 from jaxvision.runtime.records import Say, plain
 from jaxvision.training import restore
@@ -20,17 +20,17 @@ PROBE_LIMIT = {"float32": 1e-2, "int8": 0.5}
 PARTS = (("from_crops", "the same crops"), ("from_files", "whole files, resized within"))
 
 
-def reference(trained: restore.Trained) -> artefact.Run:
+def reference(trained: restore.Trained) -> exported.Run:
     """The trained network, as the evaluator asks it."""
     return inference.run_trained(trained, lambda predicted: {k: v for k, v in predicted.items() if k != "features"})
 
 
 def measure(
-    about: dict[str, Any], run_file: artefact.Run, reference: dict[str, np.ndarray], images: certificate.Images,
+    about: dict[str, Any], run_file: exported.Run, reference: dict[str, np.ndarray], images: certificate.Images,
     show: certificate.Show,
 ) -> dict[str, Any]:  # fmt: skip
     kind, whole = about["kind"], about["input"]["pixels"] == "images"
-    exported = certificate.batched(run_file, images.squares if whole else images.crops)
+    answers = certificate.batched(run_file, images.squares if whole else images.crops)
     from_files = None
     if whole and images.source is not None:
         which, rows = certificate.from_files(about["format"], run_file, images, show)
@@ -39,11 +39,11 @@ def measure(
     return {
         "data": images.source.uri if images.source is not None else None,
         "skipped": images.skipped,
-        "from_crops": certificate.compared(kind, reference, exported),
+        "from_crops": certificate.compared(kind, reference, answers),
         "from_files": from_files,
         "accuracy": {
             "trained": certificate.accuracy(kind, reference, images.labels),
-            "exported": certificate.accuracy(kind, exported, images.labels),
+            "exported": certificate.accuracy(kind, answers, images.labels),
         },
     }
 
@@ -82,15 +82,15 @@ def verify(
     """
     if not pathlib.Path(name).expanduser().exists():
         raise UserError(f"--verify {name!r} does not exist: name a file that export wrote")
-    if not artefact.is_one(name):
-        raise UserError(f"--verify {name!r} is no exported file: one ends in {', '.join(artefact.FORMATS.values())}")
+    if not exported.is_one(name):
+        raise UserError(f"--verify {name!r} is no exported file: one ends in {', '.join(exported.FORMATS.values())}")
     path = pathlib.Path(name).expanduser()
-    about = artefact.read_certificate(path)
+    about = exported.read_certificate(path)
     run_file = inference.run_of(path, about)  # from here on it is known to hold what the file says of itself
     contract = InputContract.from_dict(about["contract"])
     bound = about["bound"] if bound is None else bound
-    say(f"{path}: the file that {artefact.certificate_of(path).name} certifies, sha256 {about['sha256'][:12]}...")
-    unproved = artefact.unproved(path, about["format"])
+    say(f"{path}: the file that {exported.certificate_of(path).name} certifies, sha256 {about['sha256'][:12]}...")
+    unproved = exported.unproved(path, about["format"])
     if unproved:
         say(unproved)
 
@@ -137,8 +137,8 @@ def verify(
         say(told({**about, **measured, "latency_ms": None}))  # that is of where it was exported
         return {**result, "compared": "trained network", **plain(measured)}
     say(f"the trained network is not here ({reason}): its accuracy is the certificate's")
-    exported = certificate.batched(run_file, images.squares if whole else images.crops)
-    now = certificate.accuracy(about["kind"], exported, images.labels)
+    answers = certificate.batched(run_file, images.squares if whole else images.crops)
+    now = certificate.accuracy(about["kind"], answers, images.labels)
     say(f"{source.uri}: {words(now)} now, {words(about['accuracy']['exported'])} when it was exported")
     return {**result, "compared": "accuracy", "accuracy": now, "certified": about["accuracy"]["exported"]}
 
@@ -159,9 +159,9 @@ def told(about: dict[str, Any]) -> str:
                 f"  {name:<28} {found['agreement']:8.2%} of {found['images']}{sizes} told the same{ties}, largest "
                 f"difference {found['largest_difference']:.1e} of the scale"
             )
-    trained, exported = (about["accuracy"][k] for k in ("trained", "exported"))
+    trained, deployed = (about["accuracy"][k] for k in ("trained", "exported"))
     if trained:
-        lines.append(f"  {'accuracy':<28} trained {words(trained)}, exported {words(exported)}")
+        lines.append(f"  {'accuracy':<28} trained {words(trained)}, exported {words(deployed)}")
     if about["skipped"]:
         lines.append(f"  warning: {len(about['skipped'])} images could not be read, the certificate lists them")
     if about.get("latency_ms"):

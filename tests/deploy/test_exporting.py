@@ -15,7 +15,7 @@ from jaxvision.errors import UserError
 from jaxvision.runtime import paths
 from tests.conftest import ROOT
 from tests.deploy.test_inference import seeing
-from tests.test_export import CLASSES, workdir_of
+from tests.deploy.test_torch_names import CLASSES, workdir_of
 from tests.weights.test_published import run
 
 SMALL = dict(width=8, depths=(1, 1), stem="small", size=16)
@@ -258,11 +258,11 @@ def test_files_that_carry_no_certificate_are_still_read_and_it_is_said(carriers,
 
 
 def test_the_metadata_is_read_as_onnx_reads_it(files):
-    from jaxvision.deploy import artefact
+    from jaxvision.deploy import exported
 
     for name in ("a.onnx", "int8.onnx"):
         with files[name].open("rb") as file:
-            found = dict(artefact._onnx_metadata(file, files[name].stat().st_size))
+            found = dict(exported._onnx_metadata(file, files[name].stat().st_size))
         assert found == {p.key: p.value for p in onnx.load(str(files[name])).metadata_props}
         assert json.loads(found["certificate"])["accuracy"] == about(files[name])["accuracy"]
 
@@ -272,7 +272,7 @@ def test_a_program_with_calls_of_its_own_is_not_run(files, tmp_path, capsys):
     import jax
     import jax.numpy as jnp
 
-    from jaxvision.deploy import artefact
+    from jaxvision.deploy import exported
 
     target = "xla_ffi_python_cpu_callback"
 
@@ -285,7 +285,7 @@ def test_a_program_with_calls_of_its_own_is_not_run(files, tmp_path, capsys):
     allowed = [jax.export.DisabledSafetyCheck.custom_call(target)]
     spec = jax.ShapeDtypeStruct((1, 16, 16, 3), np.uint8)
     path.write_bytes(jax.export.export(jax.jit(network), disabled_checks=allowed)(spec).serialize())
-    artefact.embed(path, about(path))
+    exported.embed(path, about(path))
     found = about(path) | {"sha256": paths.digest(path)}
     pathlib.Path(f"{path}.json").write_text(json.dumps(found))
     for command in (["export", "--verify", str(path)], ["predict", "--from", str(path), __file__]):
@@ -304,12 +304,12 @@ def test_a_program_with_calls_of_its_own_is_not_run(files, tmp_path, capsys):
     ],
 )
 def test_calls_are_found_in_both_spellings(line, name):
-    from jaxvision.deploy import artefact
+    from jaxvision.deploy import exported
 
     ours = 'stablehlo.custom_call @shape_assertion(%1) {error_message = "x", has_side_effect = true} : ()\n'
-    artefact._refuse_calls(pathlib.Path("a.stablehlo"), ours)
+    exported._refuse_calls(pathlib.Path("a.stablehlo"), ours)
     with pytest.raises(UserError, match=f"calls '{name}'"):
-        artefact._refuse_calls(pathlib.Path("a.stablehlo"), ours + line)
+        exported._refuse_calls(pathlib.Path("a.stablehlo"), ours + line)
 
 
 def test_a_file_that_does_not_agree_is_not_written(files, tmp_path, capsys, monkeypatch):

@@ -22,7 +22,7 @@ from jaxvision.errors import UserError
 from jaxvision.runtime import paths
 from jaxvision.weights import checkpoint
 from tests import mixed_images
-from tests.test_export import CLASSES, workdir_of
+from tests.deploy.test_torch_names import CLASSES, workdir_of
 from tests.weights.test_published import run
 
 SMALL = dict(width=16, depths=(1, 1))

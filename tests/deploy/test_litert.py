@@ -8,11 +8,11 @@ import pytest
 
 from jaxvision import models
 from jaxvision.data.contract import InputContract
-from jaxvision.deploy import artefact, inference, network, programs
+from jaxvision.deploy import exported, formats, inference, network
 from jaxvision.errors import UserError
 from jaxvision.tasks import common
+from tests.deploy.test_torch_names import workdir_of
 from tests.models.published import SMALL
-from tests.test_export import workdir_of
 from tests.weights.test_published import run
 
 pytestmark = pytest.mark.litert
@@ -47,11 +47,11 @@ def test_a_network_of_every_family(family, tmp_path):
     """Of a program for XLA's CPU compiler, the converter refuses efficientnet, mobilenet and alex_net."""
     function, contract = random_network(family)
     path = tmp_path / "network.tflite"
-    programs.write_litert(path, function, network.one(contract))
+    formats.write_litert(path, function, network.one(contract))
     rng = np.random.default_rng(1)  # noise of another colour in each image: noise alone is all the same to a mean
     colours, noise = (rng.integers(0, 128, (3, n, n, 3), np.uint8) for n in (1, contract.size))
     images = colours + noise
-    found, wanted = artefact.runner(path, "litert")(images), jax.jit(function)(images)
+    found, wanted = exported.runner(path, "litert")(images), jax.jit(function)(images)
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         value = np.asarray(value)
@@ -64,7 +64,7 @@ def test_the_file_takes_one_image_by_name(tmp_path):
     """What the documents say of the file is what someone without jaxvision finds in it."""
     function, contract = random_network("resnet")
     path = tmp_path / "network.tflite"
-    programs.write_litert(path, function, network.one(contract))
+    formats.write_litert(path, function, network.one(contract))
     from ai_edge_litert import interpreter
 
     program = interpreter.Interpreter(model_path=str(path))
@@ -81,7 +81,7 @@ def test_export_load_and_verify(tmp_path, capsys):
     out = tmp_path / "network.tflite"
     assert run("export", "--from", str(workdir), "--out", str(out)) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    about = json.loads(artefact.certificate_of(out).read_text())
+    about = json.loads(exported.certificate_of(out).read_text())
     assert (result["format"], result["from_crops"]["agreement"], result["from_files"]) == ("litert", 1.0, None)
     assert result["from_crops"]["largest_difference"] < 2e-5
     assert (about["input"]["shape"], about["input"]["pixels"]) == ([1, 32, 32, 3], "crops")
@@ -92,9 +92,9 @@ def test_export_load_and_verify(tmp_path, capsys):
     for ours, theirs in zip(inference.load(str(out)).predict(images), inference.load(str(workdir)).predict(images)):
         np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=1e-5)
 
-    assert artefact.unproved(out, "litert") == ""
+    assert exported.unproved(out, "litert") == ""
     about["classes"].reverse()
-    artefact.certificate_of(out).write_text(json.dumps(about))
+    exported.certificate_of(out).write_text(json.dumps(about))
     assert run("export", "--verify", str(out)) == 2
     assert "network.tflite.json was changed, or is of another file: classes[0] is " in capsys.readouterr().err
 
@@ -107,7 +107,7 @@ def test_flags_that_do_not_go_with_it(capsys):
 
 def test_what_it_cannot_convert_is_said(tmp_path):
     with pytest.raises(UserError, match="litert-converter cannot convert this network, choose another --format"):
-        programs.write_litert(
+        formats.write_litert(
             tmp_path / "a.tflite", lambda x: {"values": jax.lax.cummax(x, axis=1)}, network.one(InputContract(8, 8))
         )
     assert not list(tmp_path.iterdir())
@@ -117,4 +117,4 @@ def test_a_broken_file_is_said(tmp_path):
     path = tmp_path / "a.tflite"
     path.write_bytes(b"no flatbuffer at all, whatever it is called")
     with pytest.raises(UserError, match=r"a\.tflite cannot be read by ai-edge-litert"):
-        artefact.runner(path, "litert")
+        exported.runner(path, "litert")

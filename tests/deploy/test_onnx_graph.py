@@ -9,7 +9,7 @@ import pytest
 
 from jaxvision import models
 from jaxvision.data.contract import InputContract
-from jaxvision.deploy.flat import flatten
+from jaxvision.deploy.jaxpr import flatten
 from jaxvision.deploy.onnx_graph import RULES, to_onnx
 from jaxvision.errors import UserError
 from jaxvision.ops.resize import evaluation_pixels

@@ -23,7 +23,7 @@ from jaxvision.data.video import frames
 from jaxvision.deploy import answers, inference
 from jaxvision.errors import UserError
 from tests import mixed_images
-from tests.test_export import workdir_of
+from tests.deploy.test_torch_names import workdir_of
 from tests.weights.test_published import run
 
 SMALL = dict(name="resnet18", width=16, depths=(1, 1), size=16)

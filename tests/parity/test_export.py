@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.test_export import exported, workdir_of
+from tests.deploy.test_torch_names import exported, workdir_of
 
 pytestmark = pytest.mark.parity
 

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from jaxvision.deploy import artefact
-from jaxvision.deploy.flat import flatten
+from jaxvision.deploy import exported
+from jaxvision.deploy.jaxpr import flatten
 from jaxvision.errors import UserError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -31,10 +31,10 @@ def write_stablehlo(path: pathlib.Path, function: Function, spec: Any) -> None:
     before = jax.config.jax_hlo_source_file_canonicalization_regex  # type: ignore[attr-defined]
     jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
     try:
-        exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(spec)
+        program = jax.export.export(jax.jit(function), platforms=PLATFORMS)(spec)
     finally:
         jax.config.update("jax_hlo_source_file_canonicalization_regex", before)
-    path.write_bytes(exported.serialize())
+    path.write_bytes(program.serialize())
 
 
 def write_onnx(path: pathlib.Path, function: Function, spec: Any, about: dict[str, Any]) -> None:
@@ -59,12 +59,12 @@ def write_litert(path: pathlib.Path, function: Function, spec: Any) -> None:
 
     flat = flatten(function, spec)  # what is written for XLA's CPU compiler has products that the converter refuses
     names = sorted(jax.eval_shape(function, spec))  # the order of a dict's leaves
-    exported = jax.export.export(jax.jit(lambda images: core.jaxpr_as_fun(flat)(images)), platforms=("cpu",))(spec)
+    program = jax.export.export(jax.jit(lambda images: core.jaxpr_as_fun(flat)(images)), platforms=("cpu",))(spec)
     context = ir.Context()
     converter.prepare_mlir_context(context)
     try:
         with context:
-            module = ir.Module.parse(exported.mlir_module_serialized)
+            module = ir.Module.parse(program.mlir_module_serialized)
             passmanager.PassManager.parse(_FROM_JAX).run(module.operation)
             converter.set_signature(module.operation, "serving_default", ["images"], names)
             passes = passmanager.PassManager()
@@ -166,5 +166,5 @@ def needed(name: str, format: str = "onnx") -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.split(".")[0].replace("_", "-")
-        extra = artefact.EXTRA.format(format)
+        extra = exported.EXTRA.format(format)
         raise UserError(f"--format {format} needs {package}, which is not installed: {extra}") from error
