@@ -34,7 +34,7 @@ def digits():
     state = setup.fresh_state(setup.abstract_state(), None)
     compiled = setup.lower_step(state).compile()
     rows = next(setup.reader(0, 10**9, None))
-    batch = sharding.put_batch(rows, setup.split, setup.config.batch_size)
+    batch = sharding.put_batch(rows, setup.batch_sharding, setup.config.batch_size)
 
     def step():
         nonlocal state

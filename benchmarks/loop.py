@@ -24,7 +24,7 @@ from jaxvision import config as config_lib
 from jaxvision.runtime import sharding
 from jaxvision.runtime.clock import Clock
 from jaxvision.runtime.stop import Stop
-from jaxvision.training import evals, loop
+from jaxvision.training import evals, loop, session
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -62,23 +62,25 @@ def resnet50():
 
 def turn(config, workdir):
     """Images/s of the bare step and of the loop."""
+    clock, quiet = Clock(), lambda text: None
     with Stop() as stop, ExitStack() as held:
-        run = loop.Run(config, epath.Path(workdir), lambda text: None, Clock(), stop, held)
-        batch = sharding.put_batch(next(run.reader(0, 1, None)), run.split, config.batch_size)
-        state, _ = run.compiled(jax.tree.map(lambda x: x.copy(), run.state), batch)
-        jax.block_until_ready(state)
+        opened, state = session.open_session(config, epath.Path(workdir), quiet, clock, held)
+        setup, steps = opened.setup, opened.setup.total_steps
+        batch = sharding.put_batch(next(setup.reader(0, 1, None)), setup.batch_sharding, config.batch_size)
+        copy, _ = opened.step(jax.tree.map(lambda x: x.copy(), state), batch)
+        jax.block_until_ready(copy)
         start = time.perf_counter()
-        for _ in range(run.total):
-            state, logs = run.compiled(state, batch)
+        for _ in range(steps):
+            copy, logs = opened.step(copy, batch)
             jax.block_until_ready(logs)
-        jax.block_until_ready(state)
-        bare = run.total * config.batch_size / (time.perf_counter() - start)
-        del state
-        run.clock.begin()
-        before = run.training_seconds()
-        run.train()
-        seconds = run.training_seconds() - before
-        loop_rate = run.total * config.batch_size / seconds
+        jax.block_until_ready(copy)
+        bare = steps * config.batch_size / (time.perf_counter() - start)
+        del copy
+        run = loop.Loop(opened, state, quiet, clock, stop)
+        before = run.accounts.training_seconds()
+        run.run()
+        seconds = run.accounts.training_seconds() - before
+        loop_rate = steps * config.batch_size / seconds
         run.close("done")
     return bare, loop_rate
 

@@ -18,7 +18,7 @@ import numpy as np
 import jaxvision.config
 from jaxvision import cli, train
 from jaxvision.runtime import hosts
-from jaxvision.training import loop
+from jaxvision.training import loop, session
 
 
 def make_config(options):
@@ -56,27 +56,30 @@ def rows_of(batch):
     return [(row, *found[row]) for row in sorted(found)]
 
 
-class Recorded(loop.Run):
-    """Reads the batch back once the step is done, so memory that was written again too early would show."""
+def recorded(programs, recording):
+    """`session.compile_programs`, whose step reads its batch back once it is done, so memory that was written again too
+    early would show."""
 
-    def _compile(self):
-        super()._compile()
-        compiled, log = self.compiled, os.open(self.recording, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    def compile_programs(*arguments):
+        step, *others = programs(*arguments)
+        log = os.open(recording, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-        def recorded(state, batch):
-            state, logs = compiled(state, batch)
+        def read_back(state, batch):
+            number = int(state.step)
+            state, logs = step(state, batch)
             jax.block_until_ready(logs)
-            lines = [f"{self.step} {row} {i} {digest}\n" for row, i, digest in rows_of(batch)]
+            lines = [f"{number} {row} {i} {digest}\n" for row, i, digest in rows_of(batch)]
             os.write(log, "".join(lines).encode())
             return state, logs
 
-        self.compiled = recorded
+        return read_back, *others
+
+    return compile_programs
 
 
 def main():
     options = json.loads(sys.argv[1])
-    Recorded.recording = options["log"]
-    loop.Run = Recorded
+    session.compile_programs = recorded(session.compile_programs, options["log"])
     hosts.HEARTBEAT = options.get("heartbeat") or hosts.HEARTBEAT
     if "train" in options:
         cli.main(train.train, options["train"])

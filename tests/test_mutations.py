@@ -132,7 +132,7 @@ def rehearse(config):
     if run.config.init:
         restore.find(run.config.init)
     state = run.abstract_state()
-    reading = run.reader(0, min(2, run.total), reader.skips(run.config))
+    reading = run.reader(0, min(2, run.total_steps), reader.skips(run.config))
     with contextlib.closing(reading):
         batches = list(reading)
     for batch in batches:

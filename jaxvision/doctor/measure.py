@@ -227,7 +227,7 @@ def step(setup: Setup, data: list[dict[str, Any]]) -> dict[str, Any]:
             nonlocal state
             start = time.perf_counter()
             for _ in range(count):
-                state, logs = compiled(state, sharding.put_batch(batch, setup.split, config.batch_size))
+                state, logs = compiled(state, sharding.put_batch(batch, setup.batch_sharding, config.batch_size))
             jax.block_until_ready((state, logs))
             return (time.perf_counter() - start) / count
 
@@ -247,11 +247,11 @@ def step(setup: Setup, data: list[dict[str, Any]]) -> dict[str, Any]:
     rate = config.batch_size / found["seconds"]
     # the slowest for its share of the batch: all wait for it
     reads = min(host["images_per_s"] * config.batch_size / host["rows"] for host in data)
-    images = {"epoch": setup.epoch * config.batch_size, "run": setup.total * config.batch_size}
+    images = {"epoch": setup.steps_per_epoch * config.batch_size, "run": setup.total_steps * config.batch_size}
     return {
         **found,
         "batch_size": config.batch_size,
-        "steps": setup.total,
+        "steps": setup.total_steps,
         "images_per_s": rate,
         "data_images_per_s": reads,
         **{f"{what}_s": count / min(rate, reads) for what, count in images.items()},

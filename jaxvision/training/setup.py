@@ -40,12 +40,12 @@ class Setup:
 
     def __init__(self, config: Config, classes: tuple[str, ...] = ()) -> None:
         build.check(config)
-        self.held_out, self.whole = build.without_data(config), config.data.train
+        self.held_out, self.undivided = build.without_data(config), config.data.train
         self.config = config = build.resolve(config)
         if config.deterministic:
             _require_deterministic()
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-        self.split = sharding.batch_sharding(self.mesh)
+        self.batch_sharding = sharding.batch_sharding(self.mesh)
         _check_divisible(config, self.mesh.size)
         _check_batch_fits(config)
 
@@ -59,18 +59,18 @@ class Setup:
             self.banks |= {name: bank} if bank is not None else {}
         build.check_every_class(self.source)
         self.contract = reader.contract(config)
-        self.epoch = len(self.source) / config.batch_size  # in steps
-        self.total = config.steps or max(1, round(config.epochs * self.epoch))
-        if self.total >= 2**31:
+        self.steps_per_epoch = len(self.source) / config.batch_size  # in steps
+        self.total_steps = config.steps or max(1, round(config.epochs * self.steps_per_epoch))
+        if self.total_steps >= 2**31:
             size = f"epochs={config.epochs:g} of {len(self.source):,} images"
-            raise UserError(f"{size} are {self.total:,} steps: the most are {2**31 - 1:,}")
+            raise UserError(f"{size} are {self.total_steps:,} steps: the most are {2**31 - 1:,}")
         self.teacher = restore.teacher(config, self.source.classes)
         self.task = build.task(
             config,
             len(self.source.classes),
             lambda: self.source.labels,
             teaching=self.teacher and self.teacher.task,
-            total_steps=self.total,
+            total_steps=self.total_steps,
         )
         self.order = reader.order(config, self.source)
         self.metrics = {
@@ -78,7 +78,7 @@ class Setup:
         }
         build.check_figures(config, {name: metrics[name] for name, metrics in self.metrics.items()})
         params, _ = build.abstract_init(self.task, config)
-        self.tx, self.rate, self.learns = build.optimiser(config, self.task, params, self.total)
+        self.tx, self.learning_rate, self.optimiser_table = build.optimiser(config, self.task, params, self.total_steps)
         self.parameters = count(params)
         if self.mesh.devices.flat[0].platform == "cpu":  # elsewhere XLA says what does not fit
             options = ", ".join(f"{key}={value!r}" for key, value in config.model.items())
@@ -88,7 +88,7 @@ class Setup:
         """Training data, the data of the evaluations, and what those compare with."""
         return [self.source, *self.eval_sources.values(), *self.banks.values()]
 
-    def told_of_data(self) -> list[str]:
+    def data_lines(self) -> list[str]:
         """Lines for people: levels and transparency that are not used, images on both sides. Looks at some files."""
         lines: list[str] = []
         for source in self.sources():
@@ -101,7 +101,7 @@ class Setup:
 
     def rows(self) -> list[int]:
         """Rows of a global batch that this host reads."""
-        return sharding.local_rows(self.split, self.config.batch_size).tolist()
+        return sharding.local_rows(self.batch_sharding, self.config.batch_size).tolist()
 
     def reader(
         self, start: int, stop: int, skips: Skips | None, rows: list[int] | None = None

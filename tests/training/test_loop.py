@@ -24,8 +24,8 @@ from etils import epath
 from jaxvision import config as config_lib
 from jaxvision.doctor import measure
 from jaxvision.errors import Diverged, Interrupted, UserError
-from jaxvision.runtime import paths
-from jaxvision.training import loop, setup
+from jaxvision.runtime import chips, paths
+from jaxvision.training import evals, loop, session, setup
 from jaxvision.weights import checkpoint
 from tests import flags
 from tests.conftest import ROOT
@@ -461,7 +461,7 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
 def test_mfu_goodput_and_sessions(four_steps, tmp_path, monkeypatch):
     """MFU against a chip that is made up: the images' FLOPs a second over what all its devices could do."""
     kind = jax.devices()[0].device_kind
-    monkeypatch.setitem(loop.KINDS, kind, loop.KINDS["NVIDIA L4"])
+    monkeypatch.setitem(chips.KINDS, kind, chips.KINDS["NVIDIA L4"])
     workdir = shutil.copytree(four_steps[0], tmp_path / "w")
     first = summary(workdir)
     assert [s["last"] for s in first["sessions"]] == [4]
@@ -475,7 +475,7 @@ def test_mfu_goodput_and_sessions(four_steps, tmp_path, monkeypatch):
     last = records(workdir, "train")[-1]
     flops = last["images_per_s"] * after["flops_per_image"] / jax.device_count()
     assert after["flops_per_image"] > 1e5
-    assert last["mfu"] == pytest.approx(flops / loop.KINDS[kind].flops, abs=1e-4)
+    assert last["mfu"] == pytest.approx(flops / chips.KINDS[kind].flops, abs=1e-4)
     assert "MFU" in said
     assert set(last["time"]) == set(after["time"])
     assert "step 5, the first after the interruption, after " in said
@@ -623,11 +623,11 @@ def test_records_of_an_older_version_are_those_of_its_config(older):
 def test_records_of_an_older_version_outlive_a_session_that_ends_while_it_compiles(older, monkeypatch):
     """Its config has another metric; the next session still knows that the older records measured another one."""
 
-    def killed(run):
+    def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop.Run, "_compile", killed)
+        patched.setattr(session, "compile_programs", killed)
         with pytest.raises(KeyboardInterrupt):
             fit(older, **FOUR, evals__test__metric="per_class")
     fit(older, **FOUR, evals__test__metric="per_class")
@@ -660,7 +660,7 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch):
     assert checkpoint.steps(epath.Path(tmp_path) / "w" / "checkpoints") == [4]
     (tmp_path / "val" / "dog" / "1.png").write_bytes(good)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.evals, "run", lambda *a, **k: 1 / 0)
+        patch.setattr(evals, "run", lambda *a, **k: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             fit(tmp_path / "w", **{**changes, "steps": 8})
     state, said = fit(tmp_path / "w", **{**changes, "steps": 8})
