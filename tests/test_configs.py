@@ -16,7 +16,7 @@ from jaxvision.data import open_source, reader
 from jaxvision.errors import UserError
 from jaxvision.training import build, evals, loop
 from jaxvision.training.step import init_state, make_step
-from jaxvision.weights import count
+from jaxvision.weights.plan import count
 from tests.data.test_arrays import cifar_files, write_tar
 from tests.models.published import PUBLISHED, SMALL
 

@@ -179,7 +179,7 @@ def counting():
 def test_threads_lose_and_reorder_nothing(monkeypatch):
     """Later images are ready sooner, and every seventh cannot be read."""
     model, plain = counting(), inference.decode
-    monkeypatch.setattr(inference, "_threads", lambda: 8)
+    monkeypatch.setattr(inference.machine, "cores", lambda: 8)
 
     def slow(image, where, **how):
         time.sleep(0.002 * (8 - int(where) % 8))
@@ -209,7 +209,7 @@ def test_an_image_of_pillow_is_read_by_one_thread_at_a_time(monkeypatch):
         return plain(image, where=where, **how)
 
     monkeypatch.setattr(inference, "decode", alone)
-    monkeypatch.setattr(inference, "_threads", lambda: 8)
+    monkeypatch.setattr(inference.machine, "cores", lambda: 8)
     assert len(counting().predict([Image.new("RGB", (32, 32))] * 20)) == 20
 
 
