@@ -25,7 +25,8 @@ import numpy as np  # noqa: E402
 
 from jaxvision import config as config_lib  # noqa: E402
 from jaxvision import models  # noqa: E402
-from jaxvision.training import build, evals, optim  # noqa: E402
+from jaxvision.runtime import versions  # noqa: E402
+from jaxvision.training import build, optim  # noqa: E402
 from jaxvision.training.step import init_state, make_step  # noqa: E402
 
 SIZE, CLASSES, CORES = 224, 1000, len(os.sched_getaffinity(0))
@@ -115,7 +116,7 @@ def main():
     if "torchvision" in rates:
         ratios = [a / b for a, b in zip(rates["ours"], rates["torchvision"])]
         result.update(ratio=round(statistics.median(ratios), 3), ratios=[round(r, 3) for r in ratios])
-    print(json.dumps({**result, "xla_flags": os.environ.get("XLA_FLAGS", ""), "versions": evals.versions()}))
+    print(json.dumps({**result, "xla_flags": os.environ.get("XLA_FLAGS", ""), "versions": versions.of_figures()}))
 
 
 if __name__ == "__main__":

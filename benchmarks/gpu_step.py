@@ -33,7 +33,7 @@ import numpy as np
 from jaxvision import config as config_lib
 from jaxvision import models
 from jaxvision.runtime import chips, hlo
-from jaxvision.training import build, evals, optim
+from jaxvision.training import build, optim
 from jaxvision.training.step import init_state, make_step
 
 CLASSES, WARM, LIMIT, RATE = 1000, 3, 60, 1e-4
@@ -212,7 +212,7 @@ def report(shared, measured, flops, products):
 
 
 def versions():
-    found = evals.versions()
+    found = versions.of_figures()
     for name in ("torch", "torchvision", "timm"):
         if name in sys.modules:
             found[name] = sys.modules[name].__version__

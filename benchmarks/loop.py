@@ -21,10 +21,10 @@ import jax
 from etils import epath
 
 from jaxvision import config as config_lib
-from jaxvision.runtime import sharding
+from jaxvision.runtime import sharding, versions
 from jaxvision.runtime.clock import Clock
 from jaxvision.runtime.stop import Stop
-from jaxvision.training import evals, loop, session
+from jaxvision.training import loop, session
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -107,7 +107,7 @@ def main():
             "loop_images_per_s": round(statistics.median(r for _, r in pairs), 1),
             "ratio": round(statistics.median(ratios), 3),
             "ratios": [round(r, 3) for r in ratios],
-            "versions": evals.versions(),
+            "versions": versions.of_figures(),
         }), flush=True)  # fmt: skip
 
 

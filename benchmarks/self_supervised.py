@@ -32,7 +32,7 @@ from jaxvision.config import Config
 from jaxvision.data import reader
 from jaxvision.data.sources import open_source
 from jaxvision.metrics import representation
-from jaxvision.runtime import sharding
+from jaxvision.runtime import sharding, versions
 from jaxvision.training import build, evals, loop
 from jaxvision.training.step import TrainState
 
@@ -51,7 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
     seeds, out = range(arguments.seeds), arguments.out
     methods = [m for m in METHODS if m in arguments.only]
-    result: dict = {"device": jax.devices()[0].device_kind, "versions": evals.versions(), "seeds": len(seeds)}
+    result: dict = {"device": jax.devices()[0].device_kind, "versions": versions.of_figures(), "seeds": len(seeds)}
     for method in methods:
         for seed in seeds:
             train(pretraining(method, seed), out / f"{method}-{seed}")

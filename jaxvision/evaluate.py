@@ -38,7 +38,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     from jaxvision.data.sources.common import notes
     from jaxvision.runtime import paths
     from jaxvision.runtime.records import in_words, plain
-    from jaxvision.training import build, evals, restore
+    from jaxvision.training import build, check, evals, restore
 
     hosts.join(say, arguments.wait)
     trained = restore.load(arguments.source, arguments.checkpoint, say)
@@ -63,10 +63,10 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         options = {**config_lib.eval_options(trained.config.evals[name]), "data": uri}
         source, bank = open_source(uri), open_source(options["bank"]) if options["bank"] else None
         classes = trained.classes_of(uri, source.classes, say)
-        source, bank = build.eval_data(trained.config, name, source, bank, classes)
+        source, bank = check.eval_data(trained.config, name, source, bank, classes)
         lines = notes([source] if bank is None else [source, bank])
         lines += survey.levels_told(uri, survey.encoded(source), trained.contract)
-        for line in (*lines, *build.eval_lines(trained.config, name, source, bank, classes)):
+        for line in (*lines, *check.eval_lines(trained.config, name, source, bank, classes)):
             say(line)
         result = evals.measure(
             trained.config, trained.task, trained, build.measures(trained.config, name, source.classes, classes),

@@ -50,10 +50,10 @@ def plan(argv: list[str]) -> dict[str, Any]:
         chips.only_described()
 
     from jaxvision import config as config_lib
-    from jaxvision.training import build, capacity
+    from jaxvision.training import capacity, check
 
     config = config_lib.load(arguments.config, overrides)
-    build.check(config)
+    check.check(config)
     planner = capacity.Planner(config, arguments.classes, say, cli.ticker.tell, exact=arguments.exact)
     cli.ticker.start(arguments, "compiling")
     only = arguments.only or bool(arguments.table)

@@ -66,9 +66,9 @@ def train(argv: list[str]) -> dict[str, Any]:
     workdir = arguments.workdir or default_workdir(arguments.config)
 
     from jaxvision.runtime.clock import Clock
-    from jaxvision.training import build, loop, results
+    from jaxvision.training import check, loop, results
 
-    build.check(config)
+    check.check(config)
     words = ["python", "-m", "jaxvision.train", "--config", arguments.config, "--workdir", workdir]
     words += [f"--config.{k}={v}" for k, v in overrides.items()]
     resume = shlex.join(words)

@@ -14,7 +14,7 @@ from jaxvision import config as config_lib
 from jaxvision import models
 from jaxvision.data import open_source, reader
 from jaxvision.errors import UserError
-from jaxvision.training import build, evals, loop
+from jaxvision.training import build, check, evals, loop
 from jaxvision.training.step import init_state, make_step
 from jaxvision.weights.plan import count
 from tests.data.test_arrays import cifar_files, write_tar
@@ -111,7 +111,7 @@ def test_reads_as_one_screen(path):
     if "tfds:imagenet2012" in text:
         assert re.search("[Nn]ot run by us", text), "nobody here has ImageNet results"
         assert re.search(r"https://(arxiv\.org|github\.com)/", text)
-    build.check(config_lib.load(str(path)))
+    check.check(config_lib.load(str(path)))
 
 
 @every_config

@@ -12,7 +12,7 @@ from PIL import Image
 from jaxvision.config import Config, to_json
 from jaxvision.errors import UserError
 from jaxvision.tasks.common import network
-from jaxvision.training import build, loop, restore
+from jaxvision.training import build, check, loop, restore
 from jaxvision.weights import checkpoint, published
 from jaxvision.weights.plan import averaged
 from tests.deploy.test_torch_names import exported, workdir_of
@@ -209,14 +209,14 @@ def test_a_metric_of_other_labels_is_refused_before_data_is_read(task, metric, w
     config.task = dict(name=task)
     config.evals.test.metric = metric
     with pytest.raises(UserError, match=words):
-        build.check(config)
+        check.check(config)
 
 
 def test_an_attack_on_what_are_no_classes_is_refused():
     config = make_tiny_config()
     config.task, config.evals, config.wrap = dict(name="multilabel"), dict(), dict(adversarial=dict())
     with pytest.raises(UserError, match="task multilabel learns tags: remove it"):
-        build.check(config)
+        check.check(config)
 
 
 def test_data_that_the_task_cannot_learn_is_refused_with_the_task_that_can(tables, trained, tmp_path, capsys):

@@ -19,7 +19,7 @@ from jaxvision import metrics, models, tasks
 from jaxvision.config import PROVIDED, Config
 from jaxvision.data import reader
 from jaxvision.errors import Diverged, UserError
-from jaxvision.training import build, evals, loop, optim, restore
+from jaxvision.training import build, check, evals, loop, optim, restore
 from jaxvision.training.setup import Setup
 from jaxvision.training.step import make_step
 from tests.test_configs import CONFIGS, small
@@ -152,7 +152,7 @@ def outcome(tree, workdir):
     start = time.process_time()
     try:
         config = Config(tree)
-        build.check(config)
+        check.check(config)
         if workdir is None:
             rehearse(config)
         else:

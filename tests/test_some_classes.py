@@ -17,7 +17,7 @@ from jaxvision.errors import UserError
 from jaxvision.metrics.representation import knn
 from jaxvision.report import page
 from jaxvision.task import Metric
-from jaxvision.training import build, evals, restore, transfer
+from jaxvision.training import build, check, evals, restore, transfer
 from tests.training.test_loop import fit, summary
 from tests.weights.test_published import run
 
@@ -131,7 +131,7 @@ def test_what_is_unreadable_in_a_bank_is_listed(trained, photos, tmp_path):
     shutil.copytree(photos / "val", tmp_path / "b")
     data, bank = open_source(f"folder:{photos}/val?per_class=1"), Folder(f"{tmp_path}/b")
     (tmp_path / "b" / "1" / os.path.basename(bank.where(9))).write_bytes(b"no image")
-    found = build.eval_data(network.config, "near", data, bank, names)
+    found = check.eval_data(network.config, "near", data, bank, names)
     measures = build.measures(network.config, "near", names, names)
     result = evals.measure(network.config, network.task, network, measures, *found, network.contract, network.mesh)
     assert result.samples == 8
@@ -177,15 +177,15 @@ def test_without_labels_to_learn_the_larger_list_counts(photos, data, bank):
     c.task = dict(name="rotation")
     c.evals = dict(near=dict(metric="knn", data="a", bank="b"))
     sources = [Folder(f"{photos}/{name}") for name in (data, bank)]
-    found = build.eval_data(c, "near", *sources, ("anything",))
+    found = check.eval_data(c, "near", *sources, ("anything",))
     for source, own in zip(found, sources, strict=True):
         assert source.classes == tuple("0123456789")
         names = [source.classes[k] for k in source.labels]
         assert names == [own.classes[k] for k in own.labels]
-    (line,) = build.eval_lines(c, "near", *found, tuple("0123456789ab"))  # of a network that answers with no class
+    (line,) = check.eval_lines(c, "near", *found, tuple("0123456789ab"))  # of a network that answers with no class
     assert line.endswith("has 8 of the 10 classes, and no sample of the other 2 ('3', '7')")
     with pytest.raises(UserError, match=r"only there: \['one'\]"):
-        build.eval_data(c, "near", Folder(f"{photos}/val"), Folder(f"{photos}/odd"), ())
+        check.eval_data(c, "near", Folder(f"{photos}/val"), Folder(f"{photos}/odd"), ())
 
 
 def test_a_transfer_and_an_export_go_by_names(trained, photos, capsys):

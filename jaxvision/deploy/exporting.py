@@ -15,10 +15,10 @@ from etils import epath
 from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.deploy import certificate, exported, formats, inference, network, torch_names, verifying
 from jaxvision.errors import UserError
-from jaxvision.runtime import paths
+from jaxvision.runtime import paths, versions
 from jaxvision.runtime.paths import require_writable, write_whole
 from jaxvision.runtime.records import Say, plain
-from jaxvision.training import build, evals, restore
+from jaxvision.training import check, restore
 
 IMAGES = 200
 
@@ -94,7 +94,7 @@ def _data(uri: str | None, trained: restore.Trained, say: Say) -> Source | None:
         return None
     source = open_source(uri)
     if source.kind != "none":
-        build.check_kind(trained.config, source, "the certificate's images")
+        check.kind(trained.config, source, "the certificate's images")
         source = with_classes(source, trained.classes_of(uri, source.classes, say), "the training data")
     return source
 
@@ -127,14 +127,10 @@ def _about(arguments: Any, trained: Any, found: Any, kind: str, pixels: str, pre
 
 
 def _versions(format: str) -> dict[str, str]:
-    found = evals.versions()
-    import importlib.metadata
-
     packages = {"onnx": ("onnx", "onnxruntime"), "litert": ("litert-converter", "ai-edge-litert")}.get(format, ())
     for name in packages:
         formats.needed(name.replace("-", "_"), format)
-        found[name] = importlib.metadata.version(name)
-    return found
+    return {**versions.of_figures(), **versions.installed(*packages)}
 
 
 # --------------------------------------------------------------------------- writing

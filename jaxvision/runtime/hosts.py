@@ -15,7 +15,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import platform
@@ -27,6 +26,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxvision.errors import UserError
+from jaxvision.runtime import versions
 
 if TYPE_CHECKING:
     from etils import epath
@@ -250,17 +250,15 @@ def roll_call(place: Place, say: Callable[[str], None] = print, wait: float = WA
         "index": place.index,
         "count": place.count,
         "machine": platform.node(),
-        "versions": _versions(),
+        "versions": {
+            **versions.installed("jax", "jaxlib", "flax", "optax"),
+            "python": ".".join(platform.python_version_tuple()[:2]),
+        },
     }
     deadline = time.monotonic() + wait
     problem = _lead(place, hello, say, deadline, wait) if place.index == 0 else _follow(place, hello, deadline, wait)
     if problem:
         raise UserError(problem)
-
-
-def _versions() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
-    return {**versions, "python": ".".join(platform.python_version_tuple()[:2])}
 
 
 def _lead(place: Place, hello: dict[str, Any], say: Callable[[str], None], deadline: float, wait: float) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
-import importlib.metadata
 import math
 import os
 import pathlib
@@ -16,10 +14,8 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-import jaxvision
+from jaxvision.runtime import versions
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-PLUGINS = {"gpu": r"jax-cuda\d+-plugin", "tpu": "libtpu"}
 # What changes which devices JAX starts, and what it makes of them.
 VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
              "TPU_VISIBLE_CHIPS", "TPU_VISIBLE_DEVICES", "JAX_CUDA_VISIBLE_DEVICES")  # fmt: skip
@@ -34,28 +30,12 @@ def facts() -> dict[str, Any]:
         "memory": memory(),
         "gpus": gpus(),
         "tpus": tpus(),
-        "versions": versions(),
+        "versions": versions.of_a_host(),
         "variables": {name: os.environ[name] for name in VARIABLES if os.environ.get(name)},
         "files": files if files != resource.RLIM_INFINITY else 2**31,
         "shm": shutil.disk_usage("/dev/shm").free if os.access("/dev/shm", os.W_OK) else 0,
         "cache": compile_cache(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Of what must be the same on all hosts; that of an accelerator's plugin where there is one."""
-    found = {"python": platform.python_version(), "jaxvision": f"{jaxvision.__version__} ({_code()})"}
-    installed = {d.name.lower().replace("_", "-"): d.version for d in importlib.metadata.distributions() if d.name}
-    plugins = [name for name in sorted(installed) if any(re.fullmatch(p, name) for p in PLUGINS.values())]
-    return found | {name: installed[name] for name in (*PACKAGES, *plugins) if name in installed}
-
-
-def _code() -> str:
-    """A digest of this package's files: two copies may call themselves by one version."""
-    root, digest = pathlib.Path(jaxvision.__file__).parent, hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
-    return digest.hexdigest()[:8]
 
 
 def cores() -> int:

@@ -10,9 +10,8 @@ from typing import Any
 import jax
 
 from jaxvision.data.sources.common import left_out
-from jaxvision.runtime import goodput, hosts
+from jaxvision.runtime import goodput, hosts, versions
 from jaxvision.runtime.clock import Clock
-from jaxvision.training import evals
 from jaxvision.training.log import Log
 from jaxvision.training.session import Session
 
@@ -94,7 +93,7 @@ class Accounts:
             "skipped": session.skips.rows() if session.skips else [],
             "left_out": left_out(setup.sources()),
             "devices": setup.mesh.size,
-            "versions": evals.versions(),
+            "versions": versions.of_figures(),
             "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "peak_device_bytes": memory.get("peak_bytes_in_use"),
         }

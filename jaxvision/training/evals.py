@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -17,7 +16,6 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-import jaxvision
 from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import reader
@@ -27,7 +25,7 @@ from jaxvision.data.sources import Source, absent
 from jaxvision.errors import UserError
 from jaxvision.metrics.outcomes import OUTCOMES
 from jaxvision.report.figures import png
-from jaxvision.runtime import sharding
+from jaxvision.runtime import sharding, versions
 from jaxvision.runtime.paths import write_json, write_whole
 from jaxvision.runtime.records import plain
 from jaxvision.task import Batch, Metric, PyTree, Task
@@ -257,7 +255,7 @@ def write(
         "contract": contract.to_dict(),
         "classes": list(classes),  # among which the answer is
         "classes_absent": list(evaluation.absent),  # of those without a sample, which are in no mean over classes
-        "versions": versions(),
+        "versions": versions.of_figures(),
         "skipped": list(evaluation.skipped),  # unreadable, in none of the figures above; "bank": in the bank
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         **({"run": run} if run else {}),
@@ -277,23 +275,3 @@ def _picture(evaluation: Evaluation, classes: tuple[str, ...], title: str) -> by
         for axes, draw in zip(figure.subplots(1, len(evaluation.drawings), squeeze=False)[0], evaluation.drawings):
             draw(axes, classes)
         return png(figure)
-
-
-def versions() -> dict[str, str]:
-    import cv2
-    import flax
-    import optax
-    import PIL
-
-    return {
-        "jaxvision": jaxvision.__version__,
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        "optax": optax.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-        "opencv": cv2.__version__,
-        "python": platform.python_version(),
-        "device": jax.devices()[0].device_kind,
-        "devices": str(jax.device_count()),
-    }

@@ -25,7 +25,7 @@ from jaxvision.runtime import paths, sharding
 from jaxvision.runtime.records import Say
 from jaxvision.task import PyTree, Task
 from jaxvision.tasks.common import network
-from jaxvision.training import build
+from jaxvision.training import build, check
 from jaxvision.weights import checkpoint, npz, plan, published, torch
 from jaxvision.weights.published import Published
 
@@ -440,7 +440,7 @@ def teacher(config: Config, classes: tuple[str, ...]) -> Teacher | None:
             f"task.teacher: {trained.source} tells {len(trained.classes)} classes apart, the training data has "
             f"{len(classes)}: choose a teacher that was trained on these classes"
         )
-    build.check_classes(f"the teacher {trained.source}", trained.classes_of(config.data.train, classes), classes)
+    check.classes(f"the teacher {trained.source}", trained.classes_of(config.data.train, classes), classes)
     # Without its wrappers: what they keep beside the network (averages, anchors) is not carried along.
     own = Config({**trained.config.to_dict(), "wrap": {}, "dtype": config.dtype})
     task_ = build.task(own, len(classes))

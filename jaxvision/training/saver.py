@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jaxvision.runtime import hosts
+from jaxvision.runtime import hosts, versions
 from jaxvision.runtime.clock import Clock
-from jaxvision.training import evals
 from jaxvision.training.session import Session
 from jaxvision.training.step import TrainState
 from jaxvision.weights import checkpoint
@@ -28,7 +27,7 @@ class Saver:
             "task": setup.config.task.name,
             "config": setup.config.to_dict(),
             "run": session.run,
-            "versions": evals.versions(),
+            "versions": versions.of_figures(),
         }
         self._saved_at = session.start if session.resumed else -1
         self._saved_after = 0.0  # minutes: the last save that every_minutes asked for

@@ -25,7 +25,7 @@ from jaxvision.runtime.chips import KINDS, Chip
 from jaxvision.runtime.clock import Clock
 from jaxvision.runtime.paths import write_whole
 from jaxvision.runtime.records import Say, read_records, read_summary
-from jaxvision.training import build, evals, restore
+from jaxvision.training import build, check, evals, restore
 from jaxvision.training.setup import Setup, check_checkpoint, open_workdir, stored_classes
 from jaxvision.training.step import TrainState
 from jaxvision.weights import checkpoint
@@ -215,7 +215,7 @@ def _introduction(setup: Setup, leader: bool) -> Iterator[str]:
     if leader:
         yield from setup.data_lines()
     for name, data in setup.eval_sources.items():
-        yield from build.eval_lines(config, name, data, setup.banks.get(name), names)
+        yield from check.eval_lines(config, name, data, setup.banks.get(name), names)
     for name in setup.held_out:
         yield (
             f"evals.{name} names no data: {len(setup.eval_sources[name]):,} images of {setup.undivided} are held out "

@@ -23,7 +23,7 @@ from jaxvision.errors import Damaged, UserError
 from jaxvision.runtime import machine, paths, sharding
 from jaxvision.runtime.records import Say
 from jaxvision.task import Batch
-from jaxvision.training import build, restore
+from jaxvision.training import build, check, restore
 from jaxvision.training.step import TrainState, abstract_state, init_state, lower_step
 from jaxvision.weights import checkpoint
 from jaxvision.weights.plan import count
@@ -39,7 +39,7 @@ class Setup:
     """
 
     def __init__(self, config: Config, classes: tuple[str, ...] = ()) -> None:
-        build.check(config)
+        check.check(config)
         self.held_out, self.undivided = build.without_data(config), config.data.train
         self.config = config = build.resolve(config)
         if config.deterministic:
@@ -50,14 +50,14 @@ class Setup:
         _check_batch_fits(config)
 
         self.source, self.eval_sources, self.banks = _open_sources(config)
-        build.check_kind(config, self.source)
+        check.kind(config, self.source)
         if set(classes) == set(self.source.classes):
             self.source = with_classes(self.source, classes, "the checkpoint")
         training = self.source.classes
         for name, source in self.eval_sources.items():
-            self.eval_sources[name], bank = build.eval_data(config, name, source, self.banks.get(name), training)
+            self.eval_sources[name], bank = check.eval_data(config, name, source, self.banks.get(name), training)
             self.banks |= {name: bank} if bank is not None else {}
-        build.check_every_class(self.source)
+        check.every_class(self.source)
         self.contract = reader.contract(config)
         self.steps_per_epoch = len(self.source) / config.batch_size  # in steps
         self.total_steps = config.steps or max(1, round(config.epochs * self.steps_per_epoch))
@@ -76,7 +76,7 @@ class Setup:
         self.metrics = {
             n: build.measures(config, n, source.classes, training) for n, source in self.eval_sources.items()
         }
-        build.check_figures(config, {name: metrics[name] for name, metrics in self.metrics.items()})
+        check.figures(config, {name: metrics[name] for name, metrics in self.metrics.items()})
         params, _ = build.abstract_init(self.task, config)
         self.tx, self.learning_rate, self.optimiser_table = build.optimiser(config, self.task, params, self.total_steps)
         self.parameters = count(params)

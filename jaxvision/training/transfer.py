@@ -23,7 +23,7 @@ from jaxvision.runtime import paths, sharding
 from jaxvision.runtime.paths import write_whole
 from jaxvision.runtime.records import Say, read_summary
 from jaxvision.task import Metric
-from jaxvision.training import build, evals, loop, restore
+from jaxvision.training import build, check, evals, loop, restore
 from jaxvision.training.step import TrainState
 from jaxvision.weights.published import Published
 
@@ -186,7 +186,7 @@ def frozen(
     config = Config({**build.resolve(config).to_dict(), "task": dict(name="linear_probe")})
     draws, test = [open_source(data.draw(seed)) for seed in seeds], open_source(data.test)
     source = draws[0]
-    build.check_kind(config, source)
+    check.kind(config, source)
     draws = [with_classes(draw, source.classes, "the training data") for draw in draws]
     test = with_classes(test, source.classes, "the training data")
     task, mesh = build.task(config, len(source.classes)), sharding.make_mesh()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jaxvision import config as config_lib
 from jaxvision.errors import UserError
-from jaxvision.training import build
+from jaxvision.training import build, check
 from tests.tiny import make_tiny_config
 
 
@@ -44,7 +44,7 @@ def test_every_misspelt_key_is_refused_with_the_right_one(key, position, letter)
         return
     node[wrong] = KEYS[key]
     with pytest.raises(UserError, match="unknown key") as error:
-        build.check(config)
+        check.check(config)
     assert f'unknown key "{key.rpartition(".")[0]}{"." if parents else ""}{wrong}"' in str(error.value)
     assert "did you mean" in str(error.value)
 
@@ -67,7 +67,7 @@ def test_open_groups_take_new_keys():
     config_lib.override(config, "wrap.ema.decay", "0.9")
     config_lib.override(config, "optim.nesterov", "True")
     config_lib.override(config, "evals.more.data", "digits:train")
-    build.check(config)
+    check.check(config)
     assert config.model.zero_init is False
     assert config.wrap.ema.decay == 0.9
     assert config.evals.more.data == "digits:train"
@@ -149,7 +149,7 @@ def test_impossible_values(change, words):
     config = make_tiny_config()
     change(config)
     with pytest.raises(UserError, match=words):
-        build.check(config)
+        check.check(config)
 
 
 # Keys that may hold any value of their type: the text is looked at where it is opened, a flag is a flag.

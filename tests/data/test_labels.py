@@ -18,7 +18,7 @@ from jaxvision.data import decode, open_source
 from jaxvision.data.sources import hold_out, with_classes
 from jaxvision.data.sources.common import EXTENSIONS, class_order, left_out, notes
 from jaxvision.errors import Unreadable, UserError, nearest
-from jaxvision.training import build
+from jaxvision.training import check
 
 TWELVE = [str(k) for k in range(12)]
 
@@ -100,13 +100,13 @@ def test_the_order_of_before_is_told_and_how_to_keep_it(tmp_path):
     with pytest.raises(
         UserError, match=r"class 2 is '2' there and '10' in.*integers count as numbers now.*classes\.txt"
     ):
-        build.check_classes(uri, open_source(uri).classes, before)
+        check.classes(uri, open_source(uri).classes, before)
     (tmp_path / "data/classes.txt").write_text("\n".join(before))
     source = open_source(uri)
-    build.check_classes(uri, source.classes, before)
+    check.classes(uri, source.classes, before)
     assert [os.path.basename(os.path.dirname(source.where(i))) for i in range(12)] == list(before)
     with pytest.raises(UserError, match=r"another order, class 0 is 'b' there and 'a' in the training data\. To pin"):
-        build.check_classes("x", ("b", "a"), ("a", "b"))
+        check.classes("x", ("b", "a"), ("a", "b"))
 
 
 # --------------------------------------------------------------------------- names that look alike
@@ -126,7 +126,7 @@ def test_places_of_samples_do_not_depend_on_the_numbers_of_classes(tmp_path):
 def test_names_that_look_alike_are_shown_so_that_they_differ(tmp_path):
     messages = [nearest(NFC, ["cat", NFD])]
     with pytest.raises(UserError) as error:
-        build.check_classes("x", (NFC, "cat"), (NFD, "cat"))
+        check.classes("x", (NFC, "cat"), (NFD, "cat"))
     messages.append(str(error.value))
     with pytest.raises(UserError) as error:
         with_classes(open_source("digits:train"), [*"012345678", NFC], "x")

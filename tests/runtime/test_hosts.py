@@ -179,8 +179,8 @@ def test_processes_of_two_jobs():
 
 
 def test_another_version_is_named(monkeypatch):
-    versions = [{"jax": "0.10.2", "python": "3.11"}, {"jax": "0.9.1", "python": "3.11"}]
-    monkeypatch.setattr(hosts, "_versions", lambda: versions[threading.current_thread().name == "old"])
+    there = [{"jax": "0.10.2"}, {"jax": "0.9.1"}]
+    monkeypatch.setattr(hosts.versions, "installed", lambda *_: there[threading.current_thread().name == "old"])
     port, found = free_port(), []
 
     def old():

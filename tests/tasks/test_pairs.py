@@ -8,7 +8,7 @@ import pytest
 
 from jaxvision import tasks
 from jaxvision.errors import UserError
-from jaxvision.training import build
+from jaxvision.training import build, check
 from jaxvision.training.step import init_state, make_step
 from tests.tasks.test_contract import CASES, CLASSES, batch
 from tests.tiny import make_tiny_config
@@ -59,9 +59,9 @@ def test_a_config_is_refused_by_both_names_or_taken(wrapper, name):
     config = config_of(wrapper, name)
     if (wrapper, name) in REFUSED:
         with pytest.raises(UserError, match=rf"wrap\.{wrapper} .*task {name} "):
-            build.check(config)
+            check.check(config)
     else:
-        build.check(config)
+        check.check(config)
 
 
 @pytest.mark.parametrize(("wrapper", "name"), [p for p in PAIRS if p not in REFUSED])
