@@ -6,11 +6,12 @@ import math
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 import jaxvision.metrics
@@ -26,7 +27,8 @@ from jaxvision.metrics.classification import over_classes
 from jaxvision.metrics.outcomes import OUTCOMES, outcomes
 from jaxvision.runtime import sharding
 from jaxvision.task import Batch, Metric, PyTree, Task
-from jaxvision.training import optim
+from jaxvision.training import optim, step
+from jaxvision.weights.plan import count
 
 
 def resolve(config: Config) -> Config:
@@ -109,6 +111,43 @@ def optimiser(config: Config, task_: Task, params: PyTree, steps: int) -> tuple[
         known["modules"] = modules(config)
     tx, rate = optim.make(config.optim, steps, params, **known)
     return tx, rate, optim.table(config.optim, params, **known)
+
+
+class Parts(NamedTuple):
+    """What a training steps with. parameters: how many there are; table: what learns how, "" where all does alike."""
+
+    task: Task
+    tx: optax.GradientTransformation
+    learning_rate: Callable[[int], Any]
+    table: str
+    parameters: int
+
+
+def parts(
+    config: Config,
+    classes: int,
+    labels: Callable[[], np.ndarray],
+    *,
+    teaching: Task | None,
+    total_steps: int,
+) -> Parts:
+    """Task and optimiser of a training of so many steps on data of so many classes; arguments as of `task`."""
+    task_ = task(config, classes, labels, teaching=teaching, total_steps=total_steps)
+    params, _ = abstract_init(task_, config)
+    return Parts(task_, *optimiser(config, task_, params, total_steps), count(params))
+
+
+def abstract_state(config: Config, parts: Parts, mesh: Mesh) -> step.TrainState:
+    """A fresh state's shapes, and where each leaf lies on the mesh."""
+    return step.abstract_state(parts.task, parts.tx, example(config), mesh, config.mesh.rules)
+
+
+def lower_step(
+    config: Config, parts: Parts, mesh: Mesh, state: step.TrainState, kind: str, classes: int
+) -> jax.stages.Lowered:
+    """The train step for this state, which may be abstract, and batches of the config; see `step.lower_step`."""
+    batch = abstract_batch(config, mesh, config.batch_size, train=True, kind=kind, classes=classes)
+    return step.lower_step(parts.task, parts.tx, state, batch, seed=config.seed, accumulate=config.accumulate)
 
 
 def modules(config: Config) -> tuple[str, ...]:

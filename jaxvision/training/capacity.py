@@ -25,7 +25,7 @@ from jaxvision.models.layers import REMAT
 from jaxvision.runtime import hlo, sharding
 from jaxvision.runtime.chips import Chip, slice_of
 from jaxvision.runtime.records import Say
-from jaxvision.training import build, restore, step
+from jaxvision.training import build, restore
 
 PROGRAMS = 4  # compiled to find the largest batch: each takes minutes
 
@@ -270,14 +270,11 @@ def compile_step(config: Config, mesh: Any, classes: int, kind: str) -> Any:
     config = build.resolve(config)
     names = tuple(map(str, range(classes)))
     teacher = restore.teacher(config, names)
-    teaching = teacher and teacher.task
-    # of the labels themselves only numbers would change
-    task = build.task(config, classes, lambda: np.arange(classes), teaching=teaching, total_steps=1000)
-    params, _ = build.abstract_init(task, config)
-    tx, _, _ = build.optimiser(config, task, params, 1000)
-    state = step.abstract_state(task, tx, build.example(config), mesh, config.mesh.rules)
-    batch = build.abstract_batch(config, mesh, config.batch_size, train=True, kind=kind, classes=classes)
-    return step.lower_step(task, tx, state, batch, seed=config.seed, accumulate=config.accumulate).compile()
+    # of the labels themselves, and of the number of steps, only numbers would change
+    labels, teaching = lambda: np.arange(classes), teacher and teacher.task
+    parts = build.parts(config, classes, labels, teaching=teaching, total_steps=1000)
+    state = build.abstract_state(config, parts, mesh)
+    return build.lower_step(config, parts, mesh, state, kind, classes).compile()
 
 
 def in_bytes(text: str) -> float:

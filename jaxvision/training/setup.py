@@ -24,9 +24,8 @@ from jaxvision.runtime import machine, paths, sharding
 from jaxvision.runtime.records import Say
 from jaxvision.task import Batch
 from jaxvision.training import build, check, restore
-from jaxvision.training.step import TrainState, abstract_state, init_state, lower_step
+from jaxvision.training.step import TrainState, init_state
 from jaxvision.weights import checkpoint
-from jaxvision.weights.plan import count
 
 
 class Setup:
@@ -64,22 +63,20 @@ class Setup:
         if self.total_steps >= 2**31:
             size = f"epochs={config.epochs:g} of {len(self.source):,} images"
             raise UserError(f"{size} are {self.total_steps:,} steps: the most are {2**31 - 1:,}")
-        self.teacher = restore.teacher(config, self.source.classes)
-        self.task = build.task(
-            config,
-            len(self.source.classes),
-            lambda: self.source.labels,
-            teaching=self.teacher and self.teacher.task,
-            total_steps=self.total_steps,
-        )
         self.order = reader.order(config, self.source)
         self.metrics = {
             n: build.measures(config, n, source.classes, training) for n, source in self.eval_sources.items()
         }
         check.figures(config, {name: metrics[name] for name, metrics in self.metrics.items()})
-        params, _ = build.abstract_init(self.task, config)
-        self.tx, self.learning_rate, self.optimiser_table = build.optimiser(config, self.task, params, self.total_steps)
-        self.parameters = count(params)
+        self.teacher = restore.teacher(config, self.source.classes)
+        self.parts = build.parts(
+            config,
+            len(training),
+            lambda: self.source.labels,
+            teaching=self.teacher and self.teacher.task,
+            total_steps=self.total_steps,
+        )
+        self.task, self.tx, self.learning_rate, self.optimiser_table, self.parameters = self.parts
         if self.mesh.devices.flat[0].platform == "cpu":  # elsewhere XLA says what does not fit
             options = ", ".join(f"{key}={value!r}" for key, value in config.model.items())
             _require_memory(4 * self.parameters, f"the {self.parameters:,} parameters of model {options} need")
@@ -111,7 +108,7 @@ class Setup:
         return reader.train(self.config, self.source, start=start, stop=stop, rows=rows, order=self.order, skips=skips)
 
     def abstract_state(self) -> TrainState:
-        return abstract_state(self.task, self.tx, build.example(self.config), self.mesh, self.config.mesh.rules)
+        return build.abstract_state(self.config, self.parts, self.mesh)
 
     def fresh_state(self, abstract: TrainState, given: Any) -> TrainState:
         """A new state on the devices. `given`: of a load plan; a teacher's weights are added."""
@@ -126,9 +123,7 @@ class Setup:
 
     def lower_step(self, state: TrainState) -> jax.stages.Lowered:
         """The train step for this state, which may be abstract; see `step.lower_step`."""
-        config, kind, classes = self.config, self.source.kind, len(self.source.classes)
-        batch = build.abstract_batch(config, self.mesh, config.batch_size, train=True, kind=kind, classes=classes)
-        return lower_step(self.task, self.tx, state, batch, seed=config.seed, accumulate=config.accumulate)
+        return build.lower_step(self.config, self.parts, self.mesh, state, self.source.kind, len(self.source.classes))
 
 
 def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, Source]]:

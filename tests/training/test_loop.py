@@ -25,7 +25,7 @@ from jaxvision import config as config_lib
 from jaxvision.doctor import measure
 from jaxvision.errors import Diverged, Interrupted, UserError
 from jaxvision.runtime import chips, paths
-from jaxvision.training import evals, loop, session, setup
+from jaxvision.training import build, evals, loop, session, setup
 from jaxvision.weights import checkpoint
 from tests import flags
 from tests.conftest import ROOT
@@ -415,7 +415,7 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
         finally:
             saving.append(time.perf_counter() - start)
 
-    lower_step, stepping = setup.lower_step, []
+    lower_step, stepping = build.step.lower_step, []
 
     def slow_step(*arguments, **options):
         compiled = lower_step(*arguments, **options).compile()
@@ -436,7 +436,7 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sources.Digits, "__getitem__", sleepy)
     monkeypatch.setattr(checkpoint.Writer, "save", slow_save)
-    monkeypatch.setattr(setup, "lower_step", slow_step)
+    monkeypatch.setattr(build.step, "lower_step", slow_step)
     fit(tmp_path / "slow", data__threads=1, data__prefetch=1)
     after = summary(tmp_path / "slow")
     for s in (before, after):
