@@ -1,4 +1,4 @@
-"""python -m jaxvision.export: a trained network as a file that runs elsewhere, with the proof that it is the same."""
+"""python -m jaxvision.export: write a trained network as a file that runs elsewhere, and prove that it is the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m jaxvision.pack: a data set into a few large files, which a disk reads faster than a million small ones."""
+"""python -m jaxvision.pack: put a data set into a few large files, read faster than a million small ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m jaxvision.plan: whether a config's train step fits chips that are not here, and what bounds it."""
+"""python -m jaxvision.plan: tell whether a config's train step fits chips that are not here, and what bounds it."""
 
 from __future__ import annotations
 

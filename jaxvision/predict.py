@@ -1,4 +1,4 @@
-"""python -m jaxvision.predict: class names, tags or values for images, folders and videos."""
+"""python -m jaxvision.predict: tell class names, tags or values of images, folders and videos."""
 
 from __future__ import annotations
 

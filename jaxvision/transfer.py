@@ -1,4 +1,4 @@
-"""python -m jaxvision.transfer: what a checkpoint is worth on other data sets, beside training from scratch."""
+"""python -m jaxvision.transfer: measure what a checkpoint is worth on other data sets, beside training from scratch."""
 
 from __future__ import annotations
 

@@ -13,12 +13,13 @@ import sys
 import pytest
 from PIL import Image
 
+import jaxvision
 from jaxvision import cli, plan, train
+from jaxvision.__main__ import commands
 from jaxvision.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
-FILES = [p for p in (ROOT / "jaxvision").glob("*.py") if '__name__ == "__main__"' in p.read_text()]
-COMMANDS = ["jaxvision.models", "jaxvision.report", *sorted(f"jaxvision.{p.stem}" for p in FILES)]
+COMMANDS = [f"jaxvision.{name}" for name in commands()]
 
 
 def spent() -> float:
@@ -27,8 +28,42 @@ def spent() -> float:
     return children.ru_utime + children.ru_stime
 
 
-def test_commands_found():
-    assert {"jaxvision.train", "jaxvision.evaluate", "jaxvision.predict"} <= set(COMMANDS)
+def front_door(*words):
+    return subprocess.run([sys.executable, "-m", "jaxvision", *words], capture_output=True, text=True, timeout=120)
+
+
+def test_the_front_door_lists_the_commands():
+    start = spent()
+    bare, asked = front_door(), front_door("--help")
+    assert spent() - start < 2  # of both: it loads no jax and no numpy
+    assert bare.returncode == asked.returncode == 0
+    assert bare.stdout == asked.stdout
+    listed = dict(line.split(maxsplit=1) for line in bare.stdout.split("\n\n")[1].splitlines())
+    assert list(listed) == sorted(listed)
+    assert len(listed) == 10
+    assert listed["train"] == "train a network as a config says, or go on where it stopped"
+    assert front_door("--version").stdout.strip() == jaxvision.__version__
+
+
+def test_the_front_door_passes_on():
+    done = front_door("models", "--filter", "resnet18", "--json")
+    assert json.loads(done.stdout)["models"][0]["name"] == "resnet18"
+    refused = front_door("models", "--filter", "resnet18", "--jsn")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "did you mean '--json'?" in refused.stderr
+    unknown = front_door("trian", "--config", "x")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert unknown.stderr == "error: there is no command 'trian': did you mean 'train'?\n"
+
+
+@pytest.mark.slow
+def test_the_front_door_trains_with_worker_processes(tmp_path):
+    """They import what the process that started them ran."""
+    words = ["--config", str(ROOT / "configs" / "digits.py"), "--workdir", str(tmp_path / "w")]
+    words += ["--config.epochs=0", "--config.steps=2", "--config.data.processes=2", "--json"]
+    done = front_door("train", *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["step"] == 2
 
 
 @pytest.mark.parametrize("module", COMMANDS)

@@ -1,4 +1,4 @@
-"""python -m jaxvision.doctor: whether these hosts, their devices, their storage and a config are fit for a long run."""
+"""python -m jaxvision.doctor: check whether hosts, devices, storage and a config are fit for a long run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m jaxvision.models: the networks that there are."""
+"""python -m jaxvision.models: list the networks that there are."""
 
 from __future__ import annotations
 

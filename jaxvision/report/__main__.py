@@ -1,4 +1,4 @@
-"""python -m jaxvision.report: the report of a run, anew."""
+"""python -m jaxvision.report: write the report of a run anew."""
 
 from __future__ import annotations
 

@@ -455,7 +455,7 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
     assert after["saves"]["blocked_s"] == pytest.approx(sum(saving), rel=0.02)
     assert after["saves"]["longest_s"] >= 0.2
     assert len(stepping) == 5
-    assert before["time"]["step"] + 1.0 < after["time"]["step"] + 0.25
+    assert after["time"]["step"] >= 0.2 * len(stepping)  # by itself: the steps of `before` may have been slowed
 
 
 def test_mfu_goodput_and_sessions(four_steps, tmp_path, monkeypatch):
