@@ -63,11 +63,6 @@ class Setup:
         if self.total_steps >= 2**31:
             size = f"epochs={config.epochs:g} of {len(self.source):,} images"
             raise UserError(f"{size} are {self.total_steps:,} steps: the most are {2**31 - 1:,}")
-        self.order = reader.order(config, self.source)
-        self.metrics = {
-            n: build.measures(config, n, source.classes, training) for n, source in self.eval_sources.items()
-        }
-        check.figures(config, {name: metrics[name] for name, metrics in self.metrics.items()})
         self.teacher = restore.teacher(config, self.source.classes)
         self.parts = build.parts(
             config,
@@ -77,6 +72,11 @@ class Setup:
             total_steps=self.total_steps,
         )
         self.task, self.tx, self.learning_rate, self.optimiser_table, self.parameters = self.parts
+        self.order = reader.order(config, self.source)
+        self.metrics = {
+            n: build.measures(config, n, source.classes, training) for n, source in self.eval_sources.items()
+        }
+        check.figures(config, {name: metrics[name] for name, metrics in self.metrics.items()})
         if self.mesh.devices.flat[0].platform == "cpu":  # elsewhere XLA says what does not fit
             options = ", ".join(f"{key}={value!r}" for key, value in config.model.items())
             _require_memory(4 * self.parameters, f"the {self.parameters:,} parameters of model {options} need")
