@@ -32,14 +32,15 @@ def digits():
 
     setup = Setup(config_lib.load(str(ROOT / "configs" / "digits.py"), {}))
     state = setup.fresh_state(setup.abstract_state(), None)
-    compiled = setup.lower_step(state).compile()
+    lowered, hyper = setup.lower_step(state)
+    compiled = lowered.compile()
     rows = next(setup.reader(0, 10**9, None))
     batch = sharding.put_batch(rows, setup.batch_sharding, setup.config.batch_size)
 
     def step():
         nonlocal state
         for _ in range(20):
-            state, logs = compiled(state, batch)
+            state, logs = compiled(state, batch, hyper)
         jax.block_until_ready((state, logs))
 
     return step

@@ -296,14 +296,16 @@ def test_xla_is_asked_to_go_without_ynnpack_where_that_was_tried(monkeypatch, gi
 
 
 def test_what_was_compiled_is_kept_for_the_next_start(command, tmp_path):
-    """Where nothing says otherwise, in the user's cache; JAX reads the folder when it is imported, so new processes."""
+    """Where nothing says otherwise, in the user's cache; JAX reads the folder when it is imported, so new processes.
+    With another rate, decay, momentum, seed and length, too: they are arguments of the programs."""
     (tmp_path / "tiny.py").write_text(
         "from tests.tiny import make_tiny_config\nconfig = make_tiny_config()\nconfig.steps, config.evals = 2, dict()\n"
     )
     said, counts = [], []
-    for name in ("cold", "warm"):
+    other = ["--config.optim.lr=0.02", "--config.optim.momentum=0.8", "--config.seed=3", "--config.steps=3"]
+    for name, more in (("cold", []), ("warm", other)):
         done = command(
-            "jaxvision.train", "--config", tmp_path / "tiny.py", "--workdir", tmp_path / name, process=True,
+            "jaxvision.train", "--config", tmp_path / "tiny.py", "--workdir", tmp_path / name, *more, process=True,
             XDG_CACHE_HOME=str(tmp_path / "cache"), JAX_COMPILATION_CACHE_DIR=None,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

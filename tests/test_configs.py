@@ -90,7 +90,7 @@ def test_a_step_and_an_evaluation_fit_together_at_full_size(path):
     config = build.resolve(config_lib.load(str(path)))
     task = build.task(config, 1000, total_steps=100)
     params, _ = build.abstract_init(task, config)
-    tx, _, _ = build.optimiser(config, task, params, 100)
+    tx = build.optimiser(config, task, params, 100)
     batch = build.example(config, 8, train=True)
     state = jax.eval_shape(lambda k, b: init_state(task, tx, k, b, None), jax.random.key(0), build.example(config))
     after, logs = jax.eval_shape(make_step(task, tx, seed=0), state, batch)

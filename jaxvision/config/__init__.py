@@ -29,6 +29,7 @@ from jaxvision.config.ranges import (
     RATE,
     SHARE,
     Range,
+    annotation_of,
     at_least,
     between,
     check_arguments,
@@ -37,6 +38,7 @@ from jaxvision.config.ranges import (
     is_name,
     is_number,
     is_pattern,
+    is_real,
     one_of,
     pairs,
 )
@@ -65,6 +67,7 @@ MAY_CHANGE = (
 )
 WANDB_HAS_NO = r"[/\\#?%:]"  # in the names of projects and runs
 EVAL = dict(metric="topk", data="", bank="", classes="all", every_epochs=1.0, every_steps=0)
+Take = Callable[[str, Any], Any]  # (name, number) -> what stands for it
 ABSENT = "(absent)"  # in place of the value that a config lacks
 
 
@@ -438,12 +441,14 @@ def factory(
     where: str,
     names: tuple[str, ...] = (),
     also: tuple[str, ...] = ("name",),
+    take: Take | None = None,
 ) -> Callable[..., Any]:
     """What spec["name"] names in `namespace`, its other keys checked against the signature's annotations and bound.
 
     Call the result with what the program provides (PROVIDED, `dtype`, ...): arguments that the factory does
     not take are left out, and a ValueError of the factory becomes a UserError that names `where`. `also`: keys
-    that the caller reads itself, for the error message.
+    that the caller reads itself, for the error message. `take`: is asked, once they are checked, what stands for the
+    arguments that are real numbers.
     """
     arguments = {k: v.to_dict() if isinstance(v, Config) else v for k, v in spec.items()}
     name = str(arguments.pop("name", None))
@@ -462,6 +467,9 @@ def factory(
                 f'unknown key "{where}.{key}" for {name}: {nearest(f"{where}.{key}", keys)}'.replace("'", '"')
             )
     check_arguments(make, arguments, f"{where}.")
+    for key in arguments:
+        if take is not None and is_real(annotation_of(make, key)):
+            arguments[key] = take(f"{where}.{key}", arguments[key])
 
     def build(*args: Any, **provided: Any) -> Any:
         extra = {k: v for k, v in provided.items() if k in takes and k not in arguments}

@@ -161,6 +161,16 @@ def annotation_of(make: Callable[..., Any], name: str) -> Any:
     return annotation
 
 
+def is_real(annotation: Any) -> bool:
+    """Whether an annotation takes numbers that are no whole ones: a float, or one of several types."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return is_real(parts[0])
+    if origin in (typing.Union, types.UnionType):
+        return any(map(is_real, parts))
+    return annotation is float
+
+
 def fits(value: Any, annotation: Any) -> bool:
     """Whether a value of a config is of an annotation's type, and in its ranges. Types that no config has fit all."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)

@@ -214,7 +214,8 @@ def step(setup: Setup, data: list[dict[str, Any]]) -> dict[str, Any]:
         limit = machine.memory()["free"] // jax.local_device_count()
     found: dict[str, Any] = {"state_bytes": size, "used": 0, "limit": limit}
     try:
-        compiled = setup.lower_step(abstract).compile()
+        lowered, hyper = setup.lower_step(abstract)
+        compiled = lowered.compile()
         theirs = hosts.share("memory", [hlo.memory_bytes(compiled), limit])  # one decides for all
         found["used"] = max(used for used, _ in theirs)
         found["limit"] = min((most for _, most in theirs if most), default=None)
@@ -222,12 +223,13 @@ def step(setup: Setup, data: list[dict[str, Any]]) -> dict[str, Any]:
             return found
         (batch,) = setup.reader(0, 1, reader.skips(config))
         state = setup.fresh_state(abstract, None)
+        hyper = jax.device_put(hyper, sharding.replicated(setup.mesh))
 
         def steps(count: int) -> float:
             nonlocal state
             start = time.perf_counter()
             for _ in range(count):
-                state, logs = compiled(state, sharding.put_batch(batch, setup.batch_sharding, config.batch_size))
+                state, logs = compiled(state, sharding.put_batch(batch, setup.batch_sharding, config.batch_size), hyper)
             jax.block_until_ready((state, logs))
             return (time.perf_counter() - start) / count
 

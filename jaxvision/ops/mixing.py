@@ -21,7 +21,7 @@ def mixup_images(key: jax.Array, images: jax.Array, mask: jax.Array, alpha: floa
 
     Source: Zhang et al. 2018, https://arxiv.org/abs/1710.09412.
     """
-    ratio = jax.random.beta(key, alpha, alpha)
+    ratio = _beta(key, alpha)
     own = jnp.where(mask[::-1], ratio, 1.0)
     images = images.astype(jnp.float32)
     weight = own[:, None, None, None]
@@ -38,7 +38,7 @@ def cutmix_images(key: jax.Array, images: jax.Array, mask: jax.Array, alpha: flo
     """
     height, width = images.shape[1:3]
     key_ratio, key_y, key_x = jax.random.split(key, 3)
-    side = jnp.sqrt(1.0 - jax.random.beta(key_ratio, alpha, alpha))
+    side = jnp.sqrt(1.0 - _beta(key_ratio, alpha))
     inside_y = _span(key_y, height, side)
     inside_x = _span(key_x, width, side)
     box = inside_y[:, None] & inside_x[None, :]
@@ -46,6 +46,12 @@ def cutmix_images(key: jax.Array, images: jax.Array, mask: jax.Array, alpha: flo
     images = images.astype(jnp.float32)
     mixed = jnp.where(paste[..., None], images[::-1], images)
     return mixed, 1.0 - jnp.mean(paste.astype(jnp.float32), axis=(1, 2))
+
+
+def _beta(key: jax.Array, alpha: float) -> jax.Array:
+    """f32[] from Beta(alpha, alpha)."""
+    both = jnp.float32(alpha)
+    return jax.random.beta(key, both, both)
 
 
 def _span(key: jax.Array, length: int, side: jax.Array) -> jax.Array:

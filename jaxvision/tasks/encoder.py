@@ -101,7 +101,7 @@ def momentum_at(base: float, step: jax.Array, total_steps: int) -> jax.Array:
     the length of the run is not known (0)."""
     if not total_steps:
         return jnp.float32(base)
-    done = jnp.minimum(jnp.asarray(step, jnp.float32) / total_steps, 1.0)
+    done = jnp.minimum(jnp.asarray(step, jnp.float32) * (1.0 / total_steps), 1.0)  # as in optim.schedule
     return 1 - (1 - base) * (jnp.cos(jnp.pi * done) + 1) / 2
 
 

@@ -18,7 +18,7 @@ import jaxvision.metrics
 import jaxvision.models
 import jaxvision.tasks
 from jaxvision import config as config_lib
-from jaxvision.config import Config
+from jaxvision.config import Config, Take
 from jaxvision.data import reader, transforms
 from jaxvision.data.sources import hold_out
 from jaxvision.data.sources.common import SCALAR
@@ -28,6 +28,7 @@ from jaxvision.metrics.outcomes import OUTCOMES, outcomes
 from jaxvision.runtime import sharding
 from jaxvision.task import Batch, Metric, PyTree, Task
 from jaxvision.training import optim, step
+from jaxvision.training.hyper import Numbers, traced
 from jaxvision.weights.plan import count
 
 
@@ -61,14 +62,14 @@ def _hold_out(config: Config) -> None:
         entry.update({"bank": config.data.train} if entry.get("bank") == whole else {})
 
 
-def factories(config: Config) -> tuple[Callable, Callable, list[Callable]]:
+def factories(config: Config, take: Take | None = None) -> tuple[Callable, Callable, list[Callable]]:
     """What makes the model, the task and each wrapper, arguments checked and bound. Raises UserError."""
     return (
         config_lib.factory(jaxvision.models, config.model, "model"),
-        config_lib.factory(jaxvision.tasks, config.task, "task", jaxvision.tasks.TASKS),
+        config_lib.factory(jaxvision.tasks, config.task, "task", jaxvision.tasks.TASKS, take=take),
         [
             config_lib.factory(
-                jaxvision.tasks, {"name": name, **arguments}, f"wrap.{name}", jaxvision.tasks.WRAPPERS, ()
+                jaxvision.tasks, {"name": name, **arguments}, f"wrap.{name}", jaxvision.tasks.WRAPPERS, (), take
             )
             for name, arguments in config.wrap.items()
         ],
@@ -88,14 +89,15 @@ def task(
     *,
     teaching: Task | None = None,
     total_steps: int = 0,
+    take: Take | None = None,
 ) -> Task:
     """Model in task in wrappers, as the config names them.
 
     `labels` gives those of the training data, which some settings need and which may take long to read; without it
     such a task still predicts, and init makes the right shapes. `teaching`: the trained task that it learns from.
-    `total_steps`: of a training, else 0.
+    `total_steps`: of a training, else 0. `take`: see `config.factory`.
     """
-    _, make_task, wrappers = factories(config)
+    _, make_task, wrappers = factories(config, take)
     network = model(config, jaxvision.tasks.OUTPUTS.get(config.task.name, classes))
     more = () if teaching is None else (teaching,)
     built = make_task(network, reader.contract(config), *more, classes=classes, labels=labels, total_steps=total_steps)
@@ -104,37 +106,44 @@ def task(
     return built
 
 
-def optimiser(config: Config, task_: Task, params: PyTree, steps: int) -> tuple[Any, Callable, str]:
-    """(optimiser, step -> lr, what learns how as a table or "") for the task's params, which may be abstract."""
-    known: dict[str, Any] = {"frozen": task_.frozen}
-    if config.optim.layer_decay != 1:
-        known["modules"] = modules(config)
-    tx, rate = optim.make(config.optim, steps, params, **known)
-    return tx, rate, optim.table(config.optim, params, **known)
-
-
 class Parts(NamedTuple):
-    """What a training steps with. parameters: how many there are; table: what learns how, "" where all does alike."""
+    """What a training steps with. parameters: how many there are; table: what learns how, "" where all does alike;
+    make: the same task, optimiser and learning rate with other things in the places of their numbers."""
 
     task: Task
     tx: optax.GradientTransformation
-    learning_rate: Callable[[int], Any]
+    learning_rate: Callable[[Any], Any]
     table: str
     parameters: int
+    make: Callable[[Take], tuple[Task, optax.GradientTransformation, Callable[[Any], Any]]]
 
 
 def parts(
-    config: Config,
-    classes: int,
-    labels: Callable[[], np.ndarray],
-    *,
-    teaching: Task | None,
-    total_steps: int,
+    config: Config, classes: int, labels: Callable[[], np.ndarray], *, teaching: Task | None, total_steps: int
 ) -> Parts:
     """Task and optimiser of a training of so many steps on data of so many classes; arguments as of `task`."""
-    task_ = task(config, classes, labels, teaching=teaching, total_steps=total_steps)
-    params, _ = abstract_init(task_, config)
-    return Parts(task_, *optimiser(config, task_, params, total_steps), count(params))
+    plain = task(config, classes, labels, teaching=teaching, total_steps=total_steps)
+    params, _ = abstract_init(plain, config)
+    known = _known(config, plain)
+
+    def make(take: Take) -> tuple[Task, optax.GradientTransformation, Callable[[Any], Any]]:
+        steps = take("total_steps", total_steps)
+        taken = task(config, classes, labels, teaching=teaching, total_steps=steps, take=take)
+        return taken, *optim.make(config.optim, steps, params, take=take, **known)
+
+    tx, learning_rate = optim.make(config.optim, total_steps, params, **known)
+    return Parts(plain, tx, learning_rate, optim.table(config.optim, params, **known), count(params), make)
+
+
+def optimiser(config: Config, task_: Task, params: PyTree, steps: int) -> optax.GradientTransformation:
+    """The optimiser for the task's params, which may be abstract, in a run of so many steps."""
+    return optim.make(config.optim, steps, params, **_known(config, task_))[0]
+
+
+def _known(config: Config, task_: Task) -> dict[str, Any]:
+    """What `optim.make` wants to know of the parameters."""
+    known: dict[str, Any] = {"frozen": task_.frozen}
+    return known if config.optim.layer_decay == 1 else {**known, "modules": modules(config)}
 
 
 def abstract_state(config: Config, parts: Parts, mesh: Mesh) -> step.TrainState:
@@ -144,10 +153,25 @@ def abstract_state(config: Config, parts: Parts, mesh: Mesh) -> step.TrainState:
 
 def lower_step(
     config: Config, parts: Parts, mesh: Mesh, state: step.TrainState, kind: str, classes: int
-) -> jax.stages.Lowered:
-    """The train step for this state, which may be abstract, and batches of the config; see `step.lower_step`."""
+) -> tuple[jax.stages.Lowered, dict[str, jax.Array]]:
+    """The train step for this state, which may be abstract, and batches of the config, with the numbers of task and
+    optimiser and the seed as its third argument; and their values, see hyper.py."""
+    numbers = Numbers()
+    task_, tx, _ = parts.make(numbers.take)
+    plain = step.make_step(task_, tx, seed=numbers.take("seed", config.seed), accumulate=config.accumulate)
     batch = abstract_batch(config, mesh, config.batch_size, train=True, kind=kind, classes=classes)
-    return step.lower_step(parts.task, parts.tx, state, batch, seed=config.seed, accumulate=config.accumulate)
+    program, hyper = traced(plain, numbers, state, batch)
+    everywhere = sharding.replicated(mesh)
+    abstract = {name: sharding.placed(value, everywhere) for name, value in hyper.items()}
+    return step.lower_step(program, state, batch, abstract), hyper
+
+
+def learning_rate(parts: Parts) -> Callable[[int], jax.Array]:
+    """Step -> learning rate, compiled."""
+    numbers = Numbers()
+    program, hyper = traced(parts.make(numbers.take)[2], numbers, 0)
+    compiled = jax.jit(program)
+    return lambda step: compiled(step, hyper)
 
 
 def modules(config: Config) -> tuple[str, ...]:

@@ -274,7 +274,7 @@ def compile_step(config: Config, mesh: Any, classes: int, kind: str) -> Any:
     labels, teaching = lambda: np.arange(classes), teacher and teacher.task
     parts = build.parts(config, classes, labels, teaching=teaching, total_steps=1000)
     state = build.abstract_state(config, parts, mesh)
-    return build.lower_step(config, parts, mesh, state, kind, classes).compile()
+    return build.lower_step(config, parts, mesh, state, kind, classes)[0].compile()
 
 
 def in_bytes(text: str) -> float:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvision.config import Config, check_values, factory
+from jaxvision.config import Config, Take, check_values, factory
 from jaxvision.config.ranges import Positive, Rate, Tiny
 from jaxvision.errors import UserError, nearest
 from jaxvision.task import PyTree, leaf_name, leaf_names
@@ -85,14 +85,17 @@ def make(
     *,
     modules: Sequence[str] = (),
     frozen: Sequence[str] = (),
+    take: Take | None = None,
 ) -> tuple[optax.GradientTransformation, Callable]:
     """The optimiser of `config.optim` and its schedule, step -> lr.
 
-    `params` may be abstract; `modules` and `frozen` are those of `rules`, which may raise UserError. Leaves that are
-    frozen for good have no optimiser state. Those of `unfreeze` get an optimiser of their own, which begins with the
-    step that sets them free: neither decay, nor momentum, nor Adam's count has seen the steps before.
+    `take`: see `config.factory`. `params` may be abstract; `modules` and `frozen` are those of `rules`, which may
+    raise UserError. Leaves that are frozen for good have no optimiser state. Those of `unfreeze` get an optimiser
+    of their own, which begins with the step that sets them free: neither decay, nor momentum, nor Adam's count has
+    seen the steps before.
     """
-    build = check(config)
+    build = check(config, take)
+    config = _taken(config, take) if take is not None else config
     by_leaf = rules(config, params, modules, frozen)
     rate = schedule(config, total_steps)
     decays = functools.partial(decayed, no_decay=config.no_decay)
@@ -126,13 +129,21 @@ def _decay(config: Config, total_steps: int, start: int, decays: Decays) -> opta
     return optax.add_decayed_weights(config.weight_decay, mask=decays) if config.weight_decay else optax.identity()
 
 
-def check(config: Config) -> Callable:
-    """The optimiser's factory, its name and arguments checked. Raises UserError."""
+def check(config: Config, take: Take | None = None) -> Callable:
+    """The optimiser's factory, its name and arguments checked; `take` of `config.factory`. Raises UserError."""
     import jaxvision.training.optim as here
 
     spec = {k: v for k, v in config.items() if k not in SHARED}
     check_values(Config(optim=config))
-    return factory(here, spec, "optim", also=("name", *SHARED))
+    return factory(here, spec, "optim", also=("name", *SHARED), take=take)
+
+
+def _taken(config: Config, take: Take) -> Config:
+    """The config with what `take` gives for the numbers that `make` itself reads; when a leaf is freed stays."""
+    numbers = {key: take(f"optim.{key}", value) for key, value in config.items() if key in SHARED}
+    numbers["milestones"] = tuple(take(f"optim.milestones[{k}]", v) for k, v in enumerate(config.milestones))
+    numbers["groups"] = tuple((name, take(f"optim.groups[{k}]", v)) for k, (name, v) in enumerate(config.groups))
+    return Config({**config, **numbers})
 
 
 def _patterns(config: Config) -> tuple[tuple[str, tuple], ...]:
@@ -146,9 +157,10 @@ def schedule(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
     warmup = round(config.warmup * total_steps)
     left = max(total_steps - warmup, 1)
 
+    # Times an inverse: XLA makes that of a division by a constant, and not of one by an argument.
     def rate(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        done = jnp.clip((step - warmup) / left, 0.0, 1.0)
+        done = jnp.clip((step - warmup) * (1.0 / left), 0.0, 1.0)
         if config.schedule == "cosine":
             share = config.final + (1 - config.final) * 0.5 * (1 + jnp.cos(jnp.pi * done))
         elif config.schedule == "linear":
@@ -158,7 +170,7 @@ def schedule(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
             share = config.gamma**passed
         else:
             share = jnp.float32(1.0)
-        ramp = jnp.minimum(1.0, (step + 1) / (warmup + 1)) if warmup else 1.0
+        ramp = jnp.minimum(1.0, (step + 1) * (1.0 / (warmup + 1))) if warmup else 1.0
         return jnp.float32(config.lr) * share * ramp
 
     return rate
@@ -170,7 +182,7 @@ def weight_decay(config: Config, total_steps: int) -> Callable[[Any], jax.Array]
     begin, end = config.weight_decay, config.weight_decay_final
 
     def decay(step: Any) -> jax.Array:
-        done = jnp.clip(jnp.asarray(step, jnp.float32) / total_steps, 0.0, 1.0)
+        done = jnp.clip(jnp.asarray(step, jnp.float32) * (1.0 / total_steps), 0.0, 1.0)
         return end + (begin - end) * 0.5 * (1 + jnp.cos(jnp.pi * done))
 
     return decay

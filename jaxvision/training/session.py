@@ -125,19 +125,20 @@ def compile_programs(
     """The train step, its FLOP an image, the updates of the evaluations, and step -> learning rate."""
     config, updates = setup.config, {}
     with clock("compile"):
-        lowered = setup.lower_step(state)
+        lowered, hyper = setup.lower_step(state)
         compiled = lowered.compile()
+        hyper = jax.device_put(hyper, sharding.replicated(setup.mesh))
         counted = hlo.flops(lowered, compiled, list(setup.mesh.devices.flat))
         # of an image: what was counted is of one device, and of one micro-batch
         flops = counted * config.accumulate * setup.mesh.size / config.batch_size
-        learning_rate = jax.jit(setup.learning_rate)
+        learning_rate = build.learning_rate(setup.parts)
         learning_rate(0)
         rows = evals.padded_size(config.batch_size, setup.mesh)
         for name, metrics in setup.metrics.items():
             kind, classes = setup.eval_sources[name].kind, len(setup.eval_sources[name].classes)
             batch = build.abstract_batch(config, setup.mesh, rows, kind=kind, classes=classes)
             updates[name] = evals.compile_update(setup.task, metrics, state, batch)
-    return compiled, flops, updates, learning_rate
+    return lambda state, batch: compiled(state, batch, hyper), flops, updates, learning_rate
 
 
 def _first_state(setup: Setup, found: checkpoint.Found, workdir: epath.Path, say: Say, clock: Clock) -> TrainState:

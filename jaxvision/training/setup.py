@@ -71,7 +71,7 @@ class Setup:
             teaching=self.teacher and self.teacher.task,
             total_steps=self.total_steps,
         )
-        self.task, self.tx, self.learning_rate, self.optimiser_table, self.parameters = self.parts
+        self.task, self.tx, _, self.optimiser_table, self.parameters, _ = self.parts
         self.order = reader.order(config, self.source)
         self.metrics = {
             n: build.measures(config, n, source.classes, training) for n, source in self.eval_sources.items()
@@ -121,8 +121,8 @@ class Setup:
         make = build.jit_once(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))
         return jax.block_until_ready(make(jax.random.key(self.config.seed), build.zeros(self.config), given))
 
-    def lower_step(self, state: TrainState) -> jax.stages.Lowered:
-        """The train step for this state, which may be abstract; see `step.lower_step`."""
+    def lower_step(self, state: TrainState) -> tuple[jax.stages.Lowered, dict[str, Any]]:
+        """The train step for this state, which may be abstract; and its numbers; see `build.lower_step`."""
         return build.lower_step(self.config, self.parts, self.mesh, state, self.source.kind, len(self.source.classes))
 
 

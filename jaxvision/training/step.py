@@ -52,7 +52,7 @@ def make_step(
         return extra, grads, {**logs, "loss": loss}
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.key(jnp.asarray(seed, jnp.uint32)), state.step)
         if accumulate == 1:
             extra, grads, logs = gradients(state, state.extra, batch, jax.random.fold_in(key, 0))
         else:
@@ -76,13 +76,12 @@ def abstract_state(
 
 
 def lower_step(
-    task: Task, tx: optax.GradientTransformation, state: TrainState, batch: Batch, *, seed: int, accumulate: int = 1
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]], state: TrainState, batch: Batch, hyper: Any
 ) -> jax.stages.Lowered:
-    """`make_step` to be compiled for the shapes and shardings of `state`, whose buffers each call takes, and of
-    `batch`; both may be abstract."""
+    """(state, batch, hyper) -> (state, logs), to be compiled for the shapes and shardings of all three, which may be
+    abstract. Each call takes the state's buffers."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make_step(task, tx, seed=seed, accumulate=accumulate)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)).lower(state, batch, hyper)
 
 
 def _accumulated(gradients: Callable, state: TrainState, batch: Batch, key: jax.Array, count: int) -> tuple:

@@ -33,7 +33,7 @@ def main():
     source, contract = open_source(config.data.train), reader.contract(config)
     task = build.task(config, len(source.classes))
     params, _ = build.abstract_init(task, config)
-    tx, _, _ = build.optimiser(config, task, params, config.steps)
+    tx = build.optimiser(config, task, params, config.steps)
     abstract = abstract_state(task, tx, build.example(config), mesh)
 
     def gradients(state, batch):

@@ -77,7 +77,7 @@ def test_a_device_of_eight_holds_an_eighth_of_the_state(name, optim):
     config = build.resolve(config)
     task = build.task(config, 1000)
     params, _ = build.abstract_init(task, config)
-    tx, _, _ = build.optimiser(config, task, params, 100)
+    tx = build.optimiser(config, task, params, 100)
     mesh = sharding.make_mesh(data=1, fsdp=8, devices=jax.devices()[:8])
     abstract = abstract_state(task, tx, build.example(config), mesh)
     arrays = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), abstract)
