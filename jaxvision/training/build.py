@@ -108,11 +108,10 @@ def task(
 
 class Parts(NamedTuple):
     """What a training steps with. parameters: how many there are; table: what learns how, "" where all does alike;
-    make: the same task, optimiser and learning rate with other things in the places of their numbers."""
+    make: the same task and optimiser, and step -> learning rate, with what `take` gives in the places of numbers."""
 
     task: Task
     tx: optax.GradientTransformation
-    learning_rate: Callable[[Any], Any]
     table: str
     parameters: int
     make: Callable[[Take], tuple[Task, optax.GradientTransformation, Callable[[Any], Any]]]
@@ -131,8 +130,8 @@ def parts(
         taken = task(config, classes, labels, teaching=teaching, total_steps=steps, take=take)
         return taken, *optim.make(config.optim, steps, params, take=take, **known)
 
-    tx, learning_rate = optim.make(config.optim, total_steps, params, **known)
-    return Parts(plain, tx, learning_rate, optim.table(config.optim, params, **known), count(params), make)
+    tx, _ = optim.make(config.optim, total_steps, params, **known)
+    return Parts(plain, tx, optim.table(config.optim, params, **known), count(params), make)
 
 
 def optimiser(config: Config, task_: Task, params: PyTree, steps: int) -> optax.GradientTransformation:

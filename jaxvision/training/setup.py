@@ -71,7 +71,7 @@ class Setup:
             teaching=self.teacher and self.teacher.task,
             total_steps=self.total_steps,
         )
-        self.task, self.tx, _, self.optimiser_table, self.parameters, _ = self.parts
+        self.task, self.tx, self.optimiser_table, self.parameters, _ = self.parts
         self.order = reader.order(config, self.source)
         self.metrics = {
             n: build.measures(config, n, source.classes, training) for n, source in self.eval_sources.items()
