@@ -41,7 +41,10 @@ def two_layers():
 def lowered_two_layers(mesh):
     task, tx = two_layers(), optax.sgd(0.1)
     batch = {"image": jax.ShapeDtypeStruct((ROWS, IN), jnp.uint8, sharding=sharding.batch_sharding(mesh))}
-    return step.lower_step(task, tx, step.abstract_state(task, tx, batch, mesh), batch, seed=0)
+    plain = step.make_step(task, tx, seed=0)
+    return step.lower_step(
+        lambda state, batch, _: plain(state, batch), step.abstract_state(task, tx, batch, mesh), batch, {}
+    )
 
 
 @pytest.mark.parametrize("devices", [1, 4, 8])
