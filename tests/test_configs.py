@@ -14,7 +14,7 @@ from jaxvision import config as config_lib
 from jaxvision import models
 from jaxvision.data import open_source, reader
 from jaxvision.errors import UserError
-from jaxvision.training import build, check, evals, loop
+from jaxvision.training import build, check, evals, loop, optim
 from jaxvision.training.step import init_state, make_step
 from jaxvision.weights.plan import count
 from tests.data.test_arrays import cifar_files, write_tar
@@ -90,7 +90,8 @@ def test_a_step_and_an_evaluation_fit_together_at_full_size(path):
     config = build.resolve(config_lib.load(str(path)))
     task = build.task(config, 1000, total_steps=100)
     params, _ = build.abstract_init(task, config)
-    tx = build.optimiser(config, task, params, 100)
+    known = {"modules": build.modules(config)} if config.optim.layer_decay != 1 else {}
+    tx, _ = optim.make(config.optim, 100, params, frozen=task.frozen, **known)
     batch = build.example(config, 8, train=True)
     state = jax.eval_shape(lambda k, b: init_state(task, tx, k, b, None), jax.random.key(0), build.example(config))
     after, logs = jax.eval_shape(make_step(task, tx, seed=0), state, batch)

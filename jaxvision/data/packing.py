@@ -290,7 +290,7 @@ class Packing:
         return part if self.skip or not part["skipped"] else None
 
     def _finished(self, plan: dict[str, Any]) -> dict[str, Any]:
-        """The same command again, after all was done."""
+        """Reports a folder that is packed to the end already."""
         info = records.Records(str(self.out)).info
         self._compare(info, plan)
         self.say(f"{self.out} is packed already")

@@ -56,6 +56,8 @@ def on_disk(name: str, what: str) -> pathlib.Path:
 def whole(path: epath.Path | pathlib.Path, *, synced: bool = False, shared: bool = False) -> Iterator[pathlib.Path]:
     """A place to write a file to, which gets its name when the block ends, and is removed where the block raises.
 
+    Raises UserError where a bucket refuses the file; errors of a disk are the caller's to put into words.
+
     Args:
       path: of the file, on a disk or in a bucket.
       synced: the file is on the disk afterwards, also after a power failure.
@@ -69,7 +71,7 @@ def whole(path: epath.Path | pathlib.Path, *, synced: bool = False, shared: bool
         target.parent.mkdir(parents=True, exist_ok=True)
         yield beside
         if is_bucket(path):
-            epath.Path(path).write_bytes(beside.read_bytes())
+            _upload(path, beside.read_bytes())
             return
         if synced:
             sync(beside)
@@ -79,6 +81,15 @@ def whole(path: epath.Path | pathlib.Path, *, synced: bool = False, shared: bool
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _upload(path: epath.Path | pathlib.Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except Exception as error:  # gcsfs has several, with nothing in common
+        raise UserError(
+            f"cannot write {path} ({error}): does the bucket exist, and may this account write there?"
+        ) from error
 
 
 def sync(path: pathlib.Path) -> None:
@@ -94,12 +105,7 @@ def write_whole(path: epath.Path | pathlib.Path, content: str | bytes, *, synced
     """Writes a file, under its final name only when whole. Raises UserError, which names it, where that fails."""
     data = content.encode() if isinstance(content, str) else content
     if is_bucket(path):
-        try:
-            path.write_bytes(data)
-        except Exception as error:  # gcsfs has several, with nothing in common
-            raise UserError(
-                f"cannot write {path} ({error}): does the bucket exist, and may this account write there?"
-            ) from error
+        _upload(path, data)
         return
     try:
         with whole(path, synced=synced) as beside:

@@ -15,7 +15,7 @@ PLUGINS = (r"jax-cuda\d+-plugin", "libtpu")  # of accelerators
 
 
 def installed(*packages: str) -> dict[str, str]:
-    """Of those of these packages that are installed."""
+    """Versions of those of these packages that are installed."""
     found = {}
     for name in packages:
         try:
@@ -26,7 +26,7 @@ def installed(*packages: str) -> dict[str, str]:
 
 
 def of_a_host() -> dict[str, str]:
-    """Of what must be the same on all hosts; that of an accelerator's plugin where there is one."""
+    """Versions of what must be the same on all hosts; an accelerator's plugin among them, where there is one."""
     there = sorted(d.name.lower().replace("_", "-") for d in importlib.metadata.distributions() if d.name)
     plugins = [name for name in there if any(re.fullmatch(pattern, name) for pattern in PLUGINS)]
     ours = {"python": platform.python_version(), "jaxvision": f"{jaxvision.__version__} ({_code()})"}
@@ -34,7 +34,7 @@ def of_a_host() -> dict[str, str]:
 
 
 def of_figures() -> dict[str, str]:
-    """Of what a figure or a checkpoint depends on, and on which devices it came about."""
+    """Versions of what a figure or a checkpoint depends on, and the devices that it came about on."""
     import cv2
     import jax
 

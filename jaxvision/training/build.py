@@ -108,13 +108,13 @@ def task(
 
 class Parts(NamedTuple):
     """What a training steps with. parameters: how many there are; table: what learns how, "" where all does alike;
-    make: the same task and optimiser, and step -> learning rate, with what `take` gives in the places of numbers."""
+    make: the same task and optimiser with what `take` gives in the places of their numbers."""
 
     task: Task
     tx: optax.GradientTransformation
     table: str
     parameters: int
-    make: Callable[[Take], tuple[Task, optax.GradientTransformation, Callable[[Any], Any]]]
+    make: Callable[[Take], tuple[Task, optax.GradientTransformation]]
 
 
 def parts(
@@ -123,26 +123,17 @@ def parts(
     """Task and optimiser of a training of so many steps on data of so many classes; arguments as of `task`."""
     plain = task(config, classes, labels, teaching=teaching, total_steps=total_steps)
     params, _ = abstract_init(plain, config)
-    known = _known(config, plain)
+    known: dict[str, Any] = {"frozen": plain.frozen}
+    if config.optim.layer_decay != 1:
+        known["modules"] = modules(config)
 
-    def make(take: Take) -> tuple[Task, optax.GradientTransformation, Callable[[Any], Any]]:
+    def make(take: Take) -> tuple[Task, optax.GradientTransformation]:
         steps = take("total_steps", total_steps)
         taken = task(config, classes, labels, teaching=teaching, total_steps=steps, take=take)
-        return taken, *optim.make(config.optim, steps, params, take=take, **known)
+        return taken, optim.make(config.optim, steps, params, take=take, **known)[0]
 
     tx, _ = optim.make(config.optim, total_steps, params, **known)
     return Parts(plain, tx, optim.table(config.optim, params, **known), count(params), make)
-
-
-def optimiser(config: Config, task_: Task, params: PyTree, steps: int) -> optax.GradientTransformation:
-    """The optimiser for the task's params, which may be abstract, in a run of so many steps."""
-    return optim.make(config.optim, steps, params, **_known(config, task_))[0]
-
-
-def _known(config: Config, task_: Task) -> dict[str, Any]:
-    """What `optim.make` wants to know of the parameters."""
-    known: dict[str, Any] = {"frozen": task_.frozen}
-    return known if config.optim.layer_decay == 1 else {**known, "modules": modules(config)}
 
 
 def abstract_state(config: Config, parts: Parts, mesh: Mesh) -> step.TrainState:
@@ -156,7 +147,7 @@ def lower_step(
     """The train step for this state, which may be abstract, and batches of the config, with the numbers of task and
     optimiser and the seed as its third argument; and their values, see hyper.py."""
     numbers = Numbers()
-    task_, tx, _ = parts.make(numbers.take)
+    task_, tx = parts.make(numbers.take)
     plain = step.make_step(task_, tx, seed=numbers.take("seed", config.seed), accumulate=config.accumulate)
     batch = abstract_batch(config, mesh, config.batch_size, train=True, kind=kind, classes=classes)
     program, hyper = traced(plain, numbers, state, batch)
@@ -165,10 +156,11 @@ def lower_step(
     return step.lower_step(program, state, batch, abstract), hyper
 
 
-def learning_rate(parts: Parts) -> Callable[[int], jax.Array]:
-    """Step -> learning rate, compiled."""
+def learning_rate(config: Config, total_steps: int) -> Callable[[int], jax.Array]:
+    """A function step -> learning rate, compiled."""
     numbers = Numbers()
-    program, hyper = traced(parts.make(numbers.take)[2], numbers, 0)
+    rate = optim.schedule(optim.taken(config.optim, numbers.take), numbers.take("total_steps", total_steps))
+    program, hyper = traced(rate, numbers, 0)
     compiled = jax.jit(program)
     return lambda step: compiled(step, hyper)
 

@@ -50,7 +50,7 @@ class Row:
         return not self.problem
 
     def seconds(self, chip: Chip) -> dict[str, float]:
-        """Of a step, at least: what each side takes if it is all that counts."""
+        """Seconds that a step takes at least, by each side: if that were all that counts."""
         # a ring sends the operand of an all-reduce twice, of the others once
         sent = sum(size * (2 if kind == "all-reduce" else 1) for kind, (_, size) in self.collectives.items())
         return {

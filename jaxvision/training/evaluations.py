@@ -37,7 +37,7 @@ class Evaluations:
         self.results: dict[str, dict[str, float]] = {}  # the last of each
 
     def due(self, step: int, ended: bool) -> list[str]:
-        """Names of those that come after this step; all where the training has ended."""
+        """Names of the evaluations that come after this step; all where the training has ended."""
         names = []
         for name, entry in self._config.evals.items():
             options = config_lib.eval_options(entry)
@@ -47,7 +47,7 @@ class Evaluations:
         return names
 
     def not_done(self, names: list[str], step: int) -> list[str]:
-        """Those that neither this session nor one before it has done at this step; takes the results of the others."""
+        """Names of the evaluations that no session has done at this step; takes the results of the others."""
         done = {name: self._log.evaluations(name).get(step) for name in names}
         self.results |= {name: values for name, values in done.items() if values is not None}
         return [name for name in names if done[name] is None]

@@ -3,8 +3,10 @@
 A task or an optimiser is built twice from a config: first with its numbers, which are checked; then, while its step is
 traced, with a `Number` in the place of each. To Python a `Number` is its value: comparisons and branches see it, and
 arithmetic with other numbers happens in Python, in double precision, as it would without. Where a `Number` meets an
-array, or is handed to a function that JAX compiles by itself, its value becomes an argument of the program. So nothing
-is computed otherwise than with constants, and the code of tasks and optimisers need not know.
+array, or is handed to a function that JAX compiles by itself, its value becomes an argument of the program. So the
+program computes what it would with constants, and the code of tasks and optimisers need not know. Results differ in the
+last bit where XLA makes something of a constant that it cannot make of an argument: of a division by it a product, of a
+product with 1 nothing.
 """
 
 from __future__ import annotations

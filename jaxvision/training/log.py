@@ -198,7 +198,7 @@ class Log:
 
 
 def _alarms(values: dict[str, Any]) -> dict[str, float]:
-    """Those that more than half of the steps behind these means raised."""
+    """Alarms that more than half of the steps behind these means raised."""
     return {k.removeprefix(ALARM): v for k, v in values.items() if k.startswith(ALARM) and (v or 0) > 0.5}
 
 

@@ -273,6 +273,6 @@ class Pending:
                 raise Diverged(f"training diverged at step {step}: {', '.join(bad)}")
 
     def means(self) -> dict[str, float]:
-        """Of the logs since the last call."""
+        """Means of the logs since the last call."""
         logs, self.logs = self.logs, []
         return {k: float(np.mean([values[k] for values in logs])) for k in logs[0]}

@@ -95,7 +95,7 @@ def make(
     seen the steps before.
     """
     build = check(config, take)
-    config = _taken(config, take) if take is not None else config
+    config = taken(config, take) if take is not None else config
     by_leaf = rules(config, params, modules, frozen)
     rate = schedule(config, total_steps)
     decays = functools.partial(decayed, no_decay=config.no_decay)
@@ -138,7 +138,7 @@ def check(config: Config, take: Take | None = None) -> Callable:
     return factory(here, spec, "optim", also=("name", *SHARED), take=take)
 
 
-def _taken(config: Config, take: Take) -> Config:
+def taken(config: Config, take: Take) -> Config:
     """The config with what `take` gives for the numbers that `make` itself reads; when a leaf is freed stays."""
     numbers = {key: take(f"optim.{key}", value) for key, value in config.items() if key in SHARED}
     numbers["milestones"] = tuple(take(f"optim.milestones[{k}]", v) for k, v in enumerate(config.milestones))

@@ -68,5 +68,5 @@ class Saver:
         self._writer.wait()
 
     def close(self) -> None:
-        """As `wait`, for good."""
+        """Waits until the last save is whole, and ends the saver. Raises UserError as `wait` does."""
         self._writer.close()

@@ -131,7 +131,7 @@ def compile_programs(
         counted = hlo.flops(lowered, compiled, list(setup.mesh.devices.flat))
         # of an image: what was counted is of one device, and of one micro-batch
         flops = counted * config.accumulate * setup.mesh.size / config.batch_size
-        learning_rate = build.learning_rate(setup.parts)
+        learning_rate = build.learning_rate(config, setup.total_steps)
         learning_rate(0)
         rows = evals.padded_size(config.batch_size, setup.mesh)
         for name, metrics in setup.metrics.items():

@@ -173,7 +173,7 @@ def recipe(found: restore.Source | Published, options: Options, data: DataSet) -
 
 
 def _one_view(transforms: tuple) -> tuple:
-    """Of several views, the first: what fine-tuning sees."""
+    """Transforms of the first of several views, which fine-tuning sees; others as they are."""
     if transforms and transforms[-1][0] == "multi_view":
         return (*transforms[:-1], *transforms[-1][1]["views"][0])
     return transforms

@@ -46,7 +46,7 @@ def weights(name: str) -> dict[str, tuple[str, dict[str, dict[str, Any]]]]:
 
 
 def default_size(name: str) -> int:
-    """Of the first published weights, else 224."""
+    """Side in pixels that the first published weights take, else 224."""
     return next((fields["size"] for _, tags in weights(name).values() for fields in tags.values()), 224)
 
 

@@ -18,7 +18,7 @@ from jaxvision import config as config_lib
 from jaxvision.data import pipeline, reader, transforms
 from jaxvision.data.sources import open_source
 from jaxvision.runtime import hosts, sharding
-from jaxvision.training import build
+from jaxvision.training import build, optim
 from jaxvision.training.step import abstract_state
 from jaxvision.weights import checkpoint
 from tests.elastic_host import rows_of
@@ -33,7 +33,7 @@ def main():
     source, contract = open_source(config.data.train), reader.contract(config)
     task = build.task(config, len(source.classes))
     params, _ = build.abstract_init(task, config)
-    tx = build.optimiser(config, task, params, config.steps)
+    tx, _ = optim.make(config.optim, config.steps, params, frozen=task.frozen)
     abstract = abstract_state(task, tx, build.example(config), mesh)
 
     def gradients(state, batch):

@@ -109,3 +109,23 @@ def test_lines_for_a_file_that_is_gone_are_refused(tmp_path, how):
 def test_errors_of_writes_have_words(tmp_path):
     error = paths.unwritable(epath.Path("x"), OSError(errno.ENOSPC, "No space left on device"))
     assert str(error) == "cannot write x: No space left on device"
+
+
+def test_what_a_bucket_refuses_is_said_of_files_written_piece_by_piece_too():
+    class Refused(type(epath.Path("x"))):
+        """A path of a bucket that takes nothing, as gcsfs has it."""
+
+        def __str__(self):
+            return "gs://nowhere/answers.csv"
+
+        def write_bytes(self, data):
+            raise RuntimeError("no such bucket")
+
+    for write in (lambda path: paths.write_whole(path, b"a"), lambda path: _written(path)):
+        with pytest.raises(UserError, match=r"cannot write gs://nowhere/answers\.csv \(no such bucket\): does the buc"):
+            write(Refused("answers.csv"))
+
+
+def _written(path):
+    with paths.whole(path) as beside:
+        beside.write_bytes(b"a")

@@ -10,6 +10,7 @@ import jaxvision.config
 from jaxvision.errors import UserError
 from jaxvision.runtime import sharding
 from jaxvision.training import build
+from jaxvision.training.optim import make as make_optimiser
 from jaxvision.training.step import abstract_state
 
 
@@ -77,7 +78,7 @@ def test_a_device_of_eight_holds_an_eighth_of_the_state(name, optim):
     config = build.resolve(config)
     task = build.task(config, 1000)
     params, _ = build.abstract_init(task, config)
-    tx = build.optimiser(config, task, params, 100)
+    tx, _ = make_optimiser(config.optim, 100, params)
     mesh = sharding.make_mesh(data=1, fsdp=8, devices=jax.devices()[:8])
     abstract = abstract_state(task, tx, build.example(config), mesh)
     arrays = jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), abstract)

@@ -1,6 +1,7 @@
 """Numbers as arguments of a program: to Python they are numbers, and a program with them computes what it did without.
 
-Weights after some steps are equal to the bit to those of a program that has the numbers as constants.
+Weights after some steps are equal to the bit to those of a program that has the numbers as constants. (Not so with
+`clip=1.0`, of which XLA makes nothing where it is a constant: then a last bit may differ.)
 """
 
 import functools
