@@ -79,7 +79,8 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
             own = as_trained or trained.workdir is None
             path, warning = evals.write(
                 workdir, name if own else f"{name}-other", result, options=options, step=trained.step,
-                contract=trained.contract, classes=source.classes, run=trained.run,
+                contract=trained.contract, classes=build.among(trained.config, source.classes, classes),
+                run=trained.run,
             )  # fmt: skip
             say(f"certificate {path}" + (f"\n{warning}" if warning else ""))
         if result.skipped:

@@ -49,18 +49,19 @@ def predict(argv: list[str]) -> dict[str, Any]:
         video.require()  # before anything slow
     cli.ticker.start(arguments, "importing JAX, reading the network, compiling")
 
+    from jaxvision import targets
     from jaxvision.deploy import answers, inference
 
     predictor = inference.load(arguments.source, arguments.checkpoint, max_pixels=arguments.max_pixels, say=say)
-    for flag, value, kind in (("--top", arguments.top, "class"), ("--threshold", arguments.threshold, "tags")):
-        if value is not None and predictor.kind != kind:
-            told = f"{arguments.source} tells {predictor.kind}"
-            raise UserError(f"{flag} is for labels of kind {kind}, {told}: remove it")
+    options = {name: value for name in ("top", "threshold") if (value := getattr(arguments, name)) is not None}
+    for name in options.keys() - predictor.target.options.keys():
+        kinds = ", ".join(target.name for target in targets.every() if name in target.options)
+        told = f"{arguments.source} tells {predictor.kind}"
+        raise UserError(f"--{name} is for labels of kind {kinds}, {told}: remove it")
     result = answers.answer(
         predictor,
         items,
-        top=min(arguments.top or 1, len(predictor.classes)),
-        threshold=0.5 if arguments.threshold is None else arguments.threshold,
+        options={**predictor.target.options, **options},
         every=arguments.every,
         max_pixels=arguments.max_pixels,
         batch_size=arguments.batch_size,

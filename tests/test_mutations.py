@@ -18,6 +18,7 @@ from jaxvision import config as config_lib
 from jaxvision import metrics, models, tasks
 from jaxvision.config import PROVIDED, Config
 from jaxvision.data import reader
+from jaxvision.data.sample import fields_of
 from jaxvision.errors import Diverged, UserError
 from jaxvision.training import build, check, evals, loop, optim, restore
 from jaxvision.training.setup import Setup
@@ -142,8 +143,8 @@ def rehearse(config):
         )  # fmt: skip
         assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
     for name, measures in run.metrics.items():
-        kind, classes = run.eval_sources[name].kind, len(run.eval_sources[name].classes)
-        batch = build.example(run.config, 8, kind=kind, classes=classes)
+        source = run.eval_sources[name]
+        batch = build.example(run.config, 8, fields=fields_of(source), classes=len(source.classes))
         jax.eval_shape(evals.make_update(run.task, measures), state.params, state.extra, batch)
 
 

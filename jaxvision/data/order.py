@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvision.data.sample import VALUE, label_field
 from jaxvision.errors import UserError, nearest
 
 # Positions whose streams no transform has: they order an epoch, draw its samples, replace one that is unreadable.
@@ -145,7 +146,8 @@ def class_weights(source: Any, sampling: str, weights: Mapping[str, float] | Non
         raise UserError('data.weights, like (("rare", 5.0),), goes with data.sampling="weighted", and only with it')
     if sampling == "uniform":
         return None
-    if source.kind != "class":
+    field = label_field(source)
+    if field is None or field.classes != VALUE:
         raise UserError(f'data.sampling="{sampling}" needs classes, and the labels of {source.uri} are {source.kind}')
     for name, value in weights.items():
         if name not in source.classes:

@@ -26,8 +26,9 @@ import jaxvision
 from jaxvision.data import survey
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import MAX_PIXELS, decode
+from jaxvision.data.sample import LABEL, fields_of
 from jaxvision.data.sources import Source, open_source, records
-from jaxvision.data.sources.common import SCALAR, notes
+from jaxvision.data.sources.common import notes
 from jaxvision.errors import Damaged, Interrupted, Unreadable, UserError
 from jaxvision.runtime import machine, paths
 from jaxvision.runtime.records import Say
@@ -79,6 +80,9 @@ def pack(
     source = open_source(uri)
     if len(source) == 0:
         raise UserError(f"{source.uri} holds no samples: check the path and the split")
+    names = [field.name for field in fields_of(source)]
+    if names != ["label"]:
+        raise UserError(f"{source.uri} has {', '.join(names)}, and records hold one label a sample: read it as it is")
     shards = shards or -(-len(source) // samples)
     if shards > len(source):
         raise UserError(f"--shards is {shards}, but {source.uri} holds {len(source)} samples: take fewer")
@@ -186,8 +190,7 @@ class Packing:
     written: int = 0  # in this run
 
     def run(self) -> dict[str, Any]:
-        scalar = self.source.kind in SCALAR
-        self.labels = np.ascontiguousarray(self.source.labels, np.int32 if scalar else np.float32)
+        self.labels = np.ascontiguousarray(self.source.labels, LABEL[self.source.kind].dtype)
         self.names = [records.shard_name(k, self.shards) for k in range(self.shards)]
         ends = [k * len(self.source) // self.shards for k in range(self.shards + 1)]
         self.parts = [range(a, b) for a, b in itertools.pairwise(ends)]  # the samples of each shard

@@ -18,8 +18,9 @@ from jaxvision.data import workers
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import MAX_PIXELS, decode, open_image
 from jaxvision.data.order import Generators, Order
+from jaxvision.data.sample import VALUE, batch_spec, fields_of
 from jaxvision.data.sources import Source
-from jaxvision.data.sources.common import SCALAR, check_label
+from jaxvision.data.sources.common import check_label
 from jaxvision.data.transforms import Transform, preprocess
 from jaxvision.errors import Unreadable, UserError
 
@@ -229,18 +230,20 @@ class _Writer:
         self.shape = (contract.size, contract.size, contract.channels)
         self.images: Batch = {}
         self.skipped: list[Skip] = []
-        scalar = source.kind in SCALAR
-        self.label = np.zeros(count if scalar else (count, len(source.classes)), np.int32 if scalar else np.float32)
-        self.index = np.full(count, -1, np.int64)
+        self.fields = fields_of(source)
+        spec = batch_spec({}, self.fields, count, classes=len(source.classes))
+        self.arrays = {name: np.zeros(array.shape, array.dtype) for name, array in spec.items()}
+        self.index = self.arrays["index"]
+        self.index[:] = -1
 
     def write(self, k: int, i: int, pixels: Callable[[Any], Any], opens: bool = False) -> None:
         """Row k becomes the source's sample i, its image through `pixels`, which may take it encoded if `opens`."""
         source, where = self.source, self.source.where(i)
         workers.reading(i)
         sample = source[i]
-        label = sample["label"]
-        if source.kind == "class":
-            check_label(source, label, where)
+        for field in self.fields:
+            if field.classes == VALUE:
+                check_label(source, sample[field.name], where)
         opened = open_image if opens else decode
         image = opened(sample["image"], where=where, max_pixels=self.max_pixels, **self.contract.decoding)
         try:
@@ -263,7 +266,8 @@ class _Writer:
                 # New arrays every time: jax may use their memory in place. Not zeroed, `batch` does what is needed.
                 self.images[name] = np.empty((self.count, *value.shape), np.uint8)
             self.images[name][k] = value
-        self.label[k], self.index[k] = label, sample["index"]
+        for name in ("index", *(field.name for field in self.fields)):
+            self.arrays[name][k] = sample[name]
 
     def batch(self) -> Batch:
         mask = self.index >= 0
@@ -271,7 +275,7 @@ class _Writer:
         if not mask.all():
             for array in images.values():
                 array[~mask] = 0
-        return {**images, "label": self.label, "index": self.index, "mask": mask}
+        return {**images, **self.arrays, "mask": mask}
 
 
 def _wrong_shape(image: np.ndarray, contract: InputContract, where: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import json
 import pathlib
 import sys
@@ -26,8 +25,7 @@ def answer(
     predictor: Predictor,
     items: Sequence[tuple[str, str | bytes]],
     *,
-    top: int,
-    threshold: float,
+    options: dict[str, Any],
     every: float,
     max_pixels: int,
     batch_size: int,
@@ -39,7 +37,7 @@ def answer(
 
     Args:
       items: of `inputs.find`.
-      top: of classes, so many; threshold: tags at or above it.
+      options: of an answer, see `Target.options`.
       every: seconds between frames of a video; max_pixels: of an image or a frame.
       out: a file .jsonl or .csv that the answers go into, or None: they are said, and in the result.
       say, show: who is told, and what shows how far it is (of `cli`).
@@ -65,7 +63,7 @@ def answer(
         say(f"not read: {_shown(str(error))}")
 
     with _whole(out) if out else contextlib.nullcontext() as file:
-        add = rows.append if file is None or not out else table(file, out, predictor, top, videos)
+        add = rows.append if file is None or not out else table(file, out, predictor, options, videos)
         answers = predictor.stream(inputs.stream(items, every, max_pixels, fail), batch_size, count)
         if file is not None or not sys.stdout.isatty():  # else the lines themselves show how far it is
             answers = show(answers, count, "images")
@@ -74,10 +72,10 @@ def answer(
                 fail(found)
                 continue
             read += 1
-            row, text = _described(found, top, threshold)
+            row = found.to_dict(**options)
             add({"image": place.name, **({} if place.time is None else {"time": place.time}), **row})
             if file is None:
-                say(f"{_shown(str(place)):<{width}}  {_shown(text)}")
+                say(f"{_shown(str(place)):<{width}}  {_shown(found.text(**options))}")
         seconds = time.perf_counter() - start
         say(f"{read:,} images in {seconds:.1f} s, {read / seconds:.1f} images/s")
     result: dict[str, Any] = {"checkpoint": predictor.source, "images": read, "images_per_s": round(read / seconds, 1)}
@@ -95,25 +93,15 @@ def _content(image: str | bytes) -> bytes:
         return b""
 
 
-def _described(found: Any, top: int, threshold: float) -> tuple[dict[str, Any], str]:
-    """For scripts, and for people."""
-    if found.kind == "values":
-        return {"values": found.values}, "  ".join(f"{name} {v:g}" for name, v in found.values.items())
-    shown = found.tags(threshold) if found.kind == "tags" else found.top(top)
-    text = "  ".join(f"{name} {p:.4f}" for name, p in shown)
-    return (
-        {"predictions": [{"class": name, "probability": round(p, 6)} for name, p in shown]},
-        text or f"none at or above {threshold:g}",
-    )
-
-
 def _shown(text: str) -> str:
     """In one line, and nothing that a terminal obeys or cannot show: names of files may hold any bytes."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def table(file: IO[str], name: str, predictor: Predictor, top: int, timed: bool) -> Callable[[dict[str, Any]], None]:
-    """What writes a row: JSON lines; or a column for each value, for each of the top classes, or one for all tags."""
+def table(
+    file: IO[str], name: str, predictor: Predictor, options: dict[str, Any], timed: bool
+) -> Callable[[dict[str, Any]], None]:
+    """What writes a row: JSON lines, or the columns that the kind of predictions has."""
     if name.endswith(".jsonl"):
         return lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
     lines = csv.writer(file, lineterminator="\n")
@@ -121,32 +109,9 @@ def table(file: IO[str], name: str, predictor: Predictor, top: int, timed: bool)
     def write(cells: list[Any]) -> None:
         lines.writerow([guarded(cell) if isinstance(cell, str) else cell for cell in cells])
 
-    places, pair = ["image", *(["time"] if timed else [])], ("class", "probability")
-    if predictor.kind == "values":
-        columns = list(predictor.classes)
-    elif predictor.kind == "tags":
-        columns = ["tags", "probabilities"]
-    else:
-        columns = list(pair) if top == 1 else [f"{c}_{k}" for k in range(1, top + 1) for c in pair]
-    write(places + columns)
-
-    def add(row: dict[str, Any]) -> None:
-        if predictor.kind == "values":
-            cells = list(row["values"].values())
-        elif predictor.kind == "tags":
-            cells = [_joined([p[key] for p in row["predictions"]]) for key in pair]
-        else:
-            cells = [p[key] for p in row["predictions"] for key in pair]
-        write([row.get(place, "") for place in places] + cells)
-
-    return add
-
-
-def _joined(cells: list[Any]) -> str:
-    """Cells as one, separated by commas and quoted where that is needed: csv: reads them as it reads a row."""
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
+    places = ["image", *(["time"] if timed else [])]
+    write(places + predictor.target.columns(predictor.classes, **options))
+    return lambda row: write([row.get(place, "") for place in places] + predictor.target.cells(row))
 
 
 @contextlib.contextmanager

@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvision import targets
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import MAX_PIXELS, decode
 from jaxvision.data.sources import Source
 from jaxvision.deploy.exported import Run
 from jaxvision.errors import UserError
+from jaxvision.task import Target
 
 BATCH = 25
-# Of the largest logit: two classes so close in the trained network are equal in float32, and either is right.
-TIE = 1e-5
 # A compiled program is for one size of image, and compiling one can take longer than all else.
 SIZES = {"stablehlo": 10, "onnx": 1 << 30}
 PROBES = 4
@@ -32,15 +32,15 @@ class Images(NamedTuple):
     """Images of a source that both are shown.
 
     source: None for pictures of noise; crops: uint8 [N, size, size, C]; squares: uint8 [N, resize, resize, C], whose
-    centres they are; labels: [N, ...] or None; places: in the source; sizes: (H, W) of each file; skipped: what could
-    not be read; max_pixels: an image of more cannot.
+    centres they are; samples: what is known of each, or None; places: in the source; sizes: (H, W) of each file;
+    skipped: what could not be read; max_pixels: an image of more cannot.
     """
 
     source: Source | None
     contract: InputContract
     crops: np.ndarray
     squares: np.ndarray
-    labels: np.ndarray | None
+    samples: list[dict[str, Any]] | None
     places: list[int]
     sizes: list[tuple[int, int]]
     skipped: list[str]
@@ -58,7 +58,7 @@ def choose(source: Source, contract: InputContract, count: int, show: Show, max_
     """`count` images, or all if there are fewer, spread evenly over the source; UserError if none is readable."""
     chosen = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)).tolist()
     crop, square = transforms.preprocess(contract), transforms.square(contract)
-    crops, squares, labels, places, sizes, skipped = [], [], [], [], [], []
+    crops, squares, samples, places, sizes, skipped = [], [], [], [], [], []
     for place in show(iter(chosen), len(chosen), "reading"):
         sample = source[place]
         try:
@@ -69,12 +69,12 @@ def choose(source: Source, contract: InputContract, count: int, show: Show, max_
             continue
         crops.append(made[0])
         squares.append(made[1])
-        labels.append(sample.get("label"))
+        samples.append({name: value for name, value in sample.items() if name != "image"})
         places.append(place)
         sizes.append(pixels.shape[:2])
     if not places:
         raise UserError(f"none of {len(chosen)} images of {source.uri} could be read: {skipped[0]}")
-    known = None if source.kind == "none" else np.stack([np.asarray(label) for label in labels])
+    known = samples if targets.find(source.kind) else None
     return Images(source, contract, np.stack(crops), np.stack(squares), known, places, sizes, skipped, max_pixels)
 
 
@@ -88,26 +88,17 @@ def batched(run: Run, images: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def compared(kind: str, trained: dict[str, np.ndarray], exported: dict[str, np.ndarray]) -> dict[str, Any]:
+def compared(target: Target, trained: dict[str, np.ndarray], exported: dict[str, np.ndarray]) -> dict[str, Any]:
     """How far two networks say the same of the same images, in the same order.
 
-    `agreement` is the share of images of which both say the same: the class (ties aside, which `ties` counts), all tags
-    at 0.5, or values that differ by at most 1e-3 of their scale. `largest_difference` is that of the logits or values,
-    as a share of their scale, the largest of them.
+    `agreement` is the share of images of which both say the same, as the kind of predictions has it: the class (ties
+    aside, which `ties` counts), all tags at 0.5, values that differ by at most 1e-3 of their scale.
+    `largest_difference` is that of the logits or values, as a share of their scale, the largest of them.
     """
-    key = "values" if kind == "values" else "logits"
-    a, b = (np.asarray(found[key], np.float64) for found in (trained, exported))
+    a, b = (np.asarray(found[target.main], np.float64) for found in (trained, exported))
     scale = float(np.abs(a).max()) or 1.0
-    ties = 0
-    if kind == "class":
-        chosen = b.argmax(-1)
-        behind = a.max(-1) - np.take_along_axis(a, chosen[:, None], -1)[:, 0]
-        same, ties = behind <= TIE * scale, int(((behind > 0) & (behind <= TIE * scale)).sum())
-    elif kind == "tags":
-        same = ((trained["probabilities"] >= 0.5) == (exported["probabilities"] >= 0.5)).all(-1)
-    else:
-        same = (np.abs(a - b) <= 1e-3 * scale).all(-1)
-    same &= np.isfinite(b).all(-1)
+    same, ties = target.same(trained, exported, scale)
+    same &= np.isfinite(b).reshape(len(b), -1).all(-1)
     largest = float(np.abs(a - b).max()) / scale if np.isfinite(b).all() else float("inf")
     return {
         "images": len(a),
@@ -118,17 +109,9 @@ def compared(kind: str, trained: dict[str, np.ndarray], exported: dict[str, np.n
     }
 
 
-def accuracy(kind: str, found: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, float] | None:
-    """ "top1", the "accuracy" over all known tags, or the "mae"; None without labels."""
-    if labels is None:
-        return None
-    if kind == "class":
-        return {"top1": float((found["logits"].argmax(-1) == labels).mean())}
-    if kind == "tags":
-        known = ~np.isnan(labels)
-        right = (found["probabilities"] >= 0.5) == (labels >= 0.5)
-        return {"accuracy": float(right[known].mean()) if known.any() else float("nan")}
-    return {"mae": float(np.abs(found["values"] - labels).mean())}
+def accuracy(target: Target, found: dict[str, np.ndarray], images: Images) -> dict[str, float] | None:
+    """How good predictions are, by the figures of their kind; None where the images have no labels."""
+    return None if images.samples is None else target.score(found, images.samples)
 
 
 def from_files(format: str, run: Run, images: Images, show: Show) -> tuple[list[int], dict[str, np.ndarray]]:

@@ -12,13 +12,15 @@ import jax
 import numpy as np
 from etils import epath
 
+from jaxvision import targets
 from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.deploy import certificate, exported, formats, inference, network, torch_names, verifying
 from jaxvision.errors import UserError
 from jaxvision.runtime import paths, versions
 from jaxvision.runtime.paths import require_writable, write_whole
 from jaxvision.runtime.records import Say, plain
-from jaxvision.training import check, restore
+from jaxvision.task import Target
+from jaxvision.training import build, check, restore
 
 IMAGES = 200
 
@@ -31,8 +33,8 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
     _check_free(out, *_beside(out, arguments.format, arguments.names))
     found = restore.find(arguments.source, arguments.checkpoint, say)
     trained = restore.load_found(found, arguments.source)
-    kind = inference.kind_of(trained)
-    about = plain(_about(arguments, trained, found, kind, pixels, precision))
+    target = inference.predicted_by(trained)
+    about = plain(_about(arguments, trained, found, target, pixels, precision))
     say(f"from {trained.source}, step {trained.step}\npixels: {trained.contract}")
 
     state = None
@@ -46,7 +48,7 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
     probes = certificate.centre(trained.contract, certificate.probes(trained.contract, trained.contract.resize))
     asked = certificate.batched(verifying.reference(trained), np.concatenate([images.crops, probes]))
     reference = {name: rows[: len(images.crops)] for name, rows in asked.items()}
-    answers = asked["values" if kind == "values" else "logits"][len(images.crops) :]
+    answers = asked[target.main][len(images.crops) :]
     with _whole(out) as written:
         if state is not None:
             torch_names.write(written, state)
@@ -93,30 +95,29 @@ def _data(uri: str | None, trained: restore.Trained, say: Say) -> Source | None:
         say("warning: no images are named (--data URI): the file is compared on four pictures of noise")
         return None
     source = open_source(uri)
-    if source.kind != "none":
+    if targets.find(source.kind) is not None:
         check.kind(trained.config, source, "the certificate's images")
         source = with_classes(source, trained.classes_of(uri, source.classes, say), "the training data")
     return source
 
 
-def _about(arguments: Any, trained: Any, found: Any, kind: str, pixels: str, precision: str) -> dict[str, Any]:
+def _about(arguments: Any, trained: Any, found: Any, target: Target, pixels: str, precision: str) -> dict[str, Any]:
     """What the file is: the first part of its certificate."""
     contract, side = trained.contract, {"images": ["height", "width"]}
     batch = 1 if arguments.format == "litert" else "batch"
     rows = [batch, *side.get(pixels, [contract.size, contract.size]), contract.channels]
-    names = ["values"] if kind == "values" else ["logits", "probabilities"]
-    sigmoid = kind == "tags" or trained.config.task.get("loss") == "sigmoid"
+    predicted = jax.eval_shape(trained.task.predict, trained.params, trained.extra, build.example(trained.config, 1))
     return {
         "format": arguments.format,
         "precision": precision,
         "model": trained.config.model.name,
         "task": trained.config.task.name,
-        "kind": kind,
+        "kind": target.name,
         "classes": list(trained.classes),
         "named": trained.named,
-        "scores": "values" if kind == "values" else "sigmoid" if sigmoid else "softmax",
+        "scores": target.scores(list(predicted)) if target.scores else "",
         "input": {"name": "images", "dtype": "uint8", "shape": rows, "pixels": pixels, "what": exported.INPUTS[pixels]},
-        "outputs": {name: [batch, len(trained.classes)] for name in names},
+        "outputs": {name: [batch, *shape] for name, shape in target.outputs(len(trained.classes)).items()},
         "contract": contract.to_dict(),
         "trained_in": trained.config.dtype,
         "step": trained.step,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import pathlib
@@ -16,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
+from jaxvision import targets
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import MAX_PIXELS, decode
@@ -24,56 +24,12 @@ from jaxvision.deploy import exported
 from jaxvision.errors import UserError
 from jaxvision.runtime import machine, sharding
 from jaxvision.runtime.records import Say
-from jaxvision.tasks import LABELS
+from jaxvision.task import Target, Task
 from jaxvision.training import restore
 
-# scores of the classes, probabilities of the tags or the values: what `Prediction` holds
-Scores = Callable[[np.ndarray], np.ndarray]
 Outputs = Callable[[dict[str, jax.Array]], dict[str, jax.Array]]
 Key = TypeVar("Key")
 LONGEST = 200  # times the shorter side
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Prediction:
-    """What one image shows.
-
-    Attributes:
-      kind: "class", "tags" or "values".
-      classes: the names of classes, tags or values.
-      scores: float32 [len(classes)]: probabilities, or the values themselves.
-    """
-
-    kind: str
-    classes: tuple[str, ...]
-    scores: np.ndarray
-
-    def __repr__(self) -> str:
-        shown = self.values if self.kind == "values" else dict(self.top(3))
-        return f"<{self.kind}: {', '.join(f'{name} {v:.4g}' for name, v in shown.items())}>"
-
-    @property
-    def label(self) -> str:
-        """The most probable class."""
-        return self.top(1)[0][0]
-
-    def top(self, k: int = 5) -> list[tuple[str, float]]:
-        """The k most probable classes or tags with their probabilities, the most probable first."""
-        if self.kind == "values":
-            raise UserError("these are values, of which none is the most probable: take .values")
-        _need_count("k", k)
-        order = np.argsort(-self.scores, kind="stable")[:k]
-        return [(self.classes[i], float(self.scores[i])) for i in order]
-
-    def tags(self, threshold: float = 0.5) -> list[tuple[str, float]]:
-        """The tags whose probability is at least the threshold, the most probable first."""
-        if not isinstance(threshold, int | float | np.number) or not 0 <= threshold <= 1:
-            raise UserError(f"threshold is {threshold!r}: it is a probability, in 0..1")
-        return [(name, p) for name, p in self.top(len(self.classes)) if p >= threshold]
-
-    @property
-    def values(self) -> dict[str, float]:
-        return {name: float(f"{v:.6g}") for name, v in zip(self.classes, self.scores)}
 
 
 class Predictor:
@@ -83,7 +39,8 @@ class Predictor:
       source: where it came from.
       contract: how an image becomes its pixels.
       classes: the names of its classes, tags or values.
-      kind: "class", "tags" or "values".
+      kind: of its predictions: "class", "tags", "values" or another of `jaxvision.targets`.
+      target: all that there is to know of the kind.
       certificate: of an exported file, else None.
       max_pixels: an image of more cannot be read; may be set.
     """
@@ -91,12 +48,13 @@ class Predictor:
     max_pixels = MAX_PIXELS
 
     def __init__(
-        self, source: str, contract: InputContract, classes: tuple[str, ...], kind: str, scores: Scores, *,
+        self, source: str, contract: InputContract, classes: tuple[str, ...], target: Target, run: exported.Run, *,
         whole: bool = False, certificate: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        self.source, self.contract, self.classes, self.kind = source, contract, classes, kind
+        self.source, self.contract, self.classes = source, contract, classes
+        self.target, self.kind = target, target.name
         self.certificate = certificate
-        self.scores = scores
+        self.run = run
         self._reading = threading.Lock()
         # what resizes by itself gets what is resized already: then all images have one size, and one program does
         self.prepare = transforms.square(contract) if whole else transforms.preprocess(contract)
@@ -104,8 +62,9 @@ class Predictor:
     def __repr__(self) -> str:
         return f"<{self.source}: {len(self.classes)} {self.kind}, {self.contract}>"
 
-    def predict(self, images: Any, *, batch_size: int = 64) -> list[Prediction]:
-        """A Prediction for each image, in their order.
+    def predict(self, images: Any, *, batch_size: int = 64) -> list[Any]:
+        """A prediction for each image, in their order, of the class that the kind has: `targets.class_.Classes`,
+        `targets.tags.Tags`, `targets.values.Values`.
 
         Args:
           images: one or a sequence of files (str or Path), encoded bytes, PIL images, or pixels uint8 [H, W] or
@@ -129,8 +88,9 @@ class Predictor:
 
     def stream(
         self, images: Iterable[tuple[Key, Any]], batch_size: int, count: int | None = None
-    ) -> Iterator[tuple[Key, Prediction | UserError | OSError]]:
-        """Gives for each (key, image) in order (key, its Prediction, or why it could not be read).
+    ) -> Iterator[tuple[Key, Any]]:
+        """Gives for each (key, image) in order (key, its prediction), or (key, the UserError or OSError that says why
+        it could not be read).
 
         The next batch is decoded meanwhile, by as many threads as there are cores, at most 16. str(key) is the image's
         name in errors. `count`: how many there are, where that is known.
@@ -160,11 +120,15 @@ class Predictor:
         finally:
             pool.shutdown(cancel_futures=True)  # who stops early does not wait for a batch to be decoded
 
-    def batch(self, good: Sequence[np.ndarray], size: int) -> list[Prediction]:
+    def batch(self, good: Sequence[np.ndarray], size: int) -> list[Any]:
         """Predictions of at most `size` prepared images; padded to it, so that one program does for all."""
         images = np.zeros((size, *good[0].shape), np.uint8)
         images[: len(good)] = good
-        return [Prediction(self.kind, self.classes, row) for row in self.scores(images)[: len(good)]]
+        found = self.run(images)
+        return [
+            self.target.prediction(self.classes, {name: values[k] for name, values in found.items()})
+            for k in range(len(good))
+        ]
 
     def pixels(self, image: Any, where: str) -> np.ndarray:
         """uint8 [H, W, C] of what `predict` takes. Raises UserError, which names `where`, or OSError."""
@@ -264,14 +228,22 @@ def _load(name: str, checkpoint: str, say: Say) -> Predictor:
 def of_file(path: pathlib.Path, about: dict[str, Any]) -> Predictor:
     """A Predictor of an exported file and its certificate. Raises UserError."""
     try:
-        contract, classes, kind = InputContract.from_dict(about["contract"]), tuple(about["classes"]), about["kind"]
+        contract, classes = InputContract.from_dict(about["contract"]), tuple(about["classes"])
+        target = target_of(about)
         whole, _ = about["input"]["pixels"] == "images", about["format"]
     except (KeyError, TypeError, UserError) as error:
         raise UserError(
             f"{exported.certificate_of(path)} is no certificate of this version of jaxvision ({error!r}): export again"
         ) from error
-    run, key = run_of(path, about), "values" if kind == "values" else "probabilities"
-    return Predictor(str(path), contract, classes, kind, lambda x: run(x)[key], whole=whole, certificate=about)
+    return Predictor(str(path), contract, classes, target, run_of(path, about), whole=whole, certificate=about)
+
+
+def target_of(about: dict[str, Any]) -> Target:
+    """The kind of a certificate. Raises KeyError for one that there is not."""
+    target = targets.find(about["kind"])
+    if target is None:
+        raise KeyError(about["kind"])
+    return target
 
 
 def run_of(path: pathlib.Path, about: dict[str, Any]) -> exported.Run:
@@ -282,23 +254,13 @@ def run_of(path: pathlib.Path, about: dict[str, Any]) -> exported.Run:
     exported.agree(path, about)
     if about["format"] != "safetensors":
         return exported.runner(path, about["format"])
-    return run_weights(restore.load(f"{about['library']}:{about['architecture']}={path}"), about["scores"])
+    of_logits = target_of(about).of_logits
+    assert of_logits is not None, about["kind"]  # or it would not have been exported
+    weights = restore.load(f"{about['library']}:{about['architecture']}={path}")
+    return run_trained(weights, lambda predicted: of_logits(predicted["logits"], about["scores"]))
 
 
-def run_weights(loaded: restore.Trained, scores: str) -> exported.Run:
-    """What weights compute that were read back as a classifier's; `scores`, what their logits mean, is "softmax",
-    "sigmoid" or "values"."""
-
-    def outputs(predicted: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        logits = predicted["logits"]
-        if scores == "values":
-            return {"values": logits}
-        return {"logits": logits, "probabilities": getattr(jax.nn, scores)(logits)}
-
-    return run_trained(loaded, outputs)
-
-
-def run_trained(trained: restore.Trained, outputs: Outputs = lambda predicted: predicted) -> exported.Run:
+def run_trained(trained: restore.Trained, outputs: Outputs) -> exported.Run:
     """uint8 crops to `outputs` of what the task predicts, over all devices; in the dtype that it was trained in."""
     task = trained.task
     program = jax.jit(lambda params, extra, images: outputs(task.predict(params, extra, {"image": images})))
@@ -311,9 +273,17 @@ def run_trained(trained: restore.Trained, outputs: Outputs = lambda predicted: p
 
 
 def of_trained(trained: restore.Trained) -> Predictor:
-    kind = kind_of(trained)
-    run = run_trained(trained, lambda predicted: {"scores": scores_of(predicted)})
-    return Predictor(trained.source, trained.contract, trained.classes, kind, lambda images: run(images)["scores"])
+    """A Predictor of a trained network. Raises UserError where it predicts features alone."""
+    target = predicted_by(trained)
+    run = run_trained(trained, lambda predicted: outputs_of(trained.task, predicted))
+    return Predictor(trained.source, trained.contract, trained.classes, target, run)
+
+
+def outputs_of(task: Task, predicted: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Of what a task predicts, all that its kind of predictions has: what is exported and compared."""
+    assert task.predicts is not None
+    complete = task.predicts.complete({name: rows for name, rows in predicted.items() if name != "features"})
+    return {name: complete[name] for name in task.predicts.outputs(0)}
 
 
 def _split(images: np.ndarray, mesh: Mesh) -> jax.Array:
@@ -322,19 +292,12 @@ def _split(images: np.ndarray, mesh: Mesh) -> jax.Array:
     return jax.device_put(np.concatenate([images, more]), sharding.batch_sharding(mesh))
 
 
-def kind_of(trained: restore.Trained) -> str:
-    """ "class", "tags" or "values". Raises UserError where it learned without labels."""
-    kind = LABELS.get(trained.config.task.name, "")
-    if not kind:
+def predicted_by(trained: restore.Trained) -> Target:
+    """The kind of what it predicts. Raises UserError where that is features alone."""
+    target = trained.task.predicts
+    if target is None:
         raise UserError(
             f"{trained.source} learned by task {trained.config.task.name}, without labels, so it says nothing of an "
             f"image: fine-tune it first, as python -m jaxvision.train ... --config.init={trained.workdir}"
         )
-    return kind
-
-
-def scores_of(predicted: dict[str, jax.Array]) -> jax.Array:
-    """The values in what a task predicts, or float32 probabilities."""
-    if "values" in predicted:
-        return predicted["values"]
-    return predicted["probabilities"] if "probabilities" in predicted else jax.nn.softmax(predicted["logits"])
+    return target

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxvision.config import Config
 from jaxvision.data.contract import InputContract
+from jaxvision.deploy.inference import outputs_of
 from jaxvision.errors import UserError
 from jaxvision.ops.resize import evaluation_pixels
 from jaxvision.training import build, restore
@@ -18,7 +19,7 @@ LARGEST = 2_000_000_000  # protobuf and flatbuffers count bytes in 32 bits, with
 
 
 def function(trained: restore.Trained, pixels: str) -> Callable[[jax.Array], dict[str, jax.Array]]:
-    """uint8 [B, H, W, C] -> what the task predicts: "logits" and "probabilities", or "values", float32 [B, classes].
+    """uint8 [B, H, W, C] -> the outputs that the task's kind of predictions has, as float32 [B, classes].
 
     In float32 whatever it was trained in, with averaged weights where the training kept some. `pixels`: of
     exported.INPUTS; for "crops" H and W are the contract's size. Raises UserError if a weight is not finite, or they
@@ -40,10 +41,7 @@ def function(trained: restore.Trained, pixels: str) -> Callable[[jax.Array], dic
 
     def run(images: jax.Array) -> dict[str, jax.Array]:
         made = evaluation_pixels(images, trained.contract) if pixels == "images" else images
-        predicted = {k: v for k, v in task.predict(params, extra, {"image": made}).items() if k != "features"}
-        if "logits" in predicted and "probabilities" not in predicted:
-            predicted["probabilities"] = jax.nn.softmax(predicted["logits"])
-        return predicted
+        return outputs_of(task, task.predict(params, extra, {"image": made}))
 
     return run
 

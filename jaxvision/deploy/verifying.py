@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxvision import targets
 from jaxvision.data.contract import InputContract
 from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.deploy import certificate, exported, inference
@@ -22,28 +23,28 @@ PARTS = (("from_crops", "the same crops"), ("from_files", "whole files, resized 
 
 def reference(trained: restore.Trained) -> exported.Run:
     """The trained network, as the evaluator asks it."""
-    return inference.run_trained(trained, lambda predicted: {k: v for k, v in predicted.items() if k != "features"})
+    return inference.run_trained(trained, lambda predicted: inference.outputs_of(trained.task, predicted))
 
 
 def measure(
     about: dict[str, Any], run_file: exported.Run, reference: dict[str, np.ndarray], images: certificate.Images,
     show: certificate.Show,
 ) -> dict[str, Any]:  # fmt: skip
-    kind, whole = about["kind"], about["input"]["pixels"] == "images"
+    target, whole = inference.target_of(about), about["input"]["pixels"] == "images"
     answers = certificate.batched(run_file, images.squares if whole else images.crops)
     from_files = None
     if whole and images.source is not None:
         which, rows = certificate.from_files(about["format"], run_file, images, show)
-        from_files = certificate.compared(kind, {k: v[which] for k, v in reference.items()}, rows)
+        from_files = certificate.compared(target, {k: v[which] for k, v in reference.items()}, rows)
         from_files["sizes"] = len({images.sizes[k] for k in which})
     return {
         "data": images.source.uri if images.source is not None else None,
         "skipped": images.skipped,
-        "from_crops": certificate.compared(kind, reference, answers),
+        "from_crops": certificate.compared(target, reference, answers),
         "from_files": from_files,
         "accuracy": {
-            "trained": certificate.accuracy(kind, reference, images.labels),
-            "exported": certificate.accuracy(kind, answers, images.labels),
+            "trained": certificate.accuracy(target, reference, images),
+            "exported": certificate.accuracy(target, answers, images),
         },
     }
 
@@ -57,7 +58,7 @@ def _with_classes_of(about: dict[str, Any], source: Source, say: Say) -> Source:
     names, (words, synsets) = tuple(about["classes"]), published.imagenet(len(about["classes"]))
     if names == words and set(source.classes) & set(synsets):
         names = synsets
-    if source.kind == "none":
+    if targets.find(source.kind) is None:
         return source
     if not set(names) & set(source.classes) and len(names) == len(source.classes):
         say(f"{source.uri} has none of the file's class names: class k is taken to be the data's class k")
@@ -94,10 +95,10 @@ def verify(
     if unproved:
         say(unproved)
 
-    key = "values" if about["kind"] == "values" else "logits"
+    target = inference.target_of(about)
     squares = certificate.probes(contract, contract.resize)
     whole = about["input"]["pixels"] == "images"
-    asked = run_file(squares if whole else certificate.centre(contract, squares))[key]
+    asked = run_file(squares if whole else certificate.centre(contract, squares))[target.main]
     expected = np.asarray(about["probes"], np.float64)
     scale = float(np.abs(expected).max()) or 1.0
     largest = float(np.abs(asked - expected).max()) / scale
@@ -138,7 +139,7 @@ def verify(
         return {**result, "compared": "trained network", **plain(measured)}
     say(f"the trained network is not here ({reason}): its accuracy is the certificate's")
     answers = certificate.batched(run_file, images.squares if whole else images.crops)
-    now = certificate.accuracy(about["kind"], answers, images.labels)
+    now = certificate.accuracy(target, answers, images)
     say(f"{source.uri}: {words(now)} now, {words(about['accuracy']['exported'])} when it was exported")
     return {**result, "compared": "accuracy", "accuracy": now, "certified": about["accuracy"]["exported"]}
 

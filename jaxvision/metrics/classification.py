@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision import targets
 from jaxvision.config.ranges import Counts
 from jaxvision.losses import softmax_cross_entropy
 from jaxvision.task import Batch, Metric, PyTree
@@ -34,7 +35,7 @@ def topk(*, classes: int, ks: Counts = (1, 5)) -> Metric:
         count = max(float(sums["count"]), 1.0)
         return {name: float(value) / count for name, value in sums.items() if name != "count"}
 
-    return Metric(update, finish, names=(*(f"top{k}" for k in ks), "loss"))
+    return Metric(update, finish, names=(*(f"top{k}" for k in ks), "loss"), compares=targets.class_)
 
 
 def rank_of_label(logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -86,4 +87,5 @@ def per_class(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
         }
 
     parts = (f"accuracy/{name}" for name in names)
-    return Metric(update, finish, names=("balanced_accuracy", "top1", "absent_classes", "loss", *parts))
+    figures = ("balanced_accuracy", "top1", "absent_classes", "loss", *parts)
+    return Metric(update, finish, names=figures, compares=targets.class_)

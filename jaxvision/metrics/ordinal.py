@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision import targets
 from jaxvision.losses import softmax_cross_entropy
 from jaxvision.metrics.classification import rank_of_label
 from jaxvision.task import Batch, Metric
@@ -50,4 +51,4 @@ def ordinal(*, classes: int) -> Metric:
             "loss": float(sums["loss"]) / total,
         }
 
-    return Metric(update, finish, names=("top1", "mae", "kappa", "loss"))
+    return Metric(update, finish, names=("top1", "mae", "kappa", "loss"), compares=targets.class_)

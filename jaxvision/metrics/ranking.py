@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision import targets
 from jaxvision.metrics.classification import rank_of_label
 from jaxvision.task import Batch, Metric
 
@@ -56,9 +57,8 @@ def multilabel(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
         }
 
     parts = (f"{what}/{name}" for name in names for what in ("ap", "auroc", "f1", "threshold"))
-    return Metric(
-        update, finish, gather=True, names=("map", "map_micro", "auroc", "f1", "loss", "absent_classes", *parts)
-    )
+    figures = ("map", "map_micro", "auroc", "f1", "loss", "absent_classes", *parts)
+    return Metric(update, finish, gather=True, names=figures, compares=targets.tags)
 
 
 def binary(*, classes: int) -> Metric:
@@ -89,7 +89,8 @@ def binary(*, classes: int) -> Metric:
             "loss": float(cross_entropy(logits, positive).mean()),
         }
 
-    return Metric(update, finish, gather=True, names=("auroc", "ap", "f1", "threshold", "top1", "loss"))
+    figures = ("auroc", "ap", "f1", "threshold", "top1", "loss")
+    return Metric(update, finish, gather=True, names=figures, compares=targets.class_)
 
 
 def auroc(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
@@ -125,7 +126,8 @@ def auroc(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
         }
 
     parts = (f"auroc/{name}" for name in names)
-    return Metric(update, finish, gather=True, names=("auroc", "top1", "absent_classes", *parts))
+    figures = ("auroc", "top1", "absent_classes", *parts)
+    return Metric(update, finish, gather=True, names=figures, compares=targets.class_)
 
 
 def log_odds(logits: np.ndarray) -> np.ndarray:

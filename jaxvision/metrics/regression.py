@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision import targets
 from jaxvision.task import Batch, Metric
 
 
@@ -35,4 +36,4 @@ def regression(*, classes: int, names: tuple[str, ...] = ()) -> Metric:
         }
 
     parts = (f"mae/{name}" for name in names) if classes > 1 else ()
-    return Metric(update, finish, gather=True, names=("mse", "mae", "r2", *parts))
+    return Metric(update, finish, gather=True, names=("mse", "mae", "r2", *parts), compares=targets.values)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision import targets
 from jaxvision.config.ranges import Count, CountOrNone, Depth, Positive, Temperature
 from jaxvision.task import Batch, Metric
 
@@ -39,7 +41,7 @@ def knn(*, classes: int, k: Count = 20, temperature: Temperature = 0.07) -> Metr
         return {"knn": right / len(query), **spread(rows["features"])}
 
     names = ("knn", "feature_std", "effective_rank")
-    return Metric(_rows, finish, gather=True, bank="bank", draw=scatter, names=names, check=_check_bank)
+    return _of_features(finish, names, _check_bank)
 
 
 def probe(*, classes: int, strength: Positive = 1.0, per_class: CountOrNone = 0, seeds: Depth = 5) -> Metric:
@@ -71,7 +73,15 @@ def probe(*, classes: int, strength: Positive = 1.0, per_class: CountOrNone = 0,
         few(labels, per_class, 0)
 
     names = ("probe", *(("probe_spread",) if per_class else ()))
-    return Metric(_rows, finish, gather=True, bank="bank", draw=scatter, names=names, check=check)
+    return _of_features(finish, names, check)
+
+
+def _of_features(finish: Callable[..., dict[str, float]], names: tuple[str, ...], check: Callable) -> Metric:
+    """A metric of the features and labels of all rows, and of a bank's."""
+    return Metric(
+        _rows, finish, gather=True, bank="bank", draw=scatter, names=names, check=check,
+        compares=targets.class_, of_features=True,
+    )  # fmt: skip
 
 
 def votes_of(cosine: np.ndarray, temperature: float) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from jaxvision.report.draw import limits, named
 from jaxvision.report.figures import save
 from jaxvision.task import ALARM
 
@@ -39,20 +40,6 @@ def _kinds(records: list[dict[str, Any]]) -> list[str]:
     """What each record is of; values of an evaluation that has measured something else since then are marked."""
     latest = {r["kind"]: r.get("of") for r in records}
     return [r["kind"] + (", as before" if r.get("of") != latest[r["kind"]] else "") for r in records]
-
-
-def limits(values: list[float]) -> tuple[float, float]:
-    """Lowest and highest value, (low, high) with low < high; around a constant from 0 on, so that its size is seen."""
-    low, high = min(values), max(values)
-    if high - low > 1e-6 * max(abs(low), abs(high)):
-        return low, high
-    return min(0.0, 2 * low), max(0.0, 2 * high) or float(not low)
-
-
-def named(kind: str) -> str:
-    """What people read for a kind of record: an evaluation's own name, unless that is "train"."""
-    name = kind.removeprefix("eval:")
-    return kind if name == "train" else name
 
 
 def plot(records: list[dict[str, Any]], path: epath.Path) -> None:

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.report.curves import limits, named
-
 WIDTH, HEIGHT = 360, 230  # of a chart, in units of its viewBox
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 42  # room for text of 13 units
 COLOURS = 6  # of lines; more lines than that are dashed
@@ -75,6 +73,20 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], *, sort: bool = Fa
 
 
 # --------------------------------------------------------------------------- charts
+
+
+def limits(values: list[float]) -> tuple[float, float]:
+    """Lowest and highest value, (low, high) with low < high; around a constant from 0 on, so that its size is seen."""
+    low, high = min(values), max(values)
+    if high - low > 1e-6 * max(abs(low), abs(high)):
+        return low, high
+    return min(0.0, 2 * low), max(0.0, 2 * high) or float(not low)
+
+
+def named(kind: str) -> str:
+    """What people read for a kind of record: an evaluation's own name, unless that is "train"."""
+    name = kind.removeprefix("eval:")
+    return kind if name == "train" else name
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

@@ -1,5 +1,7 @@
 """Tasks (factories that make a `Task`) and wrappers (functions from task to task)."""
 
+import inspect
+
 from jaxvision.tasks.adversarial import adversarial
 from jaxvision.tasks.binary import binary
 from jaxvision.tasks.byol import byol
@@ -40,36 +42,8 @@ __all__ = [
     "simclr",
     "simsiam",
 ]
-SELF_SUPERVISED = ("byol", "dino", "mae", "moco", "rotation", "simclr", "simsiam")
-TASKS = (
-    "binary",
-    "classification",
-    "distillation",
-    "linear_probe",
-    "multilabel",
-    "ordinal",
-    "regression",
-    *SELF_SUPERVISED,
+# By the first argument of a factory: a task takes a model, a wrapper a task.
+TASKS, WRAPPERS = (
+    tuple(name for name in __all__ if next(iter(inspect.signature(globals()[name]).parameters)) == first)
+    for first in ("model", "task")
 )
-WRAPPERS = ("adversarial", "cutmix", "ema", "l2_sp", "mixup")
-# The kind of labels that a task learns, as sources have it (data.sources.common.KINDS). One that is not here takes any.
-LABELS = {
-    "classification": "class",
-    "distillation": "class",
-    "linear_probe": "class",
-    "binary": "class",
-    "ordinal": "class",
-    "multilabel": "tags",
-    "regression": "values",
-}
-# What a wrapper does that not every task can go with: the kinds of labels that the task must learn, and what is done
-# with them. One that is not here takes any task.
-NEEDS = {
-    "adversarial": (("class",), "attacks the cross-entropy of classes"),
-    "cutmix": (("class", "tags", "values"), "mixes images and their labels"),
-    "mixup": (("class", "tags", "values"), "mixes images and their labels"),
-}
-# Tasks that keep averaged weights of their own in extra["ema"] and predict with them, as the wrapper ema does.
-AVERAGING = ("dino",)
-# Outputs of the network, for tasks whose network does not have one for each class.
-OUTPUTS = {"binary": 1, "ordinal": 1}

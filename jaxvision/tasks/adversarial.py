@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxvision.config.ranges import Depth, Epsilon, Positive
-from jaxvision.losses import softmax_cross_entropy
-from jaxvision.task import Batch, PyTree, Task
+from jaxvision.task import Batch, PyTree, Task, needs
 
 
+@needs("objective", "attacks what the task learns")
 def adversarial(
     task: Task,
     *,
@@ -46,7 +46,7 @@ def attack(
     step_size: float | None = None,
     random_start: bool = True,
 ) -> jax.Array:
-    """Images float32[B, H, W, C] in 0..255 within epsilon of batch["image"] that raise the cross-entropy.
+    """Images float32[B, H, W, C] in 0..255 within epsilon of batch["image"] that raise the objective of `task.learns`.
 
     One step is FGSM (Goodfellow et al. 2015, https://arxiv.org/abs/1412.6572; with a random start, "fast"
     training of Wong et al. 2020, https://arxiv.org/abs/2001.03994), several are PGD (Madry et al. 2018,
@@ -61,6 +61,11 @@ def attack(
         epsilon for one step without, 2.5 * epsilon / steps for several (Madry et al.).
       random_start: start from a uniform point of the box, not from the image.
     """
+    objective = task.learns.objective if task.learns else None
+    if objective is None:
+        raise ValueError(
+            "an attack raises the objective of what the task learns, and this task learns nothing that has one"
+        )
     # a multiple of 2^-15: then x - epsilon and x + epsilon of a uint8 x are exact in float32
     epsilon = math.floor(epsilon * 2**15) / 2**15
     if step_size is None:
@@ -69,13 +74,12 @@ def attack(
     low, high = jnp.maximum(image - epsilon, 0.0), jnp.minimum(image + epsilon, 255.0)
     frozen = jax.lax.stop_gradient((params, extra))
 
-    def cross_entropy(x: jax.Array) -> jax.Array:
-        logits = task.predict(*frozen, {**batch, "image": x})["logits"]
+    def goal(x: jax.Array) -> jax.Array:
         # a sum: each image's gradient is its own, whatever the batch holds
-        return jnp.sum(softmax_cross_entropy(logits, batch["label"]))
+        return jnp.sum(objective(task.predict(*frozen, {**batch, "image": x}), batch))
 
     def ascend(x: jax.Array, _: Any) -> tuple[jax.Array, None]:
-        return jnp.clip(x + step_size * jnp.sign(jax.grad(cross_entropy)(x)), low, high), None
+        return jnp.clip(x + step_size * jnp.sign(jax.grad(goal)(x)), low, high), None
 
     start = image
     if random_start:

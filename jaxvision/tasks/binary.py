@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision import targets
 from jaxvision.config.ranges import Exponent, Positive, Rate
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import sigmoid_focal
 from jaxvision.ops import at_least_float32
-from jaxvision.task import PyTree, Task
+from jaxvision.task import PyTree, Task, declares
 from jaxvision.tasks.common import agreement, check_choices, check_focal, check_smoothing, supervised
 
 
+@declares(targets.class_)
 def binary(
     model: nn.Module,
     contract: InputContract,
@@ -61,7 +63,10 @@ def binary(
         odds = at_least_float32(outputs["logits"][:, 0])
         return {"logits": jnp.stack([jnp.zeros_like(odds), odds], -1)}
 
-    return supervised(model, contract, objective, predictions)
+    def standalone(leaf: np.ndarray, leaves: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.zeros_like(leaf), leaf], -1)
+
+    return supervised(model.clone(classes=1), contract, objective, predictions)._replace(standalone=standalone)
 
 
 def _pos_weight(weight: float | str, labels: Callable[[], np.ndarray] | None) -> float | str:

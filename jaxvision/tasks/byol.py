@@ -7,11 +7,12 @@ import flax.linen as nn
 from jaxvision.config.ranges import Count, Norm, Share
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import negative_cosine
-from jaxvision.task import Task
+from jaxvision.task import Task, declares
 from jaxvision.tasks.projector import Projector
 from jaxvision.tasks.siamese import siamese
 
 
+@declares()
 def byol(
     model: nn.Module,
     contract: InputContract,

@@ -10,14 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision import targets
 from jaxvision.config.ranges import Exponent, NotNegative, Rate
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import sigmoid_focal, softmax_cross_entropy, softmax_focal
 from jaxvision.ops import at_least_float32
-from jaxvision.task import PyTree, Task
+from jaxvision.task import PyTree, Task, declares
 from jaxvision.tasks.common import agreement, check_choices, check_focal, check_smoothing, supervised
 
 
+@declares(targets.class_)
 def classification(
     model: nn.Module,
     contract: InputContract,

@@ -12,7 +12,7 @@ from jaxvision.config.ranges import Count, Norm, Share, Temperature
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import dino_cross_entropy
 from jaxvision.ops import at_temperature, masked_mean
-from jaxvision.task import Batch, PyTree, Task
+from jaxvision.task import Batch, PyTree, Task, declares
 from jaxvision.tasks.encoder import check_share, encoder, momentum_at, moved, spread, views, without_drops
 from jaxvision.tasks.projector import Prototypes
 
@@ -20,6 +20,7 @@ from jaxvision.tasks.projector import Prototypes
 UNINFORMED = 0.02
 
 
+@declares(averages=True)
 def dino(
     model: nn.Module,
     contract: InputContract,

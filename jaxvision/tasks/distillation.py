@@ -8,15 +8,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision import targets
 from jaxvision.config.ranges import NotNegative, Temperature
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import soft_target_divergence, softmax_cross_entropy
 from jaxvision.ops import masked_mean
-from jaxvision.task import Batch, PyTree, Task
+from jaxvision.task import Batch, PyTree, Task, declares
 from jaxvision.tasks.classification import classification
 from jaxvision.tasks.common import agreement, network
 
 
+@declares(targets.class_)
 def distillation(
     model: nn.Module,
     contract: InputContract,

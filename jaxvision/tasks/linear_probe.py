@@ -8,15 +8,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision import targets
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import softmax_cross_entropy
 from jaxvision.ops import at_least_float32, masked_mean
-from jaxvision.task import Batch, PyTree, Task
+from jaxvision.task import Batch, PyTree, Task, declares
 from jaxvision.tasks.common import agreement, given_part, network, overlay
 
 _EPSILON, _MOMENTUM = 1e-6, 0.9
 
 
+@declares(targets.class_)
 def linear_probe(model: nn.Module, contract: InputContract, *, classes: int, norm: bool = False) -> Task:
     """A linear layer on the network's "features"; predicts "logits" f32[B, C], "features" f32[B, D].
 

@@ -14,7 +14,7 @@ from jaxvision.losses import masked_patch_error
 from jaxvision.models.layers import layer_norm
 from jaxvision.models.vit import Block, VisionTransformer, sincos_positions
 from jaxvision.ops import masked_mean
-from jaxvision.task import Batch, PyTree, Task
+from jaxvision.task import Batch, PyTree, Task, declares
 from jaxvision.tasks.common import given_part, normalise, overlay
 from jaxvision.tasks.encoder import spread
 
@@ -50,6 +50,7 @@ class Decoder(nn.Module):
         return nn.Dense(self.pixels, name="pixels")(x[:, first:])
 
 
+@declares()
 def mae(
     model: nn.Module,
     contract: InputContract,

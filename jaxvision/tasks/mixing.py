@@ -8,9 +8,10 @@ import jax
 
 from jaxvision.config.ranges import NotNegative, Positive, Share
 from jaxvision.ops import cutmix_images, mixup_images
-from jaxvision.task import Batch, PyTree, Task
+from jaxvision.task import Batch, PyTree, Task, needs
 
 
+@needs("soft", "mixes images and their labels")
 def mixup(
     task: Task, *, classes: int, alpha: Positive = 0.2, probability: Share = 1.0, cutmix_alpha: NotNegative = 0.0
 ) -> Task:
@@ -34,6 +35,7 @@ def mixup(
     return _mixing(task, either, "mixup", classes, alpha, probability)
 
 
+@needs("soft", "mixes images and their labels")
 def cutmix(task: Task, *, classes: int, alpha: Positive = 1.0, probability: Share = 1.0) -> Task:
     """Paste a box from the partner; see `ops.cutmix_images`. For batches that get this or mixup, see `mixup`."""
     return _mixing(task, cutmix_images, "cutmix", classes, alpha, probability)
@@ -44,13 +46,14 @@ def _mixing(task: Task, mix: Callable, name: str, classes: int, alpha: float, pr
         raise ValueError(f"{name} alpha must be positive, got {alpha}")
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"{name} probability must be in [0, 1], got {probability}")
+    soft = task.learns.soft if task.learns else None
+    if soft is None:
+        raise ValueError(f"{name}: the task learns no labels that can be mixed")
 
     def loss(params: PyTree, extra: PyTree, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple:
         # folded by name, so that two mixing wrappers around one task draw independently
         key_mix, key_use = jax.random.split(jax.random.fold_in(key, sum(map(ord, name))))
-        labels = batch["label"]
-        if labels.ndim == 1:
-            labels = jax.nn.one_hot(labels, classes)
+        labels = soft(batch["label"], classes)
         plain = batch["image"].astype("float32")
         mixed, own = mix(key_mix, plain, batch["mask"], alpha)
         use = jax.random.uniform(key_use) < probability

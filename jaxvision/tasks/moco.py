@@ -8,12 +8,13 @@ import jax
 from jaxvision.config.ranges import Counts, Norm, Share, Temperature
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import info_nce
-from jaxvision.task import Task
+from jaxvision.task import Task, declares
 from jaxvision.tasks.encoder import check_contrast
 from jaxvision.tasks.projector import Projector
 from jaxvision.tasks.siamese import siamese
 
 
+@declares()
 def moco(
     model: nn.Module,
     contract: InputContract,

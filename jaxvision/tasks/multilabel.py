@@ -6,14 +6,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvision import targets
 from jaxvision.config.ranges import Exponent, Positive, Rate
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import sigmoid_focal
 from jaxvision.ops import at_least_float32
-from jaxvision.task import PyTree, Task
+from jaxvision.task import PyTree, Task, declares
 from jaxvision.tasks.common import check_focal, check_smoothing, supervised
 
 
+@declares(targets.tags)
 def multilabel(
     model: nn.Module,
     contract: InputContract,

@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision import targets
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import ordinal_cross_entropy, ordinal_log_probabilities
 from jaxvision.ops import at_least_float32
-from jaxvision.task import PyTree, Task
+from jaxvision.task import PyTree, Task, declares
 from jaxvision.tasks.common import agreement, supervised
 
 
+@declares(targets.class_)
 def ordinal(model: nn.Module, contract: InputContract, *, classes: int) -> Task:
     """CORAL: the network's one output plus K - 1 biases answer whether the label is above class 0, 1, ..., K - 2.
 
@@ -55,4 +57,4 @@ def ordinal(model: nn.Module, contract: InputContract, *, classes: int) -> Task:
     def predictions(params: PyTree, extra: PyTree, outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {"logits": ordinal_log_probabilities(questions(params, outputs))}
 
-    return supervised(model, contract, objective, predictions, params={"thresholds": start})
+    return supervised(model.clone(classes=1), contract, objective, predictions, params={"thresholds": start})

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvision import targets
 from jaxvision.config.ranges import Positive
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import absolute_error, huber, squared_error
 from jaxvision.ops import at_least_float32
-from jaxvision.task import PyTree, Task
+from jaxvision.task import PyTree, Task, declares
 from jaxvision.tasks.common import check_choices, supervised
 
 LOSSES = {"mse": squared_error, "huber": huber, "mae": absolute_error}
 
 
+@declares(targets.values)
 def regression(
     model: nn.Module,
     contract: InputContract,
@@ -59,7 +61,11 @@ def regression(
         scale = extra["scale"]
         return {"values": at_least_float32(outputs["logits"]) * scale["std"] + scale["mean"]}
 
-    return supervised(model, contract, objective, predictions, extra={"scale": _scale(classes, labels)})
+    def standalone(leaf: np.ndarray, leaves: Mapping[str, np.ndarray]) -> np.ndarray:
+        return leaf * leaves["extra/scale/std"] + (leaf.ndim == 1) * leaves["extra/scale/mean"]
+
+    extra = {"scale": _scale(classes, labels)}
+    return supervised(model, contract, objective, predictions, extra=extra)._replace(standalone=standalone)
 
 
 def _scale(count: int, labels: Callable[[], np.ndarray] | None) -> dict[str, np.ndarray]:

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import softmax_cross_entropy
 from jaxvision.ops import masked_mean
-from jaxvision.task import Batch, PyTree, Task
+from jaxvision.task import Batch, PyTree, Task, declares
 from jaxvision.tasks.common import agreement
 from jaxvision.tasks.encoder import encoder, spread
 from jaxvision.tasks.projector import Projector
 
 
+@declares()
 def rotation(model: nn.Module, contract: InputContract) -> Task:
     """Gidaris et al. 2018, https://arxiv.org/abs/1803.07728: each image in all four turns, cross-entropy over the four.
 

@@ -12,11 +12,12 @@ from jaxvision.config.ranges import Counts, Norm, Temperature
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import nt_xent
 from jaxvision.ops import masked_mean
-from jaxvision.task import Batch, PyTree, Task
+from jaxvision.task import Batch, PyTree, Task, declares
 from jaxvision.tasks.encoder import check_contrast, encoder, spread, views
 from jaxvision.tasks.projector import Projector
 
 
+@declares()
 def simclr(
     model: nn.Module,
     contract: InputContract,

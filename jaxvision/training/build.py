@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.dtypes import canonicalize_dtype as canonical
 from jax.sharding import Mesh
 
 import jaxvision.metrics
@@ -20,13 +21,12 @@ import jaxvision.tasks
 from jaxvision import config as config_lib
 from jaxvision.config import Config, Take
 from jaxvision.data import reader, transforms
+from jaxvision.data.sample import LABEL, Field, batch_spec
 from jaxvision.data.sources import hold_out
-from jaxvision.data.sources.common import SCALAR
 from jaxvision.errors import UserError
 from jaxvision.metrics.classification import over_classes
-from jaxvision.metrics.outcomes import OUTCOMES, outcomes
 from jaxvision.runtime import sharding
-from jaxvision.task import Batch, Metric, PyTree, Task
+from jaxvision.task import OUTCOMES, Batch, Metric, PyTree, Task
 from jaxvision.training import optim, step
 from jaxvision.training.hyper import Numbers, traced
 from jaxvision.weights.plan import count
@@ -76,6 +76,16 @@ def factories(config: Config, take: Take | None = None) -> tuple[Callable, Calla
     )
 
 
+def declared(config: Config) -> Any:
+    """The factory of the config's task, with what it says of itself: see `task.declares`."""
+    return getattr(jaxvision.tasks, config.task.name)
+
+
+def names(config: Config, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the classes or values that the task predicts; `classes`: those of the training data."""
+    return declared(config).names or classes
+
+
 def model(config: Config, classes: int) -> Any:
     """The flax module that the config names, with so many outputs."""
     dtype = jnp.dtype("float32" if config.dtype == "auto" else config.dtype)
@@ -98,7 +108,7 @@ def task(
     `total_steps`: of a training, else 0. `take`: see `config.factory`.
     """
     _, make_task, wrappers = factories(config, take)
-    network = model(config, jaxvision.tasks.OUTPUTS.get(config.task.name, classes))
+    network = model(config, classes)
     more = () if teaching is None else (teaching,)
     built = make_task(network, reader.contract(config), *more, classes=classes, labels=labels, total_steps=total_steps)
     for wrap in wrappers:
@@ -142,14 +152,14 @@ def abstract_state(config: Config, parts: Parts, mesh: Mesh) -> step.TrainState:
 
 
 def lower_step(
-    config: Config, parts: Parts, mesh: Mesh, state: step.TrainState, kind: str, classes: int
+    config: Config, parts: Parts, mesh: Mesh, state: step.TrainState, fields: Sequence[Field], classes: int
 ) -> tuple[jax.stages.Lowered, dict[str, jax.Array]]:
     """The train step for this state, which may be abstract, and batches of the config, with the numbers of task and
-    optimiser and the seed as its third argument; and their values, see hyper.py."""
+    optimiser and the seed as its third argument; and their values, see hyper.py. fields, classes: see `example`."""
     numbers = Numbers()
     task_, tx = parts.make(numbers.take)
     plain = step.make_step(task_, tx, seed=numbers.take("seed", config.seed), accumulate=config.accumulate)
-    batch = abstract_batch(config, mesh, config.batch_size, train=True, kind=kind, classes=classes)
+    batch = abstract_batch(config, mesh, config.batch_size, train=True, fields=fields, classes=classes)
     program, hyper = traced(plain, numbers, state, batch)
     everywhere = sharding.replicated(mesh)
     abstract = {name: sharding.placed(value, everywhere) for name, value in hyper.items()}
@@ -189,17 +199,24 @@ def metric(config: Config, name: str, classes: tuple[str, ...]) -> Metric:
 
 
 def measures(config: Config, name: str, classes: tuple[str, ...], training: tuple[str, ...]) -> dict[str, Metric]:
-    """The metrics that the eval `name` hands to `evals.run`: its own, and where labels are predicted OUTCOMES.
+    """The metrics that the eval `name` hands to `evals.run`: its own, and where something is predicted OUTCOMES.
 
     classes: those of the evaluation's data, as `eval_data` gives it; training: those of the network. Where the data
     has some of them alone, the others are no possible answer.
     """
-    kind = jaxvision.tasks.LABELS.get(config.task.name)
-    if not kind:
+    classes, predicts = among(config, classes, training), declared(config).predicts
+    if predicts is None:
         return {name: metric(config, name, classes)}
-    made = {name: metric(config, name, classes), OUTCOMES: outcomes(classes=len(classes), kind=kind)}
+    made = {name: metric(config, name, classes), OUTCOMES: predicts.per_sample(len(classes))}
     columns = [training.index(c) for c in classes]
     return made if classes == training else {name: over_classes(m, columns) for name, m in made.items()}
+
+
+def among(config: Config, classes: tuple[str, ...], training: tuple[str, ...]) -> tuple[str, ...]:
+    """Among which classes or values the answers of an evaluation are: those of its data, or those of the network where
+    the task learns without labels and predicts something of its own."""
+    task_ = declared(config)
+    return training if task_.predicts is not None and task_.learns is None else classes
 
 
 def metric_factory(name: str, entry: Config) -> Callable:
@@ -209,17 +226,19 @@ def metric_factory(name: str, entry: Config) -> Callable:
     return config_lib.factory(jaxvision.metrics, spec, f"evals.{name}", also=tuple(config_lib.EVAL))
 
 
-def example(config: Config, rows: int = 2, *, train: bool = False, kind: str = "class", classes: int = 0) -> Batch:
-    """An abstract batch, for shapes: of evaluation, or as the training's transforms make it. `kind` of the labels and
-    number of `classes` are the source's; a task's init does not look at them."""
+def example(
+    config: Config,
+    rows: int = 2,
+    *,
+    train: bool = False,
+    fields: Sequence[Field] = (LABEL["class"],),
+    classes: int = 0,
+) -> Batch:
+    """An abstract batch, for shapes: of evaluation, or as the training's transforms make it. `fields` and number of
+    `classes` are the source's; a task's init does not look at them."""
     shapes = transforms.shapes(config.data.transforms if train else (), reader.contract(config))
-    label, dtype = ((rows,), jnp.int32) if kind in SCALAR else ((rows, classes), jnp.float32)
-    return {
-        **{name: jax.ShapeDtypeStruct((rows, *shape), jnp.uint8) for name, shape in shapes.items()},
-        "label": jax.ShapeDtypeStruct(label, dtype),
-        "index": jax.ShapeDtypeStruct((rows,), jnp.int32),
-        "mask": jax.ShapeDtypeStruct((rows,), jnp.bool_),
-    }
+    spec = batch_spec(shapes, fields, rows, classes=classes)
+    return {name: jax.ShapeDtypeStruct(array.shape, canonical(array.dtype)) for name, array in spec.items()}
 
 
 def zeros(config: Config) -> Batch:

@@ -9,7 +9,7 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +17,9 @@ import numpy as np
 from jax.experimental import topologies
 
 import jaxvision.models
-import jaxvision.tasks
+from jaxvision import targets
 from jaxvision.config import Config
+from jaxvision.data.sample import Field, fields_of
 from jaxvision.data.sources import open_source
 from jaxvision.errors import UserError
 from jaxvision.models.layers import REMAT
@@ -103,9 +104,10 @@ class Planner:
         self.left = 0  # programs to compile after this one, at most
         try:
             source = open_source(config.data.train)
-            self.classes, self.kind = len(source.classes), source.kind
+            self.classes, self.fields = len(source.classes), fields_of(source)
         except UserError as error:
-            self.classes, self.kind = classes, jaxvision.tasks.LABELS.get(config.task.name, "class")
+            learns = build.declared(config).learns or targets.class_
+            self.classes, self.fields = classes, learns.fields
             say(f"planned with {classes} classes (--classes): {str(error).splitlines()[0]}")
         self.rows: dict[tuple, Row] = {}
 
@@ -183,7 +185,7 @@ class Planner:
         mesh = sharding.make_mesh(-1, fsdp, where.devices)
         start = time.monotonic()
         try:
-            compiled = compile_step(config, mesh, self.classes, self.kind)
+            compiled = compile_step(config, mesh, self.classes, self.fields)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -258,10 +260,10 @@ def _meets(needs: dict[int, float], limit: float) -> float:
     return nearest_ + (limit - needs[nearest_]) / slope
 
 
-def compile_step(config: Config, mesh: Any, classes: int, kind: str) -> Any:
+def compile_step(config: Config, mesh: Any, classes: int, fields: Sequence[Field]) -> Any:
     """The compiled train step of a config on the devices of a mesh, of which none need be here.
 
-    `classes` and `kind` of labels: of the training data. Raises JaxRuntimeError where it finds no room.
+    `classes` and `fields`: of the training data. Raises JaxRuntimeError where it finds no room.
     """
 
     config = type(config)({**config.to_dict(), "evals": {}})  # a train step does not depend on them
@@ -274,7 +276,7 @@ def compile_step(config: Config, mesh: Any, classes: int, kind: str) -> Any:
     labels, teaching = lambda: np.arange(classes), teacher and teacher.task
     parts = build.parts(config, classes, labels, teaching=teaching, total_steps=1000)
     state = build.abstract_state(config, parts, mesh)
-    return build.lower_step(config, parts, mesh, state, kind, classes)[0].compile()
+    return build.lower_step(config, parts, mesh, state, fields, classes)[0].compile()
 
 
 def in_bytes(text: str) -> float:

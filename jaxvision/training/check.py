@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import jaxvision.metrics
-import jaxvision.tasks
+from collections.abc import Callable, Iterable
+
 from jaxvision import config as config_lib
+from jaxvision import metrics, targets, tasks
 from jaxvision.config import Config
 from jaxvision.data import reader, transforms
+from jaxvision.data.sample import VALUE, label_field
 from jaxvision.data.sources import Source, absent, only_present, with_classes
 from jaxvision.data.sources.classes import classes_differ
-from jaxvision.data.sources.common import SCALAR
 from jaxvision.errors import UserError, nearest
 from jaxvision.task import Metric
 from jaxvision.training import build, optim
@@ -29,30 +30,43 @@ def check(config: Config) -> None:
 
 
 def _check_metric(config: Config, name: str, entry: Config) -> None:
-    task_, metric = config.task.name, entry.get("metric", config_lib.EVAL["metric"])
-    learns, measures = jaxvision.tasks.LABELS.get(task_), jaxvision.metrics.LABELS.get(metric)
-    if learns is None and metric not in jaxvision.metrics.OF_FEATURES:
-        fit = " or ".join(f'"{m}"' for m in jaxvision.metrics.OF_FEATURES)
+    task_, metric = config.task.name, build.metric_factory(name, entry)(classes=2)
+    predicts = build.declared(config).predicts
+    if metric.of_features:
+        return
+    if predicts is None:
         raise UserError(
-            f"evals.{name}.metric {metric} measures predictions, and task {task_} makes none, only features: "
-            f"set config.evals.{name}.metric = {fit}"
+            f"evals.{name}.metric {_metric_of(entry)} measures predictions, and task {task_} makes none, only "
+            f"features: set config.evals.{name}.metric = {_metrics(lambda other: other.of_features)}"
         )
-    if learns and measures and learns != measures:
-        of_predictions = {m: k for m, k in jaxvision.metrics.LABELS.items() if m not in jaxvision.metrics.OF_FEATURES}
-        fit = _named(of_predictions, learns)
+    if metric.compares not in (None, predicts):
+        fit = _metrics(lambda other: other.compares is predicts and not other.of_features)
         raise UserError(
-            f"evals.{name}.metric {metric} is for labels of kind {measures!r}, task {task_} learns {learns!r}: "
-            f"set config.evals.{name}.metric = {fit}"
+            f"evals.{name}.metric {_metric_of(entry)} is for labels of kind {metric.compares.name!r}, task {task_} "
+            f"predicts {predicts.name!r}: set config.evals.{name}.metric = {fit}"
         )
+
+
+def _metric_of(entry: Config) -> str:
+    return entry.get("metric", config_lib.EVAL["metric"])
+
+
+def _metrics(fits: Callable[[Metric], bool]) -> str:
+    """The names of those metrics that fit, for a message."""
+    return _either(name for name in metrics.__all__ if fits(getattr(metrics, name)(classes=2)))
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(f'"{name}"' for name in names)
 
 
 def _check_subset(name: str, entry: Config) -> None:
-    metric = entry.get("metric", config_lib.EVAL["metric"])
-    says_a_class = jaxvision.metrics.LABELS.get(metric) == "class" and metric not in jaxvision.metrics.OF_FEATURES
+    metric = build.metric_factory(name, entry)(classes=2)
+    says_a_class = metric.compares is targets.class_ and not metric.of_features
     if entry.get("classes") == "subset" and not says_a_class:
         raise UserError(
-            f'evals.{name}.classes = "subset" tells among which classes the answer is, and metric {metric} measures no '
-            "such answer: remove it"
+            f'evals.{name}.classes = "subset" tells among which classes the answer is, and metric {_metric_of(entry)} '
+            "measures no such answer: remove it"
         )
 
 
@@ -68,33 +82,28 @@ def _check_bank(config: Config, name: str, entry: Config) -> None:
 
 
 def _check_wrappers(config: Config) -> None:
-    task_ = config.task.name
-    kind = jaxvision.tasks.LABELS.get(task_)
+    task_, declared = config.task.name, build.declared(config)
     for name in config.wrap:
-        kinds, does = jaxvision.tasks.NEEDS.get(name, ((kind,), ""))
-        if kind not in kinds:
-            learns = f"learns {kind}" if kind else "learns without labels"
-            raise UserError(f"wrap.{name} {does}, and task {task_} {learns}: remove it")
-        if name == "ema" and task_ in jaxvision.tasks.AVERAGING:
+        wrapper = getattr(tasks, name)
+        part = getattr(wrapper, "needs", "")
+        if part and getattr(declared.learns, part, None) is None:
+            learns = f"learns {declared.learns.name}" if declared.learns else "learns without labels"
+            raise UserError(f"wrap.{name} {wrapper.does}, and task {task_} {learns}: remove it")
+        if name == "ema" and declared.averages:
             raise UserError(
                 f"wrap.ema averages the weights, and task {task_} predicts with averaged weights of its own: remove it"
             )
 
 
-def _named(kinds: dict[str, str], kind: str) -> str:
-    """The names in LABELS that go with a kind of labels."""
-    return " or ".join(f'"{name}"' for name, theirs in kinds.items() if theirs == kind)
-
-
-def figures(config: Config, metrics: dict[str, Metric]) -> None:
+def figures(config: Config, measured: dict[str, Metric]) -> None:
     """Raises UserError unless checkpoint.best and stop.metric name a figure of an evaluation's metric."""
     best, _, figure = config.checkpoint.best.partition("/")
     stop = config.stop
     for key, value, evaluation, wanted in (
         ("checkpoint.best", config.checkpoint.best, best, figure),
-        ("stop.metric", stop.metric, stop.evaluation or best or next(iter(metrics), ""), stop.metric),
+        ("stop.metric", stop.metric, stop.evaluation or best or next(iter(measured), ""), stop.metric),
     ):
-        names = metrics[evaluation].names if evaluation in metrics else ()
+        names = measured[evaluation].names if evaluation in measured else ()
         if wanted and names and wanted not in names:
             shown = [n for n in names if "/" not in n] if "/" not in wanted else list(names)
             there = f"it has {', '.join(shown)}" if len(shown) <= 20 else nearest(wanted, shown)
@@ -106,30 +115,24 @@ def kind(config: Config, source: Source, of: str = "") -> None:
 
     of: whose data it is, such as "evals.val", where it is not the training's: then other data is the way out.
     """
-    learns = jaxvision.tasks.LABELS.get(config.task.name, source.kind)
-    if learns == source.kind:
+    learns = build.declared(config).learns
+    if learns is None or learns.name == source.kind:
         return
+    labelled = f"task {config.task.name} learns labels of kind {learns.name!r}, and {source.uri} has"
     if of:
-        has = "none" if source.kind == "none" else repr(source.kind)
-        raise UserError(
-            f"{of}: task {config.task.name} learns labels of kind {learns!r}, and {source.uri} has {has}: name data "
-            "with such labels"
-        )
-    if source.kind == "none":
-        free = ", ".join(name for name in jaxvision.tasks.TASKS if name not in jaxvision.tasks.LABELS)
-        raise UserError(
-            f"task {config.task.name} learns labels of kind {learns!r}, and {source.uri} has none: name labelled data, "
-            f"or set config.task.name to what learns without ({free})"
-        )
-    raise UserError(
-        f"task {config.task.name} learns labels of kind {learns!r}, and {source.uri} has {source.kind!r}: "
-        f"set config.task.name = {_named(jaxvision.tasks.LABELS, source.kind)}"
-    )
+        has = repr(source.kind) if targets.find(source.kind) else "none"
+        raise UserError(f"{of}: {labelled} {has}: name data with such labels")
+    if targets.find(source.kind) is None:
+        free = ", ".join(name for name in tasks.TASKS if getattr(tasks, name).learns is None)
+        raise UserError(f"{labelled} none: name labelled data, or set config.task.name to what learns without ({free})")
+    others = _either(name for name in tasks.TASKS if getattr(tasks, name).learns is targets.find(source.kind))
+    raise UserError(f"{labelled} {source.kind!r}: set config.task.name = {others}")
 
 
 def every_class(source: Source) -> None:
     """Raises UserError if a class of the training data has no sample."""
-    names = absent(source) if source.kind == "class" else ()
+    field = label_field(source)
+    names = absent(source) if field is not None and field.classes == VALUE else ()
     if names:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise UserError(
@@ -154,22 +157,23 @@ def eval_data(
     be absent, see `eval_lines`. With `evals.NAME.classes` "subset" the data's list is of those that have samples.
     Raises UserError for a class that is not known, and unless both have the labels that the metric compares.
     """
-    metric = config.evals[name].get("metric", config_lib.EVAL["metric"])
-    measures = jaxvision.metrics.LABELS.get(metric)
+    learns = build.declared(config).learns
+    metric = build.metric_factory(name, config.evals[name])(classes=2)
+    compares = metric.compares if learns or metric.of_features else None  # else the task tells the truth
     for source in (data, bank):
         if source is None:
             continue
         kind(config, source, f"evals.{name}")
-        if measures and source.kind != measures:
+        if compares and source.kind != compares.name:
             raise UserError(
-                f"evals.{name}: {metric} compares with labels of kind {measures!r}, and {source.uri} has "
-                f"{source.kind!r}"
+                f"evals.{name}: {_metric_of(config.evals[name])} compares with labels of kind {compares.name!r}, and "
+                f"{source.uri} has {source.kind!r}"
             )
     whose = (training, "the training data")
-    if config.task.name not in jaxvision.tasks.LABELS and bank is not None:
+    if learns is None and bank is not None:
         whole = bank if set(data.classes) <= set(bank.classes) else data
         whose = (whole.classes, whole.uri)
-    if config.task.name in jaxvision.tasks.LABELS or bank is not None:
+    if learns or bank is not None:
         data, bank = with_classes(data, *whose), bank and with_classes(bank, *whose)
     _check_subset(name, config.evals[name])
     if config.evals[name].get("classes") == "subset":
@@ -181,7 +185,7 @@ def eval_data(
 
 def _check_bank_labels(config: Config, name: str, bank: Source) -> None:
     check = build.metric(config, name, bank.classes).check
-    if check is None or bank.kind not in SCALAR or getattr(bank, "reads_for_labels", False):
+    if check is None or getattr(bank, "reads_for_labels", False):
         return
     try:
         check(bank.labels)
@@ -200,9 +204,7 @@ def eval_lines(config: Config, name: str, data: Source, bank: Source | None, tra
         if not names or source is None:
             continue
         few, count = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else ""), len(source.classes)
-        if source.kind == "tags":
-            told = f": {len(names)} of the {count} tags have no known yes, or no known no, and are in no mean"
-        else:
-            told = f" has {count - len(names)} of the {count} classes, and no sample of the other {len(names)}"
+        target = targets.find(source.kind)
+        told = target.lacking(len(names), count) if target else ""
         lines.append(f"{what}{told} ({few})")
     return lines

@@ -23,12 +23,11 @@ from jaxvision.data.contract import InputContract
 from jaxvision.data.pipeline import eval_batches
 from jaxvision.data.sources import Source, absent
 from jaxvision.errors import UserError
-from jaxvision.metrics.outcomes import OUTCOMES
 from jaxvision.report.figures import png
 from jaxvision.runtime import sharding, versions
 from jaxvision.runtime.paths import write_json, write_whole
 from jaxvision.runtime.records import plain
-from jaxvision.task import Batch, Metric, PyTree, Task
+from jaxvision.task import OUTCOMES, Batch, Metric, PyTree, Task
 
 # (params, extra, batch) -> (sums, rows), of all metrics of an evaluation
 Update = Callable[[PyTree, PyTree, Batch], tuple[PyTree, PyTree]]
@@ -60,7 +59,7 @@ def make_update(task: Task, metrics: Mapping[str, Metric]) -> Update:
     """One batch: the sums of the summing metrics; the rows of the gathering ones, with index and mask."""
 
     def update(params: PyTree, extra: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
-        predictions = task.predict(params, extra, batch)
+        predictions, batch = task.predict(params, extra, batch), task.truth(batch)
         values = {name: m.update(predictions, batch) for name, m in metrics.items()}
         sums = {n: v for n, v in values.items() if not metrics[n].gather}
         rows = {n: v for n, v in values.items() if metrics[n].gather}

@@ -10,7 +10,7 @@ from jaxvision.config import Config
 from jaxvision.errors import UserError, nearest
 from jaxvision.runtime.clock import Clock
 from jaxvision.task import LOWER, Batch
-from jaxvision.training import evals
+from jaxvision.training import build, evals
 from jaxvision.training.log import Log
 from jaxvision.training.session import Session
 from jaxvision.training.step import TrainState
@@ -65,7 +65,7 @@ class Evaluations:
             if session.leader:
                 _, warning = evals.write(
                     session.workdir, name, result, options=options, step=step, contract=setup.contract,
-                    classes=source.classes, run=session.run,
+                    classes=build.among(self._config, source.classes, setup.names), run=session.run,
                 )  # fmt: skip
                 if warning:
                     log.tell(warning)

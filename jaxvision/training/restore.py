@@ -287,7 +287,8 @@ def standalone(trained: Trained, leaves: dict[str, Any]) -> dict[str, Any]:
     value, in the labels' units. Raises UserError where the task's own leaves do not fit into the last layer."""
     own = sorted(name for name in leaves if not name.startswith(_NETWORK))
     name = trained.config.task.name
-    if own and name != "regression":
+    alone = trained.task.standalone
+    if own and alone is None:
         raise UserError(
             f"{trained.source} is of task {name}, which has leaves beside the network's ({', '.join(own)}): no other "
             "library has a place for them, so use the workdir itself as --from"
@@ -295,10 +296,7 @@ def standalone(trained: Trained, leaves: dict[str, Any]) -> dict[str, Any]:
     _, head = _leaves(trained.task, trained.config)
     made = {n: np.asarray(leaf) for n, leaf in leaves.items() if n not in own}
     for n in head & made.keys():
-        if name == "regression":
-            made[n] = made[n] * leaves["extra/scale/std"] + (made[n].ndim == 1) * leaves["extra/scale/mean"]
-        elif name == "binary":
-            made[n] = np.concatenate([np.zeros_like(made[n]), made[n]], -1)
+        made[n] = made[n] if alone is None else alone(made[n], leaves)
     return made
 
 
@@ -361,7 +359,7 @@ def load_found(found: Source | Published, source: str) -> Trained:
     if isinstance(found, Published):
         return _load_published(found)
     config = config_of(found)
-    classes = tuple(found.about["classes"])
+    classes = build.names(config, tuple(found.about["classes"]))
     built = build.task(config, len(classes))
     mesh = sharding.make_mesh()
     params, extra = build.abstract_init(built, config)

@@ -18,6 +18,7 @@ from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import reader
 from jaxvision.data.pipeline import Skips
+from jaxvision.data.sample import fields_of
 from jaxvision.data.sources.common import notes
 from jaxvision.errors import Damaged, UserError
 from jaxvision.runtime import goodput, hlo, hosts, paths, sharding
@@ -135,8 +136,9 @@ def compile_programs(
         learning_rate(0)
         rows = evals.padded_size(config.batch_size, setup.mesh)
         for name, metrics in setup.metrics.items():
-            kind, classes = setup.eval_sources[name].kind, len(setup.eval_sources[name].classes)
-            batch = build.abstract_batch(config, setup.mesh, rows, kind=kind, classes=classes)
+            source = setup.eval_sources[name]
+            fields = fields_of(source)
+            batch = build.abstract_batch(config, setup.mesh, rows, fields=fields, classes=len(source.classes))
             updates[name] = evals.compile_update(setup.task, metrics, state, batch)
     return lambda state, batch: compiled(state, batch, hyper), flops, updates, learning_rate
 

@@ -17,6 +17,7 @@ from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import reader, survey
 from jaxvision.data.pipeline import Skips
+from jaxvision.data.sample import fields_of
 from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.data.sources.classes import Renumbered
 from jaxvision.errors import Damaged, UserError
@@ -53,6 +54,7 @@ class Setup:
         if set(classes) == set(self.source.classes):
             self.source = with_classes(self.source, classes, "the checkpoint")
         training = self.source.classes
+        self.names = build.names(config, training)
         for name, source in self.eval_sources.items():
             self.eval_sources[name], bank = check.eval_data(config, name, source, self.banks.get(name), training)
             self.banks |= {name: bank} if bank is not None else {}
@@ -74,7 +76,7 @@ class Setup:
         self.task, self.tx, self.optimiser_table, self.parameters, _ = self.parts
         self.order = reader.order(config, self.source)
         self.metrics = {
-            n: build.measures(config, n, source.classes, training) for n, source in self.eval_sources.items()
+            n: build.measures(config, n, source.classes, self.names) for n, source in self.eval_sources.items()
         }
         check.figures(config, {name: metrics[name] for name, metrics in self.metrics.items()})
         if self.mesh.devices.flat[0].platform == "cpu":  # elsewhere XLA says what does not fit
@@ -123,7 +125,9 @@ class Setup:
 
     def lower_step(self, state: TrainState) -> tuple[jax.stages.Lowered, dict[str, Any]]:
         """The train step for this state, which may be abstract; and its numbers; see `build.lower_step`."""
-        return build.lower_step(self.config, self.parts, self.mesh, state, self.source.kind, len(self.source.classes))
+        return build.lower_step(
+            self.config, self.parts, self.mesh, state, fields_of(self.source), len(self.source.classes)
+        )
 
 
 def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, Source]]:

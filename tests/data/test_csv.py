@@ -13,6 +13,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from jaxvision import targets
 from jaxvision.data import open_source
 from jaxvision.data.sources.common import guarded, unguarded
 from jaxvision.deploy import answers
@@ -133,6 +134,15 @@ def test_what_a_spreadsheet_would_run_is_guarded_and_numbers_are_not():
         assert guarded(text) == text
 
 
+def telling(kind, classes):
+    """What a table asks of a Predictor."""
+    return SimpleNamespace(target=targets.find(kind), classes=classes)
+
+
+def options(kind, top):
+    return {"top": top} if "top" in targets.find(kind).options else {}
+
+
 def test_a_table_of_predictions_holds_no_formula(tmp_path):
     """Of names that are formulas, in every place that holds names; and csv: reads them as they were."""
     classes = tuple(name for name in FORMULAS if name.isprintable())
@@ -142,7 +152,7 @@ def test_a_table_of_predictions_holds_no_formula(tmp_path):
         ("values", {"values": dict.fromkeys(classes, -0.5)}),
     ):
         file = io.StringIO()
-        answers.table(file, "t.csv", SimpleNamespace(kind=kind, classes=classes), 2, False)({"image": "=a.png", **row})
+        answers.table(file, "t.csv", telling(kind, classes), options(kind, 2), False)({"image": "=a.png", **row})
         for line in csv.reader(file.getvalue().splitlines()):
             for cell in line:
                 assert cell[0] not in "=+@\uff1d"
@@ -189,7 +199,7 @@ def test_csv_reads_what_predict_writes(tmp_path_factory, classes, data):
 
     def write(kind, rows, top=1):
         file = io.StringIO()
-        add = answers.table(file, "t.csv", SimpleNamespace(kind=kind, classes=classes), top, False)
+        add = answers.table(file, "t.csv", telling(kind, classes), options(kind, top), False)
         for i, row in enumerate(rows):
             add({"image": f"{i}.png", **row})
         return file.getvalue()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxvision.data import decode, open_source, sources
-from jaxvision.data.sources.common import KINDS, SCALAR
+from jaxvision.data.sample import LABEL
 from jaxvision.pack import pack
 from tests.data.test_arrays import cifar_files, medmnist, write_folder, write_idx
 from tests.data.test_tfds import prepared  # noqa: F401 (a fixture)
@@ -154,11 +154,11 @@ def same(a, b):
 
 def test_labels_are_those_of_the_samples(source):
     labels = source.labels
-    assert source.kind in KINDS
+    assert source.kind in LABEL
     assert isinstance(source.classes, tuple)
     assert all(isinstance(name, str) and name for name in source.classes)
     assert len(set(source.classes)) == len(source.classes)
-    if source.kind in SCALAR:
+    if not LABEL[source.kind].shape:
         assert (labels.dtype, labels.shape) == (np.int32, (len(source),))
         assert labels.min() >= 0
         assert labels.max() < max(1, len(source.classes))
@@ -167,7 +167,7 @@ def test_labels_are_those_of_the_samples(source):
     for i in range(len(source)):
         label = source[i]["label"]
         np.testing.assert_array_equal(label, labels[i])
-        assert isinstance(label, int) if source.kind in SCALAR else label.dtype == np.float32
+        assert isinstance(label, int) if not LABEL[source.kind].shape else label.dtype == np.float32
 
 
 def test_samples_are_images_with_places_and_numbers_of_their_own(source):

@@ -15,11 +15,14 @@ from flax import traverse_util
 from PIL import Image
 
 import jaxvision
-from jaxvision import models
+from jaxvision import models, targets
 from jaxvision.data.contract import InputContract
 from jaxvision.deploy import exporting, inference
 from jaxvision.errors import UserError
 from jaxvision.runtime import paths
+from jaxvision.targets.class_ import Classes
+from jaxvision.targets.tags import Tags
+from jaxvision.targets.values import Values
 from jaxvision.weights import checkpoint
 from tests import mixed_images
 from tests.deploy.test_torch_names import CLASSES, workdir_of
@@ -172,8 +175,11 @@ def ladder(count):
 def counting():
     """A Predictor without a network: its first score is the mean of the pixels."""
     contract = InputContract(size=32, resize=32, mean=(0.0,) * 3, std=(1.0,) * 3)
-    scores = lambda images: images.reshape(len(images), -1).mean(1, keepdims=True).astype(np.float32)  # noqa: E731
-    return inference.Predictor("test", contract, ("grey",), "values", scores)
+
+    def run(images):
+        return {"values": images.reshape(len(images), -1).mean(1, keepdims=True).astype(np.float32)}
+
+    return inference.Predictor("test", contract, ("grey",), targets.values, run)
 
 
 def test_threads_lose_and_reorder_nothing(monkeypatch):
@@ -316,7 +322,7 @@ def test_what_is_no_image_and_no_sequence_is_refused(images):
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "a", None, True])
 def test_counts_are_whole_numbers_from_one_on(value):
-    found = inference.Prediction("class", ("a", "b"), np.asarray([0.2, 0.8], np.float32))
+    found = Classes(("a", "b"), np.asarray([0.2, 0.8], np.float32))
     for name, ask in (("k", found.top), ("batch_size", lambda v: counting().predict([], batch_size=v))):
         with pytest.raises(UserError, match=rf"^{name} is {value!r}: it must be .*at least 1$"):
             ask(value)
@@ -326,7 +332,7 @@ def test_counts_are_whole_numbers_from_one_on(value):
 @pytest.mark.parametrize("value", [-0.1, 2, float("nan"), "a", None])
 def test_thresholds_are_probabilities(value):
     with pytest.raises(UserError, match=f"threshold is {value!r}: it is a probability, in 0..1"):
-        inference.Prediction("tags", ("a",), np.ones(1, np.float32)).tags(value)
+        Tags(("a",), np.ones(1, np.float32)).tags(value)
 
 
 @pytest.mark.parametrize("path", [5, None, b"runs", ["runs"]])
@@ -374,29 +380,27 @@ def test_modes_of_pillow(mode):
 
 
 def test_a_prediction_of_classes():
-    found = inference.Prediction("class", ("a", "b", "c"), np.asarray([0.2, 0.6, 0.2], np.float32))
+    found = Classes(("a", "b", "c"), np.asarray([0.2, 0.6, 0.2], np.float32))
     assert found.label == "b"
     assert found.top(2) == [("b", pytest.approx(0.6)), ("a", pytest.approx(0.2))]  # of equals the first
     assert [name for name, _ in found.top(99)] == ["b", "a", "c"]
     for k in (0, -1):
-        with pytest.raises(UserError, match=f"k is {k}: it must be at least 1"):
+        with pytest.raises(UserError, match=f"k is {k}: it must be a whole number of at least 1"):
             found.top(k)
     assert repr(found) == "<class: b 0.6, a 0.2, c 0.2>"
-    equal = inference.Prediction("class", tuple(range(500)), np.tile(np.float32([0.1, 0.2, 0.3, 0.2]), 125))
+    equal = Classes(tuple(range(500)), np.tile(np.float32([0.1, 0.2, 0.3, 0.2]), 125))
     assert [name for name, _ in equal.top(500)] == [
         k for rest in ((2,), (1, 3), (0,)) for k in range(500) if k % 4 in rest
     ]
 
 
 def test_a_prediction_of_tags_and_of_values():
-    tags = inference.Prediction("tags", ("a", "b", "c"), np.asarray([0.5, 0.9, 0.1], np.float32))
+    tags = Tags(("a", "b", "c"), np.asarray([0.5, 0.9, 0.1], np.float32))
     assert [name for name, _ in tags.tags()] == ["b", "a"]
     assert tags.tags(0.95) == []
-    values = inference.Prediction("values", ("x", "y"), np.asarray([1234567.0, -2.5], np.float32))
+    values = Values(("x", "y"), np.asarray([1234567.0, -2.5], np.float32))
     assert values.values == {"x": 1234570.0, "y": -2.5}
     assert repr(values) == "<values: x 1.235e+06, y -2.5>"
-    with pytest.raises(UserError, match=r"take \.values"):
-        _ = values.label
 
 
 def test_probabilities(predictor, photos):

@@ -11,6 +11,7 @@ from etils import epath
 from PIL import Image
 
 from jaxvision import config as config_lib
+from jaxvision import targets
 from jaxvision.data import reader
 from jaxvision.data.sources import open_source
 from jaxvision.errors import UserError
@@ -89,7 +90,7 @@ def test_tags_that_are_unknown_are_neither_there_nor_not(tmp_path):
     said = re.sub("<[^>]+>", " ", "".join(training._labels(source)))
     assert "1 of them have no tag. 3 tags are unknown; shares are of those that are known." in said
     assert re.search(r"cat\s+1\s+33\.3\s?%\s+dog\s+1\s+50\.0\s?%", said), said
-    told = [training._told(source, row) for row in source.labels]
+    told = [targets.tags.words(source.classes, {"label": row}) for row in source.labels]
     assert told == ["cat (unknown: dog)", "dog", "no tag", "no tag (unknown: cat, dog)"]
 
 

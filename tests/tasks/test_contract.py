@@ -12,9 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvision import models, tasks
+from jaxvision import models, targets, tasks
 from jaxvision.data.contract import InputContract
-from jaxvision.data.sources.common import KINDS
+from jaxvision.deploy.inference import outputs_of
 from jaxvision.runtime import sharding
 from jaxvision.task import leaf_name
 from jaxvision.training import build
@@ -88,8 +88,19 @@ VIEWS = {"byol": (2, 0), "dino": (2, 1), "moco": (2, 0), "simclr": (2, 0), "sims
 
 def test_every_task_is_here():
     assert set(CASES) == {*tasks.TASKS, *tasks.WRAPPERS} == set(tasks.__all__)
-    assert set(tasks.OUTPUTS) <= set(tasks.LABELS) <= set(tasks.TASKS)
-    assert set(tasks.LABELS.values()) <= set(KINDS)
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_a_task_says_what_its_factory_declares(name):
+    factory, task = getattr(tasks, name), CASES[name]("none")
+    assert (task.learns, task.predicts, task.names) == (factory.learns, factory.predicts, factory.names)
+    assert factory.learns is None or factory.learns in targets.every()
+    if factory.predicts is None:
+        return
+    state, images = jax.eval_shape(task.init, jax.random.key(0), batch(name=name)), {"image": batch()["image"]}
+    made = jax.eval_shape(lambda *state: outputs_of(task, task.predict(*state, images)), *state)
+    classes = made[factory.predicts.main].shape[1]
+    assert {k: v.shape[1:] for k, v in made.items()} == factory.predicts.outputs(classes)
 
 
 def batch(rows=8, seed=0, name=""):
@@ -160,7 +171,9 @@ def test_overfits_8_images(name):
     for _ in range(100):
         state, logs = step(state, data)
         losses.append(float(logs["loss"]))
-    if name in tasks.SELF_SUPERVISED:  # a lower bound, not 0, is where these losses end: see tests/losses
+    if (
+        getattr(getattr(tasks, name), "learns", targets.class_) is None
+    ):  # a lower bound, not 0, is where these losses end: see tests/losses
         assert np.mean(losses[-10:]) < losses[0] - 0.1 * abs(losses[0])
         return
     _, (key, _), read = LABELLED.get(name, CLASS)
@@ -240,7 +253,7 @@ def test_predict_has_a_row_a_sample(name):
     task, params, extra, _ = ready(name)
     out = jax.eval_shape(task.predict, params, extra, {"image": batch()["image"]})
     assert out["features"].shape == (8, 8)
-    if name not in tasks.SELF_SUPERVISED:
+    if getattr(getattr(tasks, name), "learns", targets.class_) is not None:
         key, width = LABELLED.get(name, CLASS)[1]
         assert (out[key].shape, out[key].dtype) == ((8, width), jnp.float32)
     assert all(v.shape[0] == 8 for v in out.values())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxvision import tasks
+from jaxvision import targets, tasks
 from jaxvision.task import Task
 from jaxvision.tasks.adversarial import attack
 from jaxvision.training.step import init_state, make_step
@@ -66,7 +66,7 @@ def test_the_unknown_tags_of_a_partner_spoil_mixtures_alone():
     def spy(params, extra, data, *, key, step):
         return data["label"], (extra, {})
 
-    task = Task(None, spy, None)
+    task = Task(None, spy, None, learns=targets.tags)
     for probability in (1.0, 0.0):
         wrapped = tasks.mixup(task, classes=3, alpha=0.4, probability=probability)
         mixed, _ = wrapped.loss({}, {}, data, key=jax.random.key(3), step=jnp.int32(0))
@@ -112,7 +112,9 @@ def test_mixup_with_cutmix_mixes_each_batch_in_one_of_the_two_ways():
     from jaxvision.task import Task
 
     data = batch()
-    plain = Task(None, lambda params, extra, data, *, key, step: (data["image"], data["label"]), None)
+    plain = Task(None, lambda params, extra, data, *, key, step: (data["image"], data["label"]), None)._replace(
+        learns=targets.class_
+    )
     task = tasks.mixup(plain, classes=CLASSES, alpha=0.8, cutmix_alpha=1.0)
     keys = jax.random.split(jax.random.key(0), 100)
     images, labels = jax.jit(jax.vmap(lambda key: task.loss({}, {}, data, key=key, step=0)))(keys)
@@ -144,7 +146,11 @@ def linear():
         x = batch["image"] / 255
         return {"logits": jnp.einsum("bhwc,hwco->bo", x, params) + extra}
 
-    return Task(None, None, predict), jax.random.normal(jax.random.key(0), (8, 8, 3, CLASSES)), jnp.zeros(CLASSES)
+    return (
+        Task(None, None, predict, learns=targets.class_),
+        jax.random.normal(jax.random.key(0), (8, 8, 3, CLASSES)),
+        jnp.zeros(CLASSES),
+    )
 
 
 @settings(deadline=None, max_examples=12)

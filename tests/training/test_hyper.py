@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxvision import config as config_lib
+from jaxvision import targets
 from jaxvision.config import Config
 from jaxvision.runtime import sharding
 from jaxvision.training import build
@@ -83,7 +84,9 @@ def lowered(config):
     """(plain step, its lowered form with arguments, their values, a function that makes a state)."""
     labels, mesh = functools.partial(np.arange, 3), sharding.make_mesh(devices=jax.devices()[:1])
     parts = build.parts(config, 3, labels, teaching=None, total_steps=config.steps)
-    program, hyper = build.lower_step(config, parts, mesh, build.abstract_state(config, parts, mesh), "class", 3)
+    program, hyper = build.lower_step(
+        config, parts, mesh, build.abstract_state(config, parts, mesh), targets.class_.fields, 3
+    )
     plain = make_step(parts.task, parts.tx, seed=config.seed)
     init = functools.partial(init_state, parts.task, parts.tx, jax.random.key(0), build.zeros(config), None)
     return plain, program, hyper, init

@@ -33,7 +33,7 @@ class Arrays:
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         i = range(len(self))[i]
-        label = int(self.labels[i]) if self.kind == "class" else self.labels[i].copy()
+        label = int(self.labels[i]) if self.labels.ndim == 1 else self.labels[i].copy()
         return {"image": self._images[i].copy(), "label": label, "index": i}
 
     def where(self, i: int) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.data.sources.common import SCALAR, Source, check_label, class_order
+from jaxvision.data.sample import AXIS, LABEL, VALUE, Field, fields_of, label_field
+from jaxvision.data.sources.common import Source, check_label, class_order
 from jaxvision.errors import UserError, look_alike
 
 
@@ -20,6 +21,7 @@ class Renumbered:
 
     def __init__(self, whole: Source, classes: Sequence[str]) -> None:
         self.uri, self.kind, self.classes = whole.uri, whole.kind, tuple(classes)
+        self.fields = fields_of(whole)
         self.reads_for_labels = getattr(whole, "reads_for_labels", False)
         theirs = set(whole.classes)
         self.unnamed = tuple(name for name in self.classes if name not in theirs)
@@ -32,24 +34,28 @@ class Renumbered:
 
     @property
     def labels(self) -> np.ndarray:
-        return self._renumbered(self.whole.labels)
+        return self._renumbered(LABEL[self.kind], self.whole.labels)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         sample = self.whole[i]
-        if self.kind in SCALAR:
-            check_label(self.whole, sample["label"], self.where(i))
-        label = self._renumbered(np.asarray(sample["label"]))
-        return {**sample, "label": int(label) if self.kind in SCALAR else label}
+        for field in self.fields:
+            for value in np.ravel(sample[field.name]) if field.classes == VALUE else ():
+                check_label(self.whole, value, self.where(i))
+            sample = {**sample, field.name: self._renumbered(field, sample[field.name])}
+        return sample
 
     def where(self, i: int) -> str:
         return self.whole.where(i)
 
-    def _renumbered(self, labels: np.ndarray) -> np.ndarray:
-        if self.kind in SCALAR:
-            return self._new[labels]
-        table = np.full((*labels.shape[:-1], len(self.classes)), np.nan, np.float32)
-        table[..., self._new] = labels
-        return table
+    def _renumbered(self, field: Field, values: Any) -> Any:
+        """A field of one sample, or of many."""
+        if field.classes == VALUE:
+            return int(self._new[values]) if np.ndim(values) == 0 else self._new[values]
+        if field.classes == AXIS:
+            table = np.full((*values.shape[:-1], len(self.classes)), field.unknown, field.dtype)
+            table[..., self._new] = values
+            return table
+        return values
 
 
 def with_classes(source: Source, classes: Sequence[str], of: str) -> Source:
@@ -62,7 +68,8 @@ def with_classes(source: Source, classes: Sequence[str], of: str) -> Source:
     if tuple(source.classes) == tuple(classes):
         return source
     unknown, missing = set(source.classes) - set(classes), set(classes) - set(source.classes)
-    if unknown or (missing and source.kind == "values"):
+    whole = any(field.classes == AXIS and field.unknown is None for field in fields_of(source))
+    if unknown or (missing and whole):
         differ = classes_differ(source.classes, tuple(classes), "there", of)
         raise UserError(f"the classes of {source.uri} are not those of {of}: {differ}")
     return Renumbered(source, classes)
@@ -95,9 +102,10 @@ def absent(source: Source) -> tuple[str, ...]:
     """
     if getattr(source, "reads_for_labels", False):
         return getattr(source, "unnamed", ())
-    if source.kind == "class":
+    field = label_field(source)
+    if field is not None and field.classes == VALUE:
         there = np.isin(range(len(source.classes)), source.labels).tolist()
-    elif source.kind == "tags":
+    elif field is not None and field.unknown is not None:
         labels = source.labels
         there = np.logical_and((labels > 0.5).any(0), (labels <= 0.5).any(0)).tolist()
     else:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageFile
 
+from jaxvision.data.sample import label_field
 from jaxvision.errors import Unreadable, UserError, look_alike, nearest
 
 
@@ -35,34 +36,32 @@ EXTENSIONS = _extensions()
 ENDINGS = " ".join(end[1:] for end in EXTENSIONS[:8]) + " and what else Pillow reads"  # for messages
 
 
-# "class": one class a sample; "tags": any number of classes, as 0 and 1; "values": numbers, to be regressed; "none": no
-# labels, which tasks without labels learn from
-KINDS = ("class", "tags", "values", "none")
-SCALAR = ("class", "none")  # the label is one int32 a sample; of "none" it is 0
-
-
 class Source(Protocol):
     """Samples by number. `source[i]` must be safe to call from several threads, and a source must pickle."""
 
     uri: str
-    kind: str  # of the labels, see KINDS
+    # What is known of a sample. "class": its class; "tags": any number of classes, as 0 and 1; "values": numbers, to be
+    # regressed; "none": nothing, which tasks without labels learn from. Any other kind declares its `fields`.
+    kind: str
     classes: tuple[str, ...]  # what "tags" and "values" count along their last axis has its names here too
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """{"image": uint8 [H, W, C] or encoded bytes, "label": labels[i], "index": int}; IndexError outside.
+        """{"image": uint8 [H, W, C] or encoded bytes, "index": int, and each field}; IndexError outside.
 
-        An array is the caller's own, or read-only."""
+        The field of a label is labels[i]. An array is the caller's own, or read-only."""
 
     @property
     def labels(self) -> np.ndarray:
-        """All labels, in order, without reading images: int32 [N] (SCALAR) or float32 [N, K] (tags, values)."""
+        """All labels, in order, without reading images: int32 [N] (class, none) or float32 [N, K] (tags, values)."""
 
     def where(self, i: int) -> str:
         """The place of sample i, for people: a path where there is one; IndexError outside."""
 
     # What not every source has:
+    #   fields: tuple[Field, ...], what a sample holds beside its image, see data/sample.py; else `label`, by the kind;
+    #   objects: int32 [N], how many objects each sample has, where a field is per object;
     #   left_out: dict[str, int], how many files beside the samples were left out, by ending or reason;
     #   member(i): str, the path of sample i below the source's folder or in its tar;
     #   groups: int32 [N], samples of one number belong together, such as the images of one patient;
@@ -197,7 +196,8 @@ def notes(sources: Iterable[Source]) -> list[str]:
     sources = list({source.uri: source for source in sources}.values())
     lines = [f"{uri} leaves out {counted(counts)}" for uri, counts in left_out(sources).items()]
     for source in sources:
-        if source.kind == "tags":
+        field = label_field(source)
+        if field is not None and field.unknown is not None:
             labels = source.labels
             ones, unknown = np.nansum(labels, 0).astype(int).tolist(), np.isnan(labels).sum(0).tolist()
             tags = [

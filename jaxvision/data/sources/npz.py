@@ -58,8 +58,9 @@ class Npz(Arrays):
         self._images = _array(path, images).reshape(count, *headers[images].shape[1:3], -1)
         found = {of: _array(path, of) for of in (keys[1] for keys in pairs.values())}
         mine, listing = found[labels].reshape(count, -1), query.get("classes", "")
-        self.kind = "class" if mine.shape[1] == 1 else "tags"
-        if self.kind == "tags":
+        self.kind = "class"
+        if mine.shape[1] > 1:
+            self.kind = "tags"
             odd = np.flatnonzero(((mine != 0) & (mine != 1)).any(1))
             if len(odd):
                 raise UserError(

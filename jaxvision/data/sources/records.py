@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from jaxvision.config.ranges import is_name
-from jaxvision.data.sources.common import KINDS, SCALAR, sibling
+from jaxvision.data.sample import LABEL
+from jaxvision.data.sources.common import sibling
 from jaxvision.errors import UserError
 from jaxvision.runtime import paths
 
@@ -38,14 +39,15 @@ class Records:
 
       bytes 0-2   b"JVR"
       byte 3      0: the image is an encoded file; 1: it is the PNG of what the source gave as pixels
-      bytes 4-7   int32, the label if it is one (SCALAR), else -1 (labels.npy is what counts)
+      bytes 4-7   int32, the label if it is one number, else -1 (labels.npy is what counts)
       bytes 8-15  int64, the `index` that the sample had in the source
 
     Samples come as the source gave them: encoded bytes as bytes, pixels as uint8 [H, W, 1 or 3].
 
     Opening reads info.json, compares the sizes of all files, and the SHA-256 of info.json, labels.npy and index.npy
     (16 MB for 1.3 million classes); a shard is opened when first read. Each record that is read is compared with
-    labels.npy (SCALAR) and index.npy. Data sets of earlier releases have no index.npy, and a digest of labels.npy only.
+    index.npy, and with labels.npy where a label is one number. Data sets of earlier releases have no index.npy, and a
+    digest of labels.npy only.
 
     Raises UserError for a folder that is not packed to the end, an unknown version, a file that is absent, of another
     size or changed, at a damaged record, and at one that is not the sample it should be.
@@ -70,7 +72,7 @@ class Records:
             sizes = {name: int(about["bytes"]) for name, about in small.items()}
             digests = {name: str(about["sha256"]) for name, about in small.items()}
             sizes |= {name: int(shard["bytes"]) for name, shard in zip(self._names, info["shards"])}
-            if self.kind not in KINDS or sum(counts) != info["count"]:
+            if self.kind not in LABEL or sum(counts) != info["count"]:
                 raise ValueError(f"{self.kind!r} labels, {info['count']} samples")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.root}/{INFO} is damaged ({error!r}): pack the data again") from error
@@ -86,8 +88,9 @@ class Records:
         files = {name: self._file(name) for name in small}
         for name, digest in digests.items():
             _check_digest(files[name], digest)
-        dtype, axes = (np.int32, 1) if self.kind in SCALAR else (np.float32, 2)
-        self.labels = _read_array(files[LABELS], dtype, axes, len(self))
+        field = LABEL[self.kind]
+        self._scalar = not field.shape
+        self.labels = _read_array(files[LABELS], np.dtype(field.dtype), 1 + len(field.shape), len(self))
         self._index = _read_array(files[INDEX], np.int64, 1, len(self)) if INDEX in files else None
         self._readers: list[Any] = [None] * len(counts)
         self._locks = [threading.Lock() for _ in counts]
@@ -108,13 +111,13 @@ class Records:
             raise UserError(f"{self.where(i)}: damaged ({reason}): copy the file again or pack again") from error
         label = self.labels[i]
         wanted = index if self._index is None else int(self._index[i])
-        if index != wanted or (self.kind in SCALAR and noted != label):
+        if index != wanted or (self._scalar and noted != label):
             raise UserError(
                 f"{self.where(i)} is another sample: it has index {index} and label {noted}, {INDEX} and {LABELS} say "
                 f"{wanted} and {label}; were files exchanged or copied from another data set? Copy the folder again or "
                 "pack again"
             )
-        return {"image": image, "label": int(label) if self.kind in SCALAR else np.array(label), "index": index}
+        return {"image": image, "label": int(label) if self._scalar else np.array(label), "index": index}
 
     def where(self, i: int) -> str:
         shard, k = self._place(range(len(self))[i])
@@ -161,7 +164,7 @@ def record(sample: dict[str, Any], kind: str) -> bytes:
         buffer, content = io.BytesIO(), PIXELS
         Image.fromarray(image.squeeze(2) if image.shape[2:] == (1,) else image).save(buffer, "PNG")
         image = buffer.getvalue()
-    label = int(sample["label"]) if kind in SCALAR else -1
+    label = -1 if LABEL[kind].shape else int(sample["label"])
     return _HEADER.pack(_MAGIC, content, label, int(sample["index"])) + image
 
 
@@ -183,14 +186,14 @@ def _unpack(record: bytes) -> tuple[int, int, bytes | np.ndarray]:
 def sample_digest(sample: dict[str, Any], kind: str) -> bytes:
     """What a sample adds to the digest of a data set: its index, its label, the SHA-256 of its image.
 
-    The index is int64, the label int32 (SCALAR) or float32 [K], little-endian. Of an encoded image the
+    The index is int64, the label int32 or float32 [K], little-endian. Of an encoded image the
     bytes are hashed, of pixels the shape (3 x int64; [H, W] counts as [H, W, 1]) and then the pixels.
     """
     image = sample["image"]
     if isinstance(image, np.ndarray):
         shape = image.shape if image.ndim == 3 else (*image.shape, 1)
         image = np.array(shape, "<i8").tobytes() + image.tobytes()
-    label = np.asarray(sample["label"], "<i4" if kind in SCALAR else "<f4")
+    label = np.asarray(sample["label"], np.dtype(LABEL[kind].dtype).newbyteorder("<"))
     return struct.pack("<q", int(sample["index"])) + label.tobytes() + hashlib.sha256(image).digest()
 
 

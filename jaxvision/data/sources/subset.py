@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxvision.data.order import permutation
+from jaxvision.data.sample import VALUE, fields_of, label_field
 from jaxvision.data.sources.common import Source
 from jaxvision.errors import UserError
 
@@ -38,6 +39,7 @@ class Subset:
         if not len(whole):
             raise UserError(f"{self.uri!r} is a part of nothing: {whole.uri} holds no sample")
         self.kind, self.classes, self.left_out = whole.kind, whole.classes, getattr(whole, "left_out", {})
+        self.fields = fields_of(whole)
         groups = _groups(self.uri, whole, group) if group else getattr(whole, "groups", None)
         units = len(whole) if groups is None else int(groups.max()) + 1  # groups are numbered from 0 without gaps
         chosen = permutation(int(seed), 0, len(whole))
@@ -54,6 +56,8 @@ class Subset:
         self.reads_for_labels = getattr(whole, "reads_for_labels", False)
         self.whole = whole
         self.chosen = np.sort(_share_of_each(self.uri, whole, chosen, part, groups) if part else chosen)
+        if hasattr(whole, "objects"):
+            self.objects = whole.objects[self.chosen]
         if groups is not None:
             self.groups = np.unique(groups[self.chosen], return_inverse=True)[1].astype(np.int32)
 
@@ -71,9 +75,15 @@ class Subset:
         return self.whole.where(int(self.chosen[i]))
 
 
+def _by_class(whole: Source) -> bool:
+    """Whether each sample has one class."""
+    field = label_field(whole)
+    return field is not None and field.classes == VALUE
+
+
 def _of_each_class(uri: str, whole: Source, chosen: np.ndarray, per_class: str) -> np.ndarray:
     """The first `per_class` of each class among the samples `chosen`, int64."""
-    if whole.kind != "class":
+    if not _by_class(whole):
         raise UserError(f"{uri!r}: per_class needs one class a sample, and the labels of {whole.uri} are {whole.kind}")
     if not per_class.isdecimal() or int(per_class) < 1:
         raise UserError(f"{uri!r}: per_class must be a whole number from 1 on, got {per_class!r}")
@@ -97,7 +107,7 @@ def _share_of_each(
 
     With `groups` it is the share of the groups of each class, and all samples of those.
     """
-    labels = whole.labels[chosen] if whole.kind == "class" else np.zeros(len(chosen), np.int32)
+    labels = whole.labels[chosen] if _by_class(whole) else np.zeros(len(chosen), np.int32)
     units, counted = chosen, "samples"  # what is shared out, and the class of each
     if groups is not None:
         units, labels = _classes_of_groups(groups[chosen], labels)
@@ -107,7 +117,7 @@ def _share_of_each(
         of_class = units[labels == c]
         start, stop = _bounds(uri, "part", part, len(of_class), counted)
         if start == stop:
-            name = whole.classes[c] if whole.kind == "class" else whole.uri
+            name = whole.classes[c] if _by_class(whole) else whole.uri
             raise UserError(f"{uri!r} leaves none of the {len(of_class)} {counted} of {name!r}: widen part={part}")
         kept.append(of_class[start:stop])
     together = np.concatenate(kept)

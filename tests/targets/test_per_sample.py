@@ -2,17 +2,16 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from scipy.special import softmax
 
-from jaxvision.metrics.outcomes import outcomes
+from jaxvision import targets
 
 LOGITS = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
 LABEL = np.array([0, 3, 6, 2, 2], np.int32)
 
 
-def rows(predictions, label, **options):
-    metric = outcomes(**options)
+def rows(predictions, label, *, kind, classes, **options):
+    metric = targets.find(kind).per_sample(classes, **options)
     assert metric.gather
     assert metric.finish({}) == {}
     return {k: np.asarray(v) for k, v in metric.update(predictions, {"label": jnp.asarray(label)}).items()}
@@ -46,5 +45,4 @@ def test_tags_and_values():
     np.testing.assert_array_equal(unknown["label"], (LOGITS > 0) & (LOGITS <= 1))
     found = rows({"values": LOGITS}, label, classes=7, kind="values")
     np.testing.assert_array_equal(found["values"], LOGITS)
-    with pytest.raises(ValueError, match="labels of kind 'none' have none"):
-        outcomes(classes=7, kind="none")
+    assert targets.find("none") is None
