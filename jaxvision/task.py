@@ -44,13 +44,13 @@ class Target(NamedTuple):
     main: the output whose numbers a certificate compares.
     per_sample: (number of classes) -> a Metric that measures nothing and gathers a row a sample, for the report.
     rows: names of the arrays of such a row, by which a report knows the kind.
-    prediction: (class names, an image's row of each output) -> what `Predictor.predict` gives: it has `to_dict`,
-      `text`, both with the `options` of the kind as keyword arguments.
+    prediction: (class names, an image's row of each output, its data.warp.Warp) -> what `Predictor.predict` gives: it
+      has `to_dict` and `text`, both with the `options` of the kind as keyword arguments.
     options: of an answer, by name, with their defaults: flags of predict.
     columns, cells: (class names, options) -> heads of a table of answers; (a `to_dict`) -> a row of it.
     same: (outputs of the trained network, of the exported, scale of `main`) -> (bool [N], whether both say the same of
       an image; how many of them are ties).
-    score: (outputs, samples with their fields) -> figures of how good they are, for a certificate.
+    score: (outputs, samples with their fields and "warp") -> figures of how good they are, for a certificate.
     counts: (a source) -> pieces of a report: how often what comes.
     words: (class names, a sample's fields) -> what is known of it, for people.
     section: (eval/NAME.json, rows, pictures) -> pieces of a report, see report.evaluation.
@@ -69,7 +69,7 @@ class Target(NamedTuple):
     main: str
     per_sample: Callable[[int], Metric]
     rows: frozenset[str]
-    prediction: Callable[[tuple[str, ...], Mapping[str, Any]], Any]
+    prediction: Callable[[tuple[str, ...], Mapping[str, Any], Any], Any]
     options: Mapping[str, Any]
     columns: Callable[..., list[str]]
     cells: Callable[[dict[str, Any]], list[Any]]
@@ -176,6 +176,10 @@ class Metric(NamedTuple):
       `gather`, of rows [B, ...], of which the evaluator keeps those that are no padding.
     finish: on the host, numpy tree (sums added up, or rows concatenated) -> dict[str, float].
     gather: True where every row is needed (COCO AP, HOTA, k-NN).
+    compact: on each host after each batch, before rows are gathered: (rows of `update` [n, ...], the source's own truth
+      of their samples, in the files' pixels: dicts of its fields, and "warp", a data.warp.Warp) -> one small value a
+      sample, of which `finish` gets the list in the source's order. So masks of a whole set are never held. Only with
+      `gather`.
     bank: name of a second source whose rows are gathered first and handed to `finish` as its second
       argument (k-NN, linear probe on frozen features). Only with `gather`.
     names: of the figures that `finish` gives: known before anything is measured, so that a config can
@@ -195,3 +199,4 @@ class Metric(NamedTuple):
     check: Callable[[Any], None] | None = None
     compares: Target | None = None
     of_features: bool = False
+    compact: Callable[[Any, list[dict[str, Any]]], Sequence[Any]] | None = None

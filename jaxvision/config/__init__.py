@@ -147,6 +147,8 @@ def default() -> Config:
             transforms=(),  # training: (("random_resized_crop", {}), ("flip", {})), see jaxvision.data.transforms
             sampling="uniform",  # each sample once an epoch; "balanced": each class as often; "weighted"
             weights=(),  # weighted: (("rare class", 5.0), ...), classes not named count 1
+            slots=0,  # objects of a training sample, at most; 0: as many as any sample has
+            min_visible=0.1,  # share of its box that an object must keep, or it is dropped from the training sample
             repeats=1,  # times that a sample comes in a row, each with its own augmentation
             on_error="stop",  # at an unreadable image; or "skip": another comes instead, all are listed
             skip_at_most=0.01,  # skip: share of the samples above which the run stops all the same
@@ -316,6 +318,8 @@ CHECKS: tuple[tuple[str, Range], ...] = (
     ("data.transforms", each(_is_transform, 'a pair like ("shift", dict(share=0.1))')),
     ("data.sampling", one_of("uniform", "balanced", "weighted")),
     ("data.weights", pairs(lambda w: 0 <= w <= 10**6, 'pairs like ("rare class", 5.0), of a number of 0 to 1,000,000')),
+    ("data.slots", between(0, 10**5)),
+    ("data.min_visible", between(0, 1)),
     ("data.repeats", between(1, 10**6)),
     ("data.on_error", one_of("stop", "skip")),
     ("data.skip_at_most", Range(lambda v: 0 < v <= 1, "a share, in (0, 1]")),
@@ -515,9 +519,13 @@ def read(path: epath.Path) -> Config:
         raise Damaged(f"{path} is damaged, or of another version ({error})") from error
 
 
+# Keys that came when there were runs without them, which had these values.
+LATER = (("data.slots", 0), ("data.min_visible", 0.1))
+
+
 def run_of(config: Config) -> str:
     """Sixteen letters that stand for a run: for its config, without what may change in a run."""
-    kept = {k: v for k, v in flat(config.to_dict()).items() if not _may_change(k)}
+    kept = {k: v for k, v in flat(config.to_dict()).items() if not _may_change(k) and (k, v) not in LATER}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -124,8 +124,11 @@ class Encoded:
         self.shape = (header.height, header.width, header.channels)
         self._data, self._header, self._where, self._max_pixels = data, header, where, max_pixels
 
-    def cut(self, top: int, left: int, height: int, width: int, size: int) -> np.ndarray:
-        """The pixels of a box, which will be resized to `size` x `size`: uint8 [height / k, width / k, channels].
+    def cut(
+        self, top: int, left: int, height: int, width: int, size: int
+    ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+        """The pixels of a box, which will be resized to `size` x `size`: uint8 [height / k, width / k, channels]; and
+        which box (top, left, height, width) they are.
 
         They are valid until this thread cuts again. k is 1 unless the box has at least twice `size` both ways: then it
         is the largest of 2, 4 and 8 that leaves `size` pixels, and the box moves to multiples of k. That is as
@@ -134,11 +137,12 @@ class Encoded:
         factor = next((k for k in (8, 4, 2) if height // k >= size and width // k >= size), 1)
         top, left = top // factor * factor, left // factor * factor
         try:
-            return jpeg.cut(self._data, self._header, top, left, height, width, factor)
+            made = jpeg.cut(self._data, self._header, top, left, height, width, factor)
+            return made, (top, left, made.shape[0] * factor, made.shape[1] * factor)
         except (ValueError, OSError, SyntaxError):
             # it may do, or knows what is wrong
             whole = decode(self._data, self.shape[2], self._where, max_pixels=self._max_pixels)
-        return whole[top : top + height, left : left + width]
+        return whole[top : top + height, left : left + width], (top, left, height, width)
 
 
 def open_image(

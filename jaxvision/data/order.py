@@ -16,7 +16,7 @@ from jaxvision.data.sample import VALUE, label_field
 from jaxvision.errors import UserError, nearest
 
 # Positions whose streams no transform has: they order an epoch, draw its samples, replace one that is unreadable.
-_ORDER, _DRAW, _REPLACE = 2**64 - 1, 2**64 - 2, 2**64 - 3
+_ORDER, _DRAW, _REPLACE, _PARTNER = 2**64 - 1, 2**64 - 2, 2**64 - 3, 2**64 - 4
 SAMPLING = ("uniform", "balanced", "weighted")
 
 
@@ -58,11 +58,17 @@ class Generators:
         self._state = self._bits.state
         self._rng = np.random.Generator(self._bits)
 
-    def at(self, seed: int, n: int, position: int) -> np.random.Generator:
+    def at(self, seed: int, n: int, position: int, partner: int = 0) -> np.random.Generator:
+        """partner: 0 for the sample itself, j + 1 for its j-th partner."""
         self._state["state"]["key"][:] = (seed % 2**64, n)
-        self._state["state"]["counter"][3] = position
+        self._state["state"]["counter"][2:] = (partner, position)
         self._bits.state = self._state
         return self._rng
+
+
+def partner(seed: int, n: int, j: int) -> int:
+    """Which sample of the order, counted as n is, comes as the j-th partner of sample n: 62 bits of a hash."""
+    return int(_philox(seed, n, _PARTNER).random_raw(j + 1)[j] >> np.uint64(2))
 
 
 class Weights(NamedTuple):

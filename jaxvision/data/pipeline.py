@@ -6,10 +6,11 @@ of hosts, threads and processes sees the same global batches.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +18,12 @@ import numpy as np
 from jaxvision.data import workers
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import MAX_PIXELS, decode, open_image
-from jaxvision.data.order import Generators, Order
-from jaxvision.data.sample import VALUE, batch_spec, fields_of
+from jaxvision.data.order import Generators, Order, partner
+from jaxvision.data.sample import VALUE, Field, batch_spec, fields_of, placed, settled
 from jaxvision.data.sources import Source
 from jaxvision.data.sources.common import check_label
-from jaxvision.data.transforms import Transform, preprocess
+from jaxvision.data.transforms import applied, check_fields, preprocess
+from jaxvision.data.warp import Warp
 from jaxvision.errors import Unreadable, UserError
 
 Batch = dict[str, np.ndarray]
@@ -67,7 +69,7 @@ class Skips:
 
 def train_batches(
     source: Source,
-    transforms: Sequence[Transform],
+    transforms: Sequence[Any],
     contract: InputContract,
     *,
     batch_size: int,
@@ -77,6 +79,9 @@ def train_batches(
     rows: Sequence[int] | None = None,
     order: Order | None = None,
     skips: Skips | None = None,
+    fields: Sequence[Field] | None = None,
+    slots: int = 0,
+    keep: float = 0.0,
     max_pixels: int = MAX_PIXELS,
     threads: int = 2,
     processes: int = 0,
@@ -95,14 +100,16 @@ def train_batches(
       rows: the rows of the global batch to load, in the order wanted; all by default.
       order: which sample is the n-th; each once an epoch by default.
       skips: replaces unreadable images and counts them; None: the first one raises.
+      fields: of the source, those that batches hold; all by default.
+      slots: for the objects of a sample; keep: the share of its box that an object must keep, see `sample.placed`.
       max_pixels: an image of more is unreadable, see `decode`.
       threads: readers, each making whole batches; 0 loads in the caller's thread.
       processes: as many worker processes instead, for machines where threads wait for Python's lock (docs/data.md).
       prefetch: batches loaded ahead.
 
     Yields:
-      {"image": uint8 [R, size, size, C], "label": int32 [R] (float32 [R, K] for tags and values), "index": int64 [R],
-      "mask": bool [R], all True}, in memory of their own. Closing the iterator (or dropping it) ends the readers.
+      What `sample.batch_spec` says, for a class {"image": uint8 [R, size, size, C], "label": int32 [R], "index": int64
+      [R], "mask": bool [R], all True}, in memory of their own. Closing the iterator (or dropping it) ends the readers.
 
     Raises:
       UserError: at once for an empty source or bad rows; from the iterator, at its batch, for an unreadable image, a
@@ -110,7 +117,12 @@ def train_batches(
     """
     chosen = _rows(source, batch_size, rows)
     order = order or Order(seed, len(source))
-    load = _Train(source, contract, batch_size, chosen, max_pixels, tuple(transforms), seed, order, skips is not None)
+    fields = tuple(fields_of(source) if fields is None else fields)
+    check_fields(transforms, fields)
+    load = _Train(
+        source, contract, batch_size, chosen, max_pixels, fields, slots, skips is not None,
+        tuple(transforms), seed, order, keep,
+    )  # fmt: skip
     return _ahead(load, start, stop, skips, threads, processes, prefetch)
 
 
@@ -128,11 +140,13 @@ def eval_batches(
 ) -> Generator[Batch, None, None]:
     """Every sample once, in the source's order, through `preprocess(contract)`.
 
-    As `train_batches`, but the last global batch is filled up to `batch_size` with rows of zeros, label 0,
+    As `train_batches`, but without the fields that are told in the file's pixels, see `sample.batch_spec`. The last
+    global batch is filled up to `batch_size` with rows of zeros, label 0,
     index -1 and mask False. So every host yields the same number of batches, whatever rows it loads. With `skips` an
     unreadable image becomes such a row, too.
     """
-    load = _Evaluate(source, contract, batch_size, _rows(source, batch_size, rows), max_pixels, skips is not None)
+    chosen, fields = _rows(source, batch_size, rows), fields_of(source)
+    load = _Evaluate(source, contract, batch_size, chosen, max_pixels, fields, 0, skips is not None)
     return _ahead(load, 0, -(-len(source) // batch_size), skips, threads, processes, prefetch)
 
 
@@ -160,61 +174,130 @@ class _Load:
     batch_size: int
     rows: list[int]
     max_pixels: int
+    fields: tuple[Field, ...]
+    slots: int
+    skip: bool
 
-    def writer(self) -> _Writer:
-        return _Writer(self.source, self.contract, len(self.rows), self.max_pixels)
+    def read(self, i: int, opens: bool = False) -> dict[str, Any]:
+        """The source's sample i, its image decoded, or as `open_image` has it if `opens`."""
+        source, where = self.source, self.source.where(i)
+        workers.reading(i)
+        sample = source[i]
+        for field in self.fields:
+            for value in np.ravel(sample[field.name]) if field.classes == VALUE else ():
+                check_label(source, value, where)
+        opened = open_image if opens else decode
+        image = opened(sample["image"], where=where, max_pixels=self.max_pixels, **self.contract.decoding)
+        return {**sample, "image": image}
 
 
 @dataclasses.dataclass
 class _Train(_Load):
-    transforms: tuple[Transform, ...]
+    transforms: tuple[Any, ...]
     seed: int
     order: Order
-    skip: bool
+    keep: float
 
     def __call__(self, step: int) -> tuple[Batch, list[Skip]]:
-        writer = self.writer()
-        generators = Generators()
+        writer, generators = _Writer(self, train=True), Generators()
         for k, row in enumerate(self.rows):
-            self._row(writer, k, step * self.batch_size + row, generators)
+            n = step * self.batch_size + row
+            i, sample = self._made(n, len(self.transforms), (n, 0), generators, writer.skipped)
+            writer.write(k, i, sample, self.images, self.keep)
         return writer.batch(), writer.skipped
 
-    def _row(self, writer: _Writer, k: int, n: int, generators: Generators) -> None:
+    def _made(
+        self, n: int, stop: int, stream: tuple[int, int], generators: Generators, skipped: list[Skip]
+    ) -> tuple[int, dict[str, Any]]:
+        """(its place in the source, the n-th sample after the first `stop` transforms).
+
+        stream: whose random numbers they draw: (number of a sample, 0), or of its j-th partner (that number, j + 1).
+        """
         i = self.order(n)
         for attempt in range(_ATTEMPTS):
             try:
-                return writer.write(k, i, lambda image: self._transformed(image, n, generators), self._opens)
+                return i, self._transformed(i, n, stop, stream, generators, skipped)
             except Unreadable as error:
                 if not self.skip:
                     raise
                 reason = str(error)
-                writer.skipped.append(Skip(n, i, reason))
+                skipped.append(Skip(n, i, reason))
                 i = self.order.replacement(n, attempt)
         raise UserError(f"{self.source.uri}: {_ATTEMPTS} images in a row cannot be read, the last: {reason}")
+
+    def _transformed(
+        self, i: int, n: int, stop: int, stream: tuple[int, int], generators: Generators, skipped: list[Skip]
+    ) -> dict[str, Any]:
+        sample = self.read(i, self._opens)
+        with _named(self.source.where(i), sample["image"]):
+            if self._follows:
+                sample |= _rounded(sample, self.fields)
+                sample |= {"fields": self.fields, "warp": Warp.identity(*sample["image"].shape[:2])}
+            for position, transform in enumerate(self.transforms[:stop]):
+                partners = []
+                for j in range(getattr(transform, "partners", 0)):
+                    other = partner(self.seed, n, j)
+                    _, made = self._made(other, position, (n, j + 1), generators, skipped)
+                    partners.append(settled(made) if self._follows else made)
+                sample = settled(sample) if partners and self._follows else sample
+                number, place = stream
+                rng = generators.at(self.seed, number, position, place)
+                sample = applied(transform, sample, rng, partners)
+        return sample
 
     @functools.cached_property
     def _opens(self) -> bool:
         return bool(self.transforms) and getattr(self.transforms[0], "decodes", False)
 
-    def _transformed(self, image: Any, n: int, generators: Generators) -> Any:
-        for position, transform in enumerate(self.transforms):
-            image = transform(image, generators.at(self.seed, n, position))
-        return image
+    @functools.cached_property
+    def _follows(self) -> bool:
+        """Whether there are fields that follow the pixels."""
+        return any(field.in_file for field in self.fields)
+
+    @functools.cached_property
+    def images(self) -> tuple[str, ...]:
+        """The names of the arrays of pixels."""
+        makes = getattr(self.transforms[-1], "makes", None) if self.transforms else None
+        return ("image",) if makes is None else tuple(name for name, _, _ in makes)
+
+
+def _rounded(sample: dict[str, Any], fields: Sequence[Field]) -> dict[str, np.ndarray]:
+    """Boxes and points of a sample to 1/256 pixel, float64: then W - x is exact, and mirroring twice the identity."""
+    found = {field.name: sample[field.name] for field in fields if field.geometry in ("boxes", "points")}
+    return {name: np.round(np.asarray(values, np.float64) * 256) / 256 for name, values in found.items()}
+
+
+@contextlib.contextmanager
+def _named(where: str, image: Any) -> Iterator[None]:
+    """Errors of transforms say of which image they are."""
+    try:
+        yield
+    except UserError as error:
+        if str(error).startswith(where):  # of an image that was decoded only now
+            raise
+        raise type(error)(f"{where}: {error}") from None
+    except MemoryError:
+        height, width = image.shape[:2]
+        raise UserError(
+            f"{where}: no memory for the transforms of {width} x {height} pixels: lower data.max_pixels or data.threads"
+        ) from None
 
 
 @dataclasses.dataclass
 class _Evaluate(_Load):
-    skip: bool
-
     def __call__(self, step: int) -> tuple[Batch, list[Skip]]:
-        writer = self.writer()
+        writer = _Writer(self, train=False)
         evaluation = preprocess(self.contract)
         for k, row in enumerate(self.rows):
             i = step * self.batch_size + row
             if i >= len(self.source):
                 continue
             try:
-                writer.write(k, i, evaluation)
+                sample = self.read(i)
+                size = np.array(sample["image"].shape[:2], np.int32)
+                with _named(self.source.where(i), sample["image"]):
+                    sample["image"] = evaluation(sample["image"])
+                writer.write(k, i, {**sample, "size": size})
             except Unreadable as error:
                 if not self.skip:
                     raise
@@ -225,49 +308,54 @@ class _Evaluate(_Load):
 class _Writer:
     """Fills a batch row by row; a row never written is padding."""
 
-    def __init__(self, source: Source, contract: InputContract, count: int, max_pixels: int) -> None:
-        self.source, self.contract, self.count, self.max_pixels = source, contract, count, max_pixels
-        self.shape = (contract.size, contract.size, contract.channels)
+    def __init__(self, load: _Load, train: bool) -> None:
+        self.load, contract, count = load, load.contract, len(load.rows)
+        self.count, self.shape = count, (contract.size, contract.size, contract.channels)
         self.images: Batch = {}
         self.skipped: list[Skip] = []
-        self.fields = fields_of(source)
-        spec = batch_spec({}, self.fields, count, classes=len(source.classes))
+        classes = len(load.source.classes)
+        spec = batch_spec({}, load.fields, count, classes=classes, slots=load.slots, train=train)
         self.arrays = {name: np.zeros(array.shape, array.dtype) for name, array in spec.items()}
         self.index = self.arrays["index"]
         self.index[:] = -1
+        told = ("index", "size", *(field.name for field in load.fields if not field.in_file))
+        self.plain = [name for name in told if name in spec]  # what a sample has as the batch has it
 
-    def write(self, k: int, i: int, pixels: Callable[[Any], Any], opens: bool = False) -> None:
-        """Row k becomes the source's sample i, its image through `pixels`, which may take it encoded if `opens`."""
-        source, where = self.source, self.source.where(i)
-        workers.reading(i)
-        sample = source[i]
-        for field in self.fields:
-            if field.classes == VALUE:
-                check_label(source, sample[field.name], where)
-        opened = open_image if opens else decode
-        image = opened(sample["image"], where=where, max_pixels=self.max_pixels, **self.contract.decoding)
-        try:
-            image = pixels(image)
-        except UserError as error:
-            if str(error).startswith(where):  # of an image that was decoded only now
-                raise
-            raise type(error)(f"{where}: {error}") from None
-        except MemoryError:
-            height, width = image.shape[:2]
-            raise UserError(
-                f"{where}: no memory for the transforms of {width} x {height} pixels: lower data.max_pixels or "
-                "data.threads"
-            ) from None
-        images = image if isinstance(image, dict) else {"image": image}
-        for name, value in images.items():
+    def write(
+        self, k: int, i: int, sample: dict[str, Any], images: Sequence[str] = ("image",), keep: float = 0.0
+    ) -> None:
+        """Row k becomes a sample, which is the source's i-th; `images`: the names of its pixels."""
+        for name in images:
+            value = sample[name]
             if name == "image" and value.shape[-3:] != self.shape:
-                raise UserError(_wrong_shape(value, self.contract, where))
+                raise UserError(_wrong_shape(value, self.load.contract, self.load.source.where(i)))
             if name not in self.images:
                 # New arrays every time: jax may use their memory in place. Not zeroed, `batch` does what is needed.
                 self.images[name] = np.empty((self.count, *value.shape), np.uint8)
             self.images[name][k] = value
-        for name in ("index", *(field.name for field in self.fields)):
+        for name in self.plain:
             self.arrays[name][k] = sample[name]
+        if "warp" in sample:
+            self._place(k, i, sample, keep)
+
+    def _place(self, k: int, i: int, sample: dict[str, Any], keep: float) -> None:
+        """Writes the fields that follow the pixels."""
+        values, dropped = placed(sample, keep)
+        for field in (field for field in sample["fields"] if field.in_file):
+            value, row = values[field.name], self.arrays[field.name]
+            if not field.per_object:
+                row[k] = value
+                continue
+            if len(value) > self.load.slots:
+                raise UserError(
+                    f"{self.load.source.where(i)} has {len(value)} objects, and a training sample {self.load.slots} "
+                    f"slots: set config.data.slots = {len(value)}, or 0 for as many as the data need"
+                )
+            row[k] = field.pad
+            row[k, : len(value)] = value
+            self.arrays["valid"][k] = np.arange(self.load.slots) < len(value)
+        if "dropped" in self.arrays:
+            self.arrays["dropped"][k] = dropped
 
     def batch(self) -> Batch:
         mask = self.index >= 0

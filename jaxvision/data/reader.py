@@ -12,7 +12,9 @@ from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.order import Order, class_weights
 from jaxvision.data.pipeline import Skips, train_batches
+from jaxvision.data.sample import Field
 from jaxvision.data.sources import Source
+from jaxvision.errors import UserError
 from jaxvision.runtime import machine
 
 
@@ -51,6 +53,19 @@ def order(config: Config, source: Source) -> Order:
     return Order(config.seed, len(source), weights, config.data.repeats)
 
 
+def slots(config: Config, source: Source) -> int:
+    """Slots for the objects of a training sample; 0 where the source has none. Raises UserError for too few."""
+    objects = getattr(source, "objects", None)
+    most = int(objects.max()) if objects is not None and len(objects) else 0
+    if config.data.slots and most > config.data.slots:
+        place = source.where(int(objects.argmax()))  # type: ignore[union-attr]
+        raise UserError(
+            f"data.slots is {config.data.slots}, and {place} has {most} objects: set config.data.slots = {most}, or 0 "
+            "for as many as the data need"
+        )
+    return (config.data.slots or most) if objects is not None else 0
+
+
 def train(
     config: Config,
     source: Source,
@@ -59,12 +74,13 @@ def train(
     stop: int,
     rows: Sequence[int],
     order: Order,
+    fields: Sequence[Field] | None = None,
     skips: Skips | None = None,
     **readers: int,
 ) -> Generator[dict[str, np.ndarray], None, None]:
     """These rows of the training batches of steps start .. stop - 1; closing the generator ends its threads.
 
-    readers: in place of those of `options`.
+    fields: those of the source that batches hold; by default all. readers: in place of those of `options`.
     """
     pixels = contract(config)
     return train_batches(
@@ -78,6 +94,9 @@ def train(
         rows=rows,
         order=order,
         skips=skips,
+        fields=fields,
+        slots=slots(config, source),
+        keep=config.data.min_visible,
         prefetch=config.data.prefetch,
         **{**options(config), **readers},
     )

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvision.data.warp import Move, Warp, moved_map
+
 CLASSES, OBJECTS = "classes", "objects"  # sides of a field: as many as the source has classes, the sample objects
 VALUE, AXIS = "value", "axis"  # where a field holds places in the source's list of classes
 
@@ -93,17 +95,86 @@ def batch_spec(
     *,
     classes: int = 0,
     slots: int = 0,
+    train: bool = True,
 ) -> dict[str, Spec]:
     """The arrays of a batch of so many rows, by name.
 
     Args:
       images: shape of each array of pixels, without the rows.
-      fields: what else it holds; where one is `per_object`, also `valid` bool [rows, slots].
+      fields: what else the batch holds. Where one is `per_object`, so do `valid` bool [rows, slots], the slots that an
+        object fills, and `dropped` int32 [rows], how many objects the transforms left without a place.
       classes: how many the source has; slots: for the objects of a sample.
+      train: whether it is a training batch. An evaluation batch holds no field that is told in the file's pixels, but
+        `size` int32 [rows, 2], (height, width) of the file: the truth is the source's own.
     """
-    fields = tuple(fields)
+    told = tuple(fields)
+    kept = tuple(field for field in told if train or not field.in_file)
     made = {name: Spec((rows, *shape), "uint8") for name, shape in images.items()}
-    made |= {field.name: Spec((rows, *field.sides(classes, slots)), field.dtype) for field in fields}
-    if any(field.per_object for field in fields):
-        made["valid"] = Spec((rows, slots), "bool")
+    made |= {field.name: Spec((rows, *field.sides(classes, slots)), field.dtype) for field in kept}
+    if any(field.per_object for field in kept):
+        made |= {"valid": Spec((rows, slots), "bool"), "dropped": Spec((rows,), "int32")}
+    if len(kept) < len(told):
+        made["size"] = Spec((rows, 2), "int32")
     return made | {"index": Spec((rows,), "int64"), "mask": Spec((rows,), "bool")}
+
+
+def known(source: Any, place: int) -> dict[str, Any]:
+    """What a source knows of a sample, without its image: from its `known(place)`, where it reads no image for it."""
+    read = getattr(source, "known", None)
+    sample = source[place] if read is None else read(place)
+    return {name: value for name, value in sample.items() if name != "image"}
+
+
+# --------------------------------------------------------------------------- fields that follow the pixels
+
+
+def stepped(sample: dict[str, Any], move: Move, size: tuple[int, int]) -> dict[str, Any]:
+    """A sample whose image one step of a transform moved: its warp goes on, maps and masks with the pixels."""
+    made = {**sample, "warp": sample["warp"].then(move, size)}
+    for field in sample["fields"]:
+        if field.geometry in ("map", "masks"):
+            made[field.name] = moved_map(sample[field.name], move, size, field.pad)
+    return made
+
+
+def settled(sample: dict[str, Any]) -> dict[str, Any]:
+    """A sample with boxes and points where its warp puts them, not yet clipped: its canvas is the file from here on.
+
+    What a transform over several samples is given, which then moves each by itself.
+    """
+    warp, made = sample["warp"], dict(sample)
+    for field in sample["fields"]:
+        if field.geometry == "boxes":
+            made[field.name] = warp.boxes(sample[field.name])
+        elif field.geometry == "points":
+            made[field.name] = warp.points(sample[field.name])
+    return {**made, "warp": Warp.identity(*warp.size)}
+
+
+def placed(sample: dict[str, Any], keep: float) -> tuple[dict[str, np.ndarray], int]:
+    """The fields of a sample on its canvas, and how many objects were dropped.
+
+    Boxes are clipped to the canvas; an object goes where its box keeps less than the share `keep` of its area or
+    nothing, or, of one without a box, where its first point lies outside.
+    """
+    sample = settled(sample)
+    height, width = sample["warp"].size
+    values = {field.name: np.asarray(sample[field.name]) for field in sample["fields"]}
+    objects = [field for field in sample["fields"] if field.per_object]
+    stays = np.ones(len(values[objects[0].name]) if objects else 0, bool)
+    for field in objects:
+        if field.geometry == "boxes":
+            whole, limits = values[field.name], (width, height, width, height)
+            clipped = np.clip(whole, 0, limits)
+            area, left = (np.prod(box[..., 2:] - box[..., :2], -1) for box in (whole, clipped))
+            stays &= (left > 0) & (left >= keep * area)
+            values[field.name] = clipped
+    if not any(field.geometry == "boxes" for field in objects):
+        for field in objects:
+            if field.geometry == "points":
+                points = values[field.name]
+                first = points[(slice(None), *(0,) * (points.ndim - 2))][..., :2]
+                stays &= ((first >= 0) & (first <= (width, height))).all(-1)
+    for field in objects:
+        values[field.name] = values[field.name][stays]
+    return values, int((~stays).sum())

@@ -69,13 +69,14 @@ def choose(source: Source, contract: InputContract, count: int, show: Show, max_
             continue
         crops.append(made[0])
         squares.append(made[1])
-        samples.append({name: value for name, value in sample.items() if name != "image"})
+        known = {name: value for name, value in sample.items() if name != "image"}
+        samples.append({**known, "warp": transforms.warp(contract, *pixels.shape[:2])})
         places.append(place)
         sizes.append(pixels.shape[:2])
     if not places:
         raise UserError(f"none of {len(chosen)} images of {source.uri} could be read: {skipped[0]}")
-    known = samples if targets.find(source.kind) else None
-    return Images(source, contract, np.stack(crops), np.stack(squares), known, places, sizes, skipped, max_pixels)
+    labelled = samples if targets.find(source.kind) else None
+    return Images(source, contract, np.stack(crops), np.stack(squares), labelled, places, sizes, skipped, max_pixels)
 
 
 def batched(run: Run, images: np.ndarray) -> dict[str, np.ndarray]:

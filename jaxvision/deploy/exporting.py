@@ -58,7 +58,11 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
         measured = verifying.measure(about, run_file, reference, images, show)
         bound = exported.BOUND[precision] if arguments.agreement is None else arguments.agreement
         verifying.agree(out, measured, bound)
-        about |= {"bound": bound, **measured, "probes": [[float(f"{v:.9g}") for v in row] for row in answers.tolist()]}
+        about |= {
+            "bound": bound,
+            **measured,
+            "probes": [[float(f"{v:.9g}") for v in row] for row in answers.reshape(len(answers), -1).tolist()],
+        }
         about["latency_ms"] = None if state is not None else _latency(about, run_file)
         about = plain(about)
         if state is not None:

@@ -20,6 +20,7 @@ from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import MAX_PIXELS, decode
 from jaxvision.data.sources.common import read_file
+from jaxvision.data.warp import Warp
 from jaxvision.deploy import exported
 from jaxvision.errors import UserError
 from jaxvision.runtime import machine, sharding
@@ -96,9 +97,10 @@ class Predictor:
         name in errors. `count`: how many there are, where that is known.
         """
 
-        def ready(key: Key, image: Any) -> tuple[Key, np.ndarray | UserError | OSError]:
+        def ready(key: Key, image: Any) -> tuple[Key, tuple[np.ndarray, Warp] | UserError | OSError]:
             try:
-                return key, self.prepare(_compact(self.pixels(image, str(key)), str(key)))
+                pixels = _compact(self.pixels(image, str(key)), str(key))
+                return key, (self.prepare(pixels), transforms.warp(self.contract, *pixels.shape[:2]))
             except (UserError, OSError) as error:
                 return key, error
 
@@ -113,21 +115,21 @@ class Predictor:
             coming = begin()
             while coming:
                 current, coming = [job.result() for job in coming], begin()
-                good = [made for _, made in current if isinstance(made, np.ndarray)]
+                good = [made for _, made in current if isinstance(made, tuple)]
                 rows = iter(self.batch(good, size) if good else ())
                 for key, made in current:
-                    yield key, next(rows) if isinstance(made, np.ndarray) else made
+                    yield key, next(rows) if isinstance(made, tuple) else made
         finally:
             pool.shutdown(cancel_futures=True)  # who stops early does not wait for a batch to be decoded
 
-    def batch(self, good: Sequence[np.ndarray], size: int) -> list[Any]:
+    def batch(self, good: Sequence[tuple[np.ndarray, Warp]], size: int) -> list[Any]:
         """Predictions of at most `size` prepared images; padded to it, so that one program does for all."""
-        images = np.zeros((size, *good[0].shape), np.uint8)
-        images[: len(good)] = good
+        images = np.zeros((size, *good[0][0].shape), np.uint8)
+        images[: len(good)] = [pixels for pixels, _ in good]
         found = self.run(images)
         return [
-            self.target.prediction(self.classes, {name: values[k] for name, values in found.items()})
-            for k in range(len(good))
+            self.target.prediction(self.classes, {name: values[k] for name, values in found.items()}, warp)
+            for k, (_, warp) in enumerate(good)
         ]
 
     def pixels(self, image: Any, where: str) -> np.ndarray:

@@ -99,7 +99,7 @@ def verify(
     squares = certificate.probes(contract, contract.resize)
     whole = about["input"]["pixels"] == "images"
     asked = run_file(squares if whole else certificate.centre(contract, squares))[target.main]
-    expected = np.asarray(about["probes"], np.float64)
+    expected = np.asarray(about["probes"], np.float64).reshape(asked.shape)
     scale = float(np.abs(expected).max()) or 1.0
     largest = float(np.abs(asked - expected).max()) / scale
     limit = PROBE_LIMIT[about["precision"]] if about["trained_in"] == "float32" else PROBE_LIMIT["int8"]

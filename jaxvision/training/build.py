@@ -21,8 +21,8 @@ import jaxvision.tasks
 from jaxvision import config as config_lib
 from jaxvision.config import Config, Take
 from jaxvision.data import reader, transforms
-from jaxvision.data.sample import LABEL, Field, batch_spec
-from jaxvision.data.sources import hold_out
+from jaxvision.data.sample import LABEL, Field, batch_spec, fields_for
+from jaxvision.data.sources import Source, hold_out
 from jaxvision.errors import UserError
 from jaxvision.metrics.classification import over_classes
 from jaxvision.runtime import sharding
@@ -152,18 +152,33 @@ def abstract_state(config: Config, parts: Parts, mesh: Mesh) -> step.TrainState:
 
 
 def lower_step(
-    config: Config, parts: Parts, mesh: Mesh, state: step.TrainState, fields: Sequence[Field], classes: int
+    config: Config, parts: Parts, mesh: Mesh, state: step.TrainState, data: Data
 ) -> tuple[jax.stages.Lowered, dict[str, jax.Array]]:
     """The train step for this state, which may be abstract, and batches of the config, with the numbers of task and
-    optimiser and the seed as its third argument; and their values, see hyper.py. fields, classes: see `example`."""
+    optimiser and the seed as its third argument; and their values, see hyper.py."""
     numbers = Numbers()
     task_, tx = parts.make(numbers.take)
     plain = step.make_step(task_, tx, seed=numbers.take("seed", config.seed), accumulate=config.accumulate)
-    batch = abstract_batch(config, mesh, config.batch_size, train=True, fields=fields, classes=classes)
+    batch = abstract_batch(config, mesh, config.batch_size, train=True, **data._asdict())
     program, hyper = traced(plain, numbers, state, batch)
     everywhere = sharding.replicated(mesh)
     abstract = {name: sharding.placed(value, everywhere) for name, value in hyper.items()}
     return step.lower_step(program, state, batch, abstract), hyper
+
+
+class Data(NamedTuple):
+    """What of the training data has a say in the shapes of a batch, see `example`."""
+
+    fields: tuple[Field, ...]
+    classes: int
+    slots: int = 0
+
+
+def data(config: Config, source: Source) -> Data:
+    """Of a source: what the task learns from, and the label. Raises UserError for too few data.slots."""
+    learns = declared(config).learns
+    fields = fields_for(source, learns.fields if learns else ())
+    return Data(fields, len(source.classes), reader.slots(config, source))
 
 
 def learning_rate(config: Config, total_steps: int) -> Callable[[int], jax.Array]:
@@ -233,11 +248,12 @@ def example(
     train: bool = False,
     fields: Sequence[Field] = (LABEL["class"],),
     classes: int = 0,
+    slots: int = 0,
 ) -> Batch:
-    """An abstract batch, for shapes: of evaluation, or as the training's transforms make it. `fields` and number of
-    `classes` are the source's; a task's init does not look at them."""
+    """An abstract batch, for shapes: of evaluation, or as the training's transforms make it. `fields`, number of
+    `classes` and `slots` are of the source; a task's init does not look at them."""
     shapes = transforms.shapes(config.data.transforms if train else (), reader.contract(config))
-    spec = batch_spec(shapes, fields, rows, classes=classes)
+    spec = batch_spec(shapes, fields, rows, classes=classes, slots=slots, train=train)
     return {name: jax.ShapeDtypeStruct(array.shape, canonical(array.dtype)) for name, array in spec.items()}
 
 

@@ -9,7 +9,7 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +19,6 @@ from jax.experimental import topologies
 import jaxvision.models
 from jaxvision import targets
 from jaxvision.config import Config
-from jaxvision.data.sample import Field, fields_of
 from jaxvision.data.sources import open_source
 from jaxvision.errors import UserError
 from jaxvision.models.layers import REMAT
@@ -104,10 +103,10 @@ class Planner:
         self.left = 0  # programs to compile after this one, at most
         try:
             source = open_source(config.data.train)
-            self.classes, self.fields = len(source.classes), fields_of(source)
+            self.data = build.data(config, source)
         except UserError as error:
             learns = build.declared(config).learns or targets.class_
-            self.classes, self.fields = classes, learns.fields
+            self.data = build.Data(learns.fields, classes, config.data.slots)
             say(f"planned with {classes} classes (--classes): {str(error).splitlines()[0]}")
         self.rows: dict[tuple, Row] = {}
 
@@ -185,7 +184,7 @@ class Planner:
         mesh = sharding.make_mesh(-1, fsdp, where.devices)
         start = time.monotonic()
         try:
-            compiled = compile_step(config, mesh, self.classes, self.fields)
+            compiled = compile_step(config, mesh, self.data)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -260,23 +259,24 @@ def _meets(needs: dict[int, float], limit: float) -> float:
     return nearest_ + (limit - needs[nearest_]) / slope
 
 
-def compile_step(config: Config, mesh: Any, classes: int, fields: Sequence[Field]) -> Any:
+def compile_step(config: Config, mesh: Any, data: build.Data) -> Any:
     """The compiled train step of a config on the devices of a mesh, of which none need be here.
 
-    `classes` and `fields`: of the training data. Raises JaxRuntimeError where it finds no room.
+    `data`: of the training. Raises JaxRuntimeError where it finds no room.
     """
 
     config = type(config)({**config.to_dict(), "evals": {}})  # a train step does not depend on them
     if config.dtype == "auto" and mesh.devices.flat[0].platform != "cpu":
         config.dtype = "bfloat16"
     config = build.resolve(config)
+    classes = data.classes
     names = tuple(map(str, range(classes)))
     teacher = restore.teacher(config, names)
     # of the labels themselves, and of the number of steps, only numbers would change
     labels, teaching = lambda: np.arange(classes), teacher and teacher.task
     parts = build.parts(config, classes, labels, teaching=teaching, total_steps=1000)
     state = build.abstract_state(config, parts, mesh)
-    return build.lower_step(config, parts, mesh, state, fields, classes)[0].compile()
+    return build.lower_step(config, parts, mesh, state, data)[0].compile()
 
 
 def in_bytes(text: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -18,9 +19,10 @@ from jax.sharding import Mesh
 
 from jaxvision import config as config_lib
 from jaxvision.config import Config
-from jaxvision.data import reader
+from jaxvision.data import reader, transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.pipeline import eval_batches
+from jaxvision.data.sample import known
 from jaxvision.data.sources import Source, absent
 from jaxvision.errors import UserError
 from jaxvision.report.figures import png
@@ -31,6 +33,8 @@ from jaxvision.task import OUTCOMES, Batch, Metric, PyTree, Task
 
 # (params, extra, batch) -> (sums, rows), of all metrics of an evaluation
 Update = Callable[[PyTree, PyTree, Batch], tuple[PyTree, PyTree]]
+# (place in the source, (height, width) of the file or None) -> what the source knows of a sample, and its "warp"
+Truth = Callable[[int, Sequence[int] | None], dict[str, Any]]
 
 
 # A picture without ground, whose grey text is read on a light page and on a dark one.
@@ -63,7 +67,8 @@ def make_update(task: Task, metrics: Mapping[str, Metric]) -> Update:
         values = {name: m.update(predictions, batch) for name, m in metrics.items()}
         sums = {n: v for n, v in values.items() if not metrics[n].gather}
         rows = {n: v for n, v in values.items() if metrics[n].gather}
-        return sums, {"index": batch["index"], "mask": batch["mask"], "rows": rows}
+        place = {name: batch[name] for name in ("index", "mask", "size") if name in batch}
+        return sums, {**place, "rows": rows}
 
     return jax.jit(update)
 
@@ -86,15 +91,18 @@ def run(
     banks: Mapping[str, Callable[[], Iterable[Batch]]] | None = None,
     *,
     update: Update | None = None,
+    truth: Truth | None = None,
 ) -> Evaluation:
     """Evaluates `state` (anything with `params` and `extra`) on batches of global arrays, masked rows left out.
 
     `banks`: for each name in a metric's `bank`, a function that gives that source's batches.
     `update`: the compiled `make_update(task, metrics)`, where the caller keeps it from one call to the next.
+    `truth`: (a sample's place in the source, its file's (height, width)) -> what metrics that `compact` compare with.
     Raises UserError if there is no sample, or one comes twice.
     """
     update = update or make_update(task, metrics)
-    sums, rows, ids, places = _collect(update, state, batches)
+    compact = {name: m.compact for name, m in metrics.items() if m.compact is not None}
+    sums, rows, ids, places = _collect(update, state, batches, compact, truth)
     if not len(ids):
         raise UserError("nothing to evaluate: the source gave no sample")
     if len(np.unique(ids)) != len(ids):
@@ -102,7 +110,7 @@ def run(
             f"evaluation saw {len(ids) - len(np.unique(ids))} samples twice: ids must be unique in a source"
         )
     bank_rows = {
-        bank: _collect(update, state, (banks or {})[bank]())[1]
+        bank: _collect(update, state, (banks or {})[bank](), {}, None)[1]
         for bank in dict.fromkeys(m.bank for m in metrics.values() if m.bank)
     }
     values: dict[str, float] = {}
@@ -117,16 +125,21 @@ def run(
             raise ValueError(f"two metrics of one evaluation are called {key!r}")
         values.update(result)
     digest = hashlib.sha256(np.sort(ids).astype("<i8").tobytes()).hexdigest()
-    outcomes = {**rows[OUTCOMES], "index": ids, "place": places} if OUTCOMES in metrics else {}
+    told = rows.get(OUTCOMES, {})
+    told = _stacked(told) if OUTCOMES in compact else told
+    outcomes = {**told, "index": ids, "place": places} if OUTCOMES in metrics else {}
     return Evaluation(values, len(ids), digest, tuple(drawings), outcomes)
 
 
-def _collect(update: Update, state: Any, batches: Iterable[Batch]) -> tuple[PyTree, PyTree, np.ndarray, np.ndarray]:
+def _collect(
+    update: Update, state: Any, batches: Iterable[Batch], compact: Mapping[str, Callable], truth: Truth | None
+) -> tuple[PyTree, PyTree, np.ndarray, np.ndarray]:
     """Sums added up and rows concatenated, as numpy, the rows' ids, and which rows of all batches they are, padding
     counted: in a source that comes in order, the samples' places. At most two batches in flight."""
     total: PyTree = None
     kept: list[PyTree] = []
     places: list[np.ndarray] = []
+    small: dict[str, list[tuple[int, Any]]] = {name: [] for name in compact}
     seen = 0
     flight: deque = deque()
 
@@ -136,6 +149,10 @@ def _collect(update: Update, state: Any, batches: Iterable[Batch]) -> tuple[PyTr
         # float64 on the host: a float32 sum over a million samples would lose digits
         sums = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
         total = sums if total is None else jax.tree.map(np.add, total, sums)
+        for name, make in compact.items():
+            mine = {key: rows[key] for key in ("mask", "size") if key in rows} | {"rows": rows["rows"].pop(name)}
+            small[name] += _compacted(make, *_local(mine), seen, truth)
+        rows.pop("size", None)
         rows = multihost_utils.process_allgather(rows, tiled=True)
         mask = np.asarray(rows["mask"], bool)
         kept.append(jax.tree.map(lambda x: np.asarray(x)[mask], {"index": rows["index"], "rows": rows["rows"]}))
@@ -151,7 +168,55 @@ def _collect(update: Update, state: Any, batches: Iterable[Batch]) -> tuple[PyTr
     if not kept:
         return {}, {}, np.zeros(0, np.int64), np.zeros(0, np.int64)
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
-    return total, joined["rows"], joined["index"].astype(np.int64), np.concatenate(places).astype(np.int64)
+    gathered = {name: _of_all_hosts(made) for name, made in small.items()}
+    rows = {**joined["rows"], **gathered}
+    return total, rows, joined["index"].astype(np.int64), np.concatenate(places).astype(np.int64)
+
+
+def _local(tree: PyTree) -> tuple[PyTree, np.ndarray]:
+    """(this host's rows of global arrays, as numpy; which rows of the global batch they are)."""
+    first = jax.tree.leaves(tree)[0]
+    shards = {s.index[0].indices(first.shape[0])[0]: s.index[0] for s in first.addressable_shards}
+    numbers = np.concatenate([np.arange(first.shape[0])[shards[start]] for start in sorted(shards)])
+
+    def rows(array: jax.Array) -> np.ndarray:
+        parts = {s.index[0].indices(array.shape[0])[0]: s.data for s in array.addressable_shards}
+        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+    return jax.tree.map(rows, tree), numbers
+
+
+def _compacted(
+    make: Callable[[PyTree, list[dict[str, Any]]], Sequence[Any]],
+    rows: dict[str, Any],
+    numbers: np.ndarray,
+    seen: int,
+    truth: Truth | None,
+) -> list[tuple[int, Any]]:
+    """(place, what `Metric.compact` makes of it) of this host's samples of a batch."""
+    mask = rows["mask"].astype(bool)
+    places = (seen + numbers[mask]).tolist()
+    sizes = rows["size"][mask].tolist() if "size" in rows else [None] * len(places)
+    samples = [truth(place, size) if truth else {} for place, size in zip(places, sizes, strict=True)]
+    made = make(jax.tree.map(lambda x: x[mask], rows["rows"]), samples)
+    return list(zip(places, made, strict=True))
+
+
+def _of_all_hosts(made: list[tuple[int, Any]]) -> list[Any]:
+    """What every host made of its samples, in the order of their places."""
+    if jax.process_count() > 1:
+        mine = np.frombuffer(pickle.dumps(made), np.uint8)
+        lengths = np.asarray(multihost_utils.process_allgather(np.array([len(mine)])))[:, 0]
+        padded = np.zeros(int(lengths.max()), np.uint8)
+        padded[: len(mine)] = mine
+        parts = np.asarray(multihost_utils.process_allgather(padded))
+        made = [pair for part, length in zip(parts, lengths, strict=True) for pair in pickle.loads(part[:length])]
+    return [value for _, value in sorted(made, key=lambda pair: pair[0])]
+
+
+def _stacked(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Rows as arrays, one of each name."""
+    return {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
 
 
 def source_batches(
@@ -202,7 +267,12 @@ def measure(
 
     skips, of_bank = reader.skips(config), reader.skips(config)
     banks = {"bank": lambda: batches(bank, of_bank)} if bank is not None else {}
-    result = run(task, state, metrics, batches(source, skips), banks, update=update)
+
+    def truth(place: int, size: Sequence[int] | None) -> dict[str, Any]:
+        sample = known(source, place)
+        return sample if size is None else {**sample, "warp": transforms.warp(contract, *size)}
+
+    result = run(task, state, metrics, batches(source, skips), banks, update=update, truth=truth)
     skipped = skips.rows() if skips else []
     skipped += [{**row, "bank": True} for row in of_bank.rows()] if of_bank else []
     return result._replace(skipped=skipped, absent=absent(source))

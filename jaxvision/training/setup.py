@@ -17,7 +17,6 @@ from jaxvision import config as config_lib
 from jaxvision.config import Config
 from jaxvision.data import reader, survey
 from jaxvision.data.pipeline import Skips
-from jaxvision.data.sample import fields_of
 from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.data.sources.classes import Renumbered
 from jaxvision.errors import Damaged, UserError
@@ -60,6 +59,7 @@ class Setup:
             self.banks |= {name: bank} if bank is not None else {}
         check.every_class(self.source)
         self.contract = reader.contract(config)
+        self.data = build.data(config, self.source)
         self.steps_per_epoch = len(self.source) / config.batch_size  # in steps
         self.total_steps = config.steps or max(1, round(config.epochs * self.steps_per_epoch))
         if self.total_steps >= 2**31:
@@ -107,7 +107,10 @@ class Setup:
     ) -> Generator[dict[str, np.ndarray], None, None]:
         """This host's rows, or those given, of the batches of steps start .. stop - 1; closing it ends its threads."""
         rows = self.rows() if rows is None else rows
-        return reader.train(self.config, self.source, start=start, stop=stop, rows=rows, order=self.order, skips=skips)
+        return reader.train(
+            self.config, self.source, start=start, stop=stop, rows=rows, order=self.order, fields=self.data.fields,
+            skips=skips,
+        )  # fmt: skip
 
     def abstract_state(self) -> TrainState:
         return build.abstract_state(self.config, self.parts, self.mesh)
@@ -125,9 +128,7 @@ class Setup:
 
     def lower_step(self, state: TrainState) -> tuple[jax.stages.Lowered, dict[str, Any]]:
         """The train step for this state, which may be abstract; and its numbers; see `build.lower_step`."""
-        return build.lower_step(
-            self.config, self.parts, self.mesh, state, fields_of(self.source), len(self.source.classes)
-        )
+        return build.lower_step(self.config, self.parts, self.mesh, state, self.data)
 
 
 def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, Source]]:

@@ -5,18 +5,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvision import targets
 from jaxvision.config import default
 from jaxvision.data import InputContract, open_source
-from jaxvision.deploy import certificate, exporting
+from jaxvision.deploy import exporting
 from jaxvision.errors import UserError
 
 
 def test_accuracy_is_over_the_tags_that_are_known():
     labels = np.array([[1, np.nan, 0], [0, 1, np.nan]], np.float32)
     found = {"probabilities": np.array([[0.9, 0.9, 0.6], [0.4, 0.2, 0.9]])}
-    assert certificate.accuracy("tags", found, labels) == {"accuracy": 0.5}
-    assert np.isnan(certificate.accuracy("tags", found, np.full((2, 3), np.nan))["accuracy"])
-    assert certificate.accuracy("tags", found, np.nan_to_num(labels))["accuracy"] == pytest.approx(2 / 6)
+
+    def accuracy(labels):
+        return targets.tags.score(found, [{"label": row} for row in labels])["accuracy"]
+
+    assert accuracy(labels) == 0.5
+    assert np.isnan(accuracy(np.full((2, 3), np.nan)))
+    assert accuracy(np.nan_to_num(labels)) == pytest.approx(2 / 6)
 
 
 def test_images_are_as_large_as_the_training_reads_them(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from jaxvision import targets
 from jaxvision.deploy import certificate
 from jaxvision.errors import UserError
 from jaxvision.runtime import paths
@@ -365,11 +366,11 @@ def test_ties_and_differences():
     """By hand: two of four differ, one of them a tie in the trained network; a NaN agrees with nothing."""
     trained = {"logits": np.array([[2.0, 1.0], [0.5, 0.5 - 1e-6], [1.0, -1.0], [0.0, 1.0]])}
     exported = {"logits": np.array([[2.0, 1.0], [0.5, 0.5 + 1e-6], [-1.0, 1.0], [0.0, 1.0]])}
-    found = certificate.compared("class", trained, exported)
+    found = certificate.compared(targets.class_, trained, exported)
     assert (found["agreement"], found["ties"]) == (0.75, 1)
     assert found["largest_difference"] == pytest.approx(2 / 2)
     exported["logits"][0, 1] = np.nan
-    broken = certificate.compared("class", trained, exported)
+    broken = certificate.compared(targets.class_, trained, exported)
     assert broken["agreement"] == 0.5
     assert broken["largest_difference"] == np.inf
     with pytest.raises(UserError, match=r"the same crops, 50.00% of 4 images are told the same, the bound is 99.00%"):

@@ -20,8 +20,9 @@ from PIL import Image
 import jaxvision
 from jaxvision.data import inputs
 from jaxvision.data.video import frames
-from jaxvision.deploy import answers, inference
+from jaxvision.deploy import inference
 from jaxvision.errors import UserError
+from jaxvision.targets.class_ import Classes
 from tests import mixed_images
 from tests.deploy.test_torch_names import workdir_of
 from tests.weights.test_published import run
@@ -412,15 +413,15 @@ def test_tables_of_values(asked, measurer, folder, tmp_path):
 def test_answers_have_their_name_only_when_whole(asked, folder, tmp_path, monkeypatch):
     """And they are written as they come: half of them are in the folder while the other half is computed."""
     out, seen = tmp_path / "out" / "a.jsonl", []
-    plain = answers._described
+    plain = Classes.to_dict
 
-    def watched(*arguments):
+    def watched(*arguments, **options):
         seen.append([p.name for p in out.parent.iterdir()])
         if len(seen) == 4:
             raise KeyboardInterrupt
-        return plain(*arguments)
+        return plain(*arguments, **options)
 
-    monkeypatch.setattr(answers, "_described", watched)
+    monkeypatch.setattr(Classes, "to_dict", watched)
     answer = asked("--out", out, folder)
     assert answer.code == 130
     assert [[name[:9], name[-4:]] for (name,) in seen] == [[".a.jsonl.", ".tmp"]] * 4
@@ -432,10 +433,10 @@ def test_answers_have_their_name_only_when_whole(asked, folder, tmp_path, monkey
 
 
 def test_a_full_disk_names_the_file_of_answers(asked, folder, tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(answers, "_described", full)  # as the writing of a row that follows
+    monkeypatch.setattr(Classes, "to_dict", full)  # as the writing of a row that follows
     answer = asked("--out", tmp_path / "a.csv", folder)
     assert answer.code == 2
     assert (

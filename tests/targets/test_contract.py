@@ -9,6 +9,7 @@ import pytest
 
 from jaxvision import targets
 from jaxvision.data.sample import GEOMETRIES, batch_spec
+from jaxvision.data.warp import Warp
 from jaxvision.report.draw import join
 
 CLASSES, ROWS = 3, 8
@@ -75,7 +76,7 @@ def test_outputs_are_those_that_are_named(name):
 def test_a_prediction_is_told_in_json_in_words_and_in_a_table(name):
     target = getattr(targets, name)
     for k in range(ROWS):
-        found = target.prediction(NAMES, {key: values[k] for key, values in outputs(name).items()})
+        found = target.prediction(NAMES, {key: values[k] for key, values in outputs(name).items()}, Warp.identity(4, 4))
         answer = found.to_dict(**target.options)
         assert json.loads(json.dumps(answer)) == answer
         assert isinstance(found.text(**target.options), str)

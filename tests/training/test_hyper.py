@@ -85,7 +85,7 @@ def lowered(config):
     labels, mesh = functools.partial(np.arange, 3), sharding.make_mesh(devices=jax.devices()[:1])
     parts = build.parts(config, 3, labels, teaching=None, total_steps=config.steps)
     program, hyper = build.lower_step(
-        config, parts, mesh, build.abstract_state(config, parts, mesh), targets.class_.fields, 3
+        config, parts, mesh, build.abstract_state(config, parts, mesh), build.Data(targets.class_.fields, 3)
     )
     plain = make_step(parts.task, parts.tx, seed=config.seed)
     init = functools.partial(init_state, parts.task, parts.tx, jax.random.key(0), build.zeros(config), None)

@@ -3,6 +3,10 @@
 Names, ranges and rounding are torchvision's (or timm's), and each docstring says where it departs from them. Adding
 one: a factory in a file here and its name in `__all__`. The random draws of a transform are all that it takes from
 `rng`.
+
+A transform that moves pixels is a `pixels.Geometry`, which also says where they went, so that boxes, points and maps
+follow. A transform over several samples is a function (sample, rng, partners) -> sample, of whole samples, with an
+attribute `partners`: how many others it takes.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import numpy as np
 
 from jaxvision.config.ranges import Side, Times, check_arguments
 from jaxvision.data.contract import InputContract
+from jaxvision.data.sample import Field, stepped
 from jaxvision.data.transforms.color import (
     autocontrast,
     blur,
@@ -42,7 +47,15 @@ from jaxvision.data.transforms.geometry import (
     vertical_flip,
     zoom,
 )  # fmt: skip
-from jaxvision.data.transforms.pixels import Transform, center, check, check_size, resized, shorter_side_to
+from jaxvision.data.transforms.pixels import (
+    Transform,
+    center,
+    center_corner,
+    check,
+    check_size,
+    resized,
+    shorter_side_to,
+)
 from jaxvision.data.transforms.policies import (
     aug_mix,
     auto_augment,
@@ -50,6 +63,7 @@ from jaxvision.data.transforms.policies import (
     rand_augment_timm,
     trivial_augment,
 )  # fmt: skip
+from jaxvision.data.warp import Warp, scaled, shifted
 from jaxvision.errors import UserError, nearest
 
 __all__ = [
@@ -97,6 +111,14 @@ def preprocess(contract: InputContract) -> Callable[[np.ndarray], np.ndarray]:
     return apply
 
 
+def warp(contract: InputContract, height: int, width: int) -> Warp:
+    """Where `preprocess` puts the pixels of an image of height x width."""
+    sides = shorter_side_to(np.broadcast_to(np.uint8(0), (height, width)), contract.resize)
+    top, left = center_corner(*sides, contract.size)
+    resized_ = Warp.identity(height, width).then(scaled((height, width), sides), sides)
+    return resized_.then(shifted(-left, -top), (contract.size, contract.size))
+
+
 def square(contract: InputContract) -> Callable[[np.ndarray], np.ndarray]:
     """`f(image uint8[H, W, C]) -> uint8[resize, resize, C]`, whose `preprocess` is that of the image itself.
 
@@ -114,16 +136,23 @@ def square(contract: InputContract) -> Callable[[np.ndarray], np.ndarray]:
     return apply
 
 
+# What a transform may say of itself. step, decodes: see `Geometry`; scatters: see `scattering`; partners: how many
+# other samples it takes; makes: of what makes several images of one, (name in the batch, images, side) of each kind.
+ATTRIBUTES = ("step", "decodes", "scatters", "partners", "makes")
+
+
 class Built:
     """A transform as a config names it. Pickles by name and arguments, so that a worker process can be given one."""
 
     def __init__(self, name: str, arguments: dict[str, Any]) -> None:
         self.name, self.arguments = name, arguments
         self._apply: Any = getattr(sys.modules[__name__], name)(**arguments)
-        self.decodes = getattr(self._apply, "decodes", False)
+        for attribute in ATTRIBUTES:
+            if hasattr(self._apply, attribute):
+                setattr(self, attribute, getattr(self._apply, attribute))
 
-    def __call__(self, image: Any, rng: np.random.Generator) -> Any:
-        return self._apply(image, rng)
+    def __call__(self, *arguments: Any) -> Any:
+        return self._apply(*arguments)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Built, (self.name, self.arguments)
@@ -137,28 +166,55 @@ def build(specs: Sequence[tuple[str, Any]], contract: InputContract) -> list[Bui
     Raises:
       UserError: unknown transform or argument, with the nearest name; a missing argument; a bad value.
     """
-    for place, spec in enumerate(specs):
-        if spec[:1] == ("multi_view",) and place + 1 < len(specs):
+    built = _build(specs, contract.size)
+    for place, transform in enumerate(built[:-1]):
+        if hasattr(transform, "makes"):
             raise UserError(
-                f'transform "multi_view" comes before {specs[place + 1]!r}: it makes several images of one, so it must '
-                "be the last; what each view needs belongs into its views"
+                f'transform "{transform.name}" comes before {specs[place + 1]!r}: it makes several images of one, so '
+                "it must be the last; what each view needs belongs into its views"
             )
-    return _build(specs, contract.size)
+    return built
 
 
 def shapes(specs: Sequence[tuple[str, Any]], contract: InputContract) -> dict[str, tuple[int, ...]]:
-    """What the transforms make of an image, by its name in the batch: {"image": (size, size, channels)}, or the views
-    of a `multi_view` at the end."""
-    one = (contract.size, contract.size, contract.channels)
-    if not specs or specs[-1][0] != "multi_view":
-        return {"image": one}
-    bound = inspect.signature(multi_view).bind(**{"size": contract.size, **specs[-1][1]})
-    bound.apply_defaults()
-    given = bound.arguments
-    made: dict[str, tuple[int, ...]] = {"image": (len(given["views"]), given["size"], given["size"], contract.channels)}
-    if given["local_count"]:
-        made["local"] = (given["local_count"], given["local_size"], given["local_size"], contract.channels)
-    return made
+    """What the transforms make of an image, by its name in the batch: {"image": (size, size, channels)}, or what the
+    last one says that it `makes`."""
+    last = build(specs, contract)[-1:]
+    makes = getattr(last[0], "makes", None) if last else None
+    if makes is None:
+        return {"image": (contract.size, contract.size, contract.channels)}
+    return {name: (count, side, side, contract.channels) for name, count, side in makes}
+
+
+def check_fields(transforms: Sequence[Any], fields: Sequence[Field]) -> None:
+    """Raises UserError for a transform after which a field that follows the pixels would have no place."""
+    moved = [field.name for field in fields if field.geometry != "none"]
+    for transform in transforms if moved else ():
+        if hasattr(transform, "makes") or getattr(transform, "scatters", False):
+            does = "makes several images of one" if hasattr(transform, "makes") else "mixes images that moved apart"
+            raise UserError(
+                f'transform "{getattr(transform, "name", transform)}" {does}, so {", ".join(moved)} would have no '
+                "place: remove it"
+            )
+
+
+def applied(
+    transform: Any, sample: dict[str, Any], rng: np.random.Generator, partners: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """A sample after a transform.
+
+    A sample that has a "warp" (data.warp.Warp) has it moved on, and maps and masks as well; boxes and points stay as
+    the file has them until `sample.placed`.
+    """
+    if getattr(transform, "partners", 0):
+        return transform(sample, rng, partners)
+    if "warp" not in sample or not hasattr(transform, "step"):
+        made = transform(sample["image"], rng)
+        return {**sample, **(made if isinstance(made, dict) else {"image": made})}
+    image, moves = transform.step(sample["image"], rng)
+    for move in moves:
+        sample = stepped(sample, move, image.shape[:2])
+    return {**sample, "image": image}
 
 
 def _build(specs: Sequence[tuple[str, Any]], size: int) -> list[Built]:
@@ -221,4 +277,5 @@ def multi_view(
             made["local"] = np.stack([view(transforms, local_size, image, rng) for transforms in small])
         return made
 
+    apply.makes = (("image", len(large), size), *([("local", local_count, local_size)] if small else []))  # type: ignore[attr-defined]
     return apply

@@ -13,20 +13,23 @@ from jaxvision.data.decode import Encoded
 from jaxvision.data.transforms.color import check_colour, check_p, colour_of
 from jaxvision.data.transforms.pixels import (
     FILTERS,
+    Geometry,
     Transform,
     center,
+    center_corner,
     check,
     check_fill,
     check_filter,
     check_size,
-    decodes,
     from_pillow,
     mirrored,
     moved,
     quickly_resized,
     shorter_side_to,
     to_pillow,
+    turned_by,
 )  # fmt: skip
+from jaxvision.data.warp import Move, scaled, shifted
 from jaxvision.errors import nearest
 
 
@@ -37,13 +40,23 @@ def resize(size: Side, filter: str = "bilinear") -> Transform:
     """
     check_filter(filter)
     check_size(size)
-    return lambda image, rng: quickly_resized(image, *shorter_side_to(image, size), filter)
+
+    def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
+        sides = shorter_side_to(image, size)
+        return quickly_resized(image, *sides, filter), [scaled(image.shape, sides)]
+
+    return Geometry(step)
 
 
 def center_crop(size: Side) -> Transform:
     """The middle `size` x `size` pixels (torchvision's `CenterCrop`, but small images raise, unpadded)."""
     check_size(size)
-    return lambda image, rng: center(image, size)
+
+    def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
+        top, left = center_corner(image.shape[0], image.shape[1], size)
+        return center(image, size), [shifted(-left, -top)]
+
+    return Geometry(step)
 
 
 def random_resized_crop(
@@ -64,15 +77,18 @@ def random_resized_crop(
     check(0 < scale[0] <= scale[1], f"scale is {scale}, must be (low, high) with 0 < low <= high")
     check(0 < ratio[0] <= ratio[1], f"ratio is {ratio}, must be (low, high) with 0 < low <= high")
 
-    def apply(image: np.ndarray | Encoded, rng: np.random.Generator) -> np.ndarray:
+    def step(image: np.ndarray | Encoded, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
         top, left, height, width = crop_box(image.shape[0], image.shape[1], scale, ratio, rng)
         # Cut before resizing: a resizer's own box argument lets the filter see the pixels around the box.
         if isinstance(image, Encoded):
-            part = image.cut(top, left, height, width, size)
-            return part.copy() if part.shape[:2] == (size, size) else quickly_resized(part, size, size, filter)
-        return quickly_resized(image[top : top + height, left : left + width], size, size, filter)
+            part, (top, left, height, width) = image.cut(top, left, height, width, size)
+            done = part.copy() if part.shape[:2] == (size, size) else quickly_resized(part, size, size, filter)
+        else:
+            done = quickly_resized(image[top : top + height, left : left + width], size, size, filter)
+        x, y = size / width, size / height
+        return done, [Move((x, 0.0, -left * x, 0.0, y, -top * y))]
 
-    return decodes(apply)
+    return Geometry(step, decodes=True)
 
 
 def crop_box(
@@ -99,13 +115,25 @@ def crop_box(
 def flip(p: Share = 0.5) -> Transform:
     """Left and right swapped with chance `p` (torchvision's `RandomHorizontalFlip`)."""
     check_p(p)
-    return lambda image, rng: mirrored(image) if rng.random() < p else image
+
+    def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
+        if rng.random() >= p:
+            return image, []
+        return mirrored(image), [Move((-1.0, 0.0, image.shape[1], 0.0, 1.0, 0.0))]
+
+    return Geometry(step)
 
 
 def vertical_flip(p: Share = 0.5) -> Transform:
     """Top and bottom swapped with chance `p` (torchvision's `RandomVerticalFlip`)."""
     check_p(p)
-    return lambda image, rng: image[::-1] if rng.random() < p else image
+
+    def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
+        if rng.random() >= p:
+            return image, []
+        return image[::-1], [Move((1.0, 0.0, 0.0, 0.0, -1.0, image.shape[0]))]
+
+    return Geometry(step)
 
 
 def rotation(degrees: Angle = 15.0, filter: str = "bilinear", fill: Fill = 0) -> Transform:
@@ -118,11 +146,12 @@ def rotation(degrees: Angle = 15.0, filter: str = "bilinear", fill: Fill = 0) ->
     check_warp_filter(filter)
     check_colour(fill)
 
-    def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
         angle, colour = rng.uniform(-degrees, degrees), colour_of(fill, image.shape[2])
-        return from_pillow(to_pillow(image).rotate(angle, FILTERS[filter], fillcolor=colour))
+        turned = to_pillow(image).rotate(angle, FILTERS[filter], fillcolor=colour)
+        return from_pillow(turned), [turned_by(angle, *image.shape[:2])]
 
-    return apply
+    return Geometry(step)
 
 
 def zoom(low: Positive = 0.8, high: Positive = 1.2, fill: Level = 0) -> Transform:
@@ -152,10 +181,10 @@ def perspective(distortion: Share = 0.5, p: Share = 0.5, filter: str = "bilinear
     check_warp_filter(filter)
     check_colour(fill)
 
-    def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
         height, width, channels = image.shape
         if rng.random() >= p or min(height, width) < 2:
-            return image
+            return image, []
         down, right = int(distortion * (height // 2)), int(distortion * (width // 2))
         x, y = rng.integers(right + 1, size=4).tolist(), rng.integers(down + 1, size=4).tolist()
         x[1:3], y[2:] = (width - 1 - x[1], width - 1 - x[2]), (height - 1 - y[2], height - 1 - y[3])
@@ -163,9 +192,9 @@ def perspective(distortion: Share = 0.5, p: Share = 0.5, filter: str = "bilinear
         turned = to_pillow(image).transform(
             (width, height), Image.Transform.PERSPECTIVE, way, FILTERS[filter], fillcolor=colour_of(fill, channels)
         )
-        return from_pillow(turned)
+        return from_pillow(turned), [Move(tuple(way), back=True)]
 
-    return apply
+    return Geometry(step)
 
 
 def way_back(corners: Sequence[Sequence[int]], width: int, height: int) -> list[float]:
@@ -191,12 +220,12 @@ def shift(share: Share = 0.1, fill: Level = 0) -> Transform:
     check(0 <= share <= 1, f"share is {share}, must be between 0 and 1")
     check_fill(fill)
 
-    def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
         down = round(rng.uniform(-share, share) * image.shape[0])
         right = round(rng.uniform(-share, share) * image.shape[1])
-        return moved(image, down, right, fill)
+        return moved(image, down, right, fill), [shifted(right, down)]
 
-    return apply
+    return Geometry(step)
 
 
 def affine(
@@ -218,7 +247,7 @@ def affine(
     low = (-math.radians(degrees), -math.radians(shear), -share, -share, scale[0])
     span = tuple(h - b for h, b in zip((-low[0], -low[1], share, share, scale[1]), low))
 
-    def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
         height, width, channels = image.shape
         # One draw of five numbers: five draws cost more than Pillow's work on a small image.
         angle, slant, right, down, zoom = (b + s * u for b, s, u in zip(low, span, rng.random(5).tolist()))
@@ -234,9 +263,9 @@ def affine(
         turned = to_pillow(image).transform(
             (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=colour
         )
-        return from_pillow(turned)
+        return from_pillow(turned), [Move(matrix, back=True)]
 
-    return apply
+    return Geometry(step)
 
 
 def pad_and_crop(padding: Times = 4, fill: Level = 0) -> Transform:
@@ -247,8 +276,8 @@ def pad_and_crop(padding: Times = 4, fill: Level = 0) -> Transform:
     check(isinstance(padding, int) and padding >= 0, f"padding is {padding!r}, must be whole pixels")
     check_fill(fill)
 
-    def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
         down, right = rng.integers(-padding, padding + 1, size=2).tolist()
-        return moved(image, down, right, fill)
+        return moved(image, down, right, fill), [shifted(right, down)]
 
-    return apply
+    return Geometry(step)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -12,14 +13,31 @@ import numpy as np
 from PIL import Image
 
 from jaxvision.data.decode import MAX_PIXELS
+from jaxvision.data.warp import Move
 from jaxvision.errors import Unreadable, UserError, nearest
 
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def decodes(transform: Transform) -> Transform:
-    """Marks a transform that also takes an image that is still `Encoded`; it must come first to get one."""
-    transform.decodes = True  # type: ignore[attr-defined]
+Step = Callable[[Any, np.random.Generator], tuple[np.ndarray, Sequence[Move]]]
+
+
+class Geometry:
+    """A transform that moves pixels: called, it gives the image alone; `step` also gives the moves, one by one.
+
+    decodes: whether it also takes an image that is still `Encoded`; it must come first to get one.
+    """
+
+    def __init__(self, step: Step, decodes: bool = False) -> None:
+        self.step, self.decodes = step, decodes
+
+    def __call__(self, image: Any, rng: np.random.Generator) -> np.ndarray:
+        return self.step(image, rng)[0]
+
+
+def scattering(transform: Transform) -> Transform:
+    """Marks a transform after which a pixel is a mixture of pixels from several places: no box can follow it."""
+    transform.scatters = True  # type: ignore[attr-defined]
     return transform
 
 
@@ -50,6 +68,13 @@ def to_pillow(array: np.ndarray) -> Image.Image:
     height, width, channels = array.shape
     mode = "RGB" if channels == 3 else "L"
     return Image.frombytes(mode, (width, height), array.data if array.flags.c_contiguous else array.tobytes())
+
+
+def turned_by(angle: float, height: int, width: int) -> Move:
+    """What Pillow's `rotate` by so many degrees, about the middle, does to coordinates."""
+    sin, cos = math.sin(math.radians(angle)), math.cos(math.radians(angle))
+    x, y = width / 2, height / 2
+    return Move((cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y))
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
@@ -143,14 +168,19 @@ def mirrored(image: np.ndarray) -> np.ndarray:
 
 
 def center(image: np.ndarray, size: int) -> np.ndarray:
-    height, width = image.shape[:2]
+    """The middle `size` x `size` pixels. Raises UserError for an image with fewer."""
+    top, left = center_corner(image.shape[0], image.shape[1], size)
+    return image[top : top + size, left : left + size]
+
+
+def center_corner(height: int, width: int, size: int) -> tuple[int, int]:
+    """(top, left) of the middle `size` x `size` pixels. Raises UserError for an image with fewer."""
     if min(height, width) < size:
         raise UserError(
             f"center_crop: cannot cut {size} x {size} pixels out of an image of {width} x {height}: "
             'put ("resize", {}) before it'
         )
-    top, left = round((height - size) / 2), round((width - size) / 2)  # halves to even, as torchvision
-    return image[top : top + size, left : left + size]
+    return round((height - size) / 2), round((width - size) / 2)  # halves to even, as torchvision
 
 
 def moved(image: np.ndarray, down: int, right: int, fill: int) -> np.ndarray:

@@ -21,19 +21,27 @@ from jaxvision.data.transforms.color import (
     sharpened,
     solarized,
 )  # fmt: skip
-from jaxvision.data.transforms.pixels import Transform, check, from_pillow, to_pillow
+from jaxvision.data.transforms.pixels import Geometry, Transform, check, from_pillow, scattering, to_pillow, turned_by
+from jaxvision.data.warp import Move
 from jaxvision.errors import UserError, nearest
 
 Op = Callable[[Image.Image, float, Image.Resampling, Any], Image.Image]
 
+# Pillow's six numbers of what shears and moves by a magnitude, from the result to the image.
+BACK: dict[str, Callable[[float], tuple[float, ...]]] = {
+    "shear_x": lambda m: (1, m, 0, 0, 1, 0),
+    "shear_y": lambda m: (1, 0, 0, m, 1, 0),
+    "translate_x": lambda m: (1, 0, -m, 0, 1, 0),
+    "translate_y": lambda m: (1, 0, 0, 0, 1, -m),
+}
 # (image, magnitude, filter, colour from outside). The first coordinate of a pixel is x. Brightness, color, contrast
 # and sharpness change by the factor 1 + magnitude; posterize keeps `magnitude` bits.
 OPS: dict[str, Op] = {
     "identity": lambda image, m, resample, colour: image,
-    "shear_x": lambda image, m, resample, colour: warped(image, (1, m, 0, 0, 1, 0), resample, colour),
-    "shear_y": lambda image, m, resample, colour: warped(image, (1, 0, 0, m, 1, 0), resample, colour),
-    "translate_x": lambda image, m, resample, colour: warped(image, (1, 0, -m, 0, 1, 0), resample, colour),
-    "translate_y": lambda image, m, resample, colour: warped(image, (1, 0, 0, 0, 1, -m), resample, colour),
+    "shear_x": lambda image, m, resample, colour: warped(image, BACK["shear_x"](m), resample, colour),
+    "shear_y": lambda image, m, resample, colour: warped(image, BACK["shear_y"](m), resample, colour),
+    "translate_x": lambda image, m, resample, colour: warped(image, BACK["translate_x"](m), resample, colour),
+    "translate_y": lambda image, m, resample, colour: warped(image, BACK["translate_y"](m), resample, colour),
     "rotate": lambda image, m, resample, colour: image.rotate(m, resample, fillcolor=colour),
     "brightness": lambda image, m, resample, colour: brightened(image, 1 + m),
     "color": lambda image, m, resample, colour: saturated(image, 1 + m),
@@ -121,12 +129,17 @@ def changed(
     rng: np.random.Generator,
     resample: Image.Resampling,
     colour: Any,
+    moves: list[Move],
 ) -> Image.Image:
-    """One operation of a space at a level; a sign is drawn if the space wants one."""
+    """One operation of a space at a level; a sign is drawn if the space wants one. `moves` gets what moves pixels."""
     law, signed = space[name]
     magnitude = law(level, image.height, image.width)
     if signed and rng.random() < 0.5:
         magnitude = -magnitude
+    if name == "rotate":
+        moves.append(turned_by(magnitude, image.height, image.width))
+    elif name in BACK:
+        moves.append(Move(BACK[name](magnitude), back=True))
     return OPS[name](image, magnitude, resample, colour)
 
 
@@ -142,13 +155,14 @@ def rand_augment(ops: Times = 2, magnitude: CountOrNone = 9, bins: Count = 31, f
     check_colour(fill)
     names, level = list(RAND), magnitude / (bins - 1)
 
-    def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
+        moves: list[Move] = []
         picture, colour = to_pillow(image), colour_of(fill, image.shape[2])
         for k in rng.integers(len(names), size=ops).tolist():
-            picture = changed(picture, RAND, names[k], level, rng, Image.Resampling.NEAREST, colour)
-        return from_pillow(picture)
+            picture = changed(picture, RAND, names[k], level, rng, Image.Resampling.NEAREST, colour, moves)
+        return from_pillow(picture), moves
 
-    return apply
+    return Geometry(step)
 
 
 def trivial_augment(bins: Count = 31, fill: Fill = 0) -> Transform:
@@ -161,12 +175,14 @@ def trivial_augment(bins: Count = 31, fill: Fill = 0) -> Transform:
     check_colour(fill)
     names = list(TRIVIAL)
 
-    def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
+        moves: list[Move] = []
         name, level = names[int(rng.integers(len(names)))], int(rng.integers(bins)) / (bins - 1)
         colour = colour_of(fill, image.shape[2])
-        return from_pillow(changed(to_pillow(image), TRIVIAL, name, level, rng, Image.Resampling.NEAREST, colour))
+        picture = changed(to_pillow(image), TRIVIAL, name, level, rng, Image.Resampling.NEAREST, colour, moves)
+        return from_pillow(picture), moves
 
-    return apply
+    return Geometry(step)
 
 
 def auto_augment(policy: str = "imagenet", fill: Fill = 0) -> Transform:
@@ -179,14 +195,15 @@ def auto_augment(policy: str = "imagenet", fill: Fill = 0) -> Transform:
     check_colour(fill)
     pairs = POLICIES[policy]
 
-    def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
+        moves: list[Move] = []
         picture, colour = to_pillow(image), colour_of(fill, image.shape[2])
         for name, p, level in pairs[int(rng.integers(len(pairs)))]:
             if rng.random() < p:
-                picture = changed(picture, AUTO, name, level / 9, rng, Image.Resampling.NEAREST, colour)
-        return from_pillow(picture)
+                picture = changed(picture, AUTO, name, level / 9, rng, Image.Resampling.NEAREST, colour, moves)
+        return from_pillow(picture), moves
 
-    return apply
+    return Geometry(step)
 
 
 def aug_mix(
@@ -217,11 +234,11 @@ def aug_mix(
             picture = original
             for _ in range(depth if depth > 0 else int(rng.integers(1, 4))):
                 name, level = names[int(rng.integers(len(names)))], int(rng.integers(severity)) / 9
-                picture = changed(picture, AUGMIX, name, level, rng, Image.Resampling.BILINEAR, colour)
+                picture = changed(picture, AUGMIX, name, level, rng, Image.Resampling.BILINEAR, colour, [])
             mix += np.float32(weight) * from_pillow(picture)
         return mix.astype(np.uint8)
 
-    return apply
+    return scattering(apply)
 
 
 def rand_augment_timm(
@@ -246,17 +263,18 @@ def rand_augment_timm(
     space = timm_space(increasing)
     names = list(space)
 
-    def apply(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
+        moves: list[Move] = []
         picture, colour = to_pillow(image), colour_of(fill, image.shape[2])
         for k in rng.integers(len(names), size=ops).tolist():
             if rng.random() >= p:
                 continue
             level = rng.uniform(0, magnitude) if std > 100 else min(max(rng.normal(magnitude, std), 0.0), 10.0)
             resample = Image.Resampling.BILINEAR if rng.random() < 0.5 else Image.Resampling.BICUBIC
-            picture = changed(picture, space, names[k], level / 10, rng, resample, colour)
-        return from_pillow(picture)
+            picture = changed(picture, space, names[k], level / 10, rng, resample, colour, moves)
+        return from_pillow(picture), moves
 
-    return apply
+    return Geometry(step)
 
 
 def check_bins(bins: int) -> None:
