@@ -172,8 +172,9 @@ def placed(sample: dict[str, Any], keep: float) -> tuple[dict[str, np.ndarray], 
     if not any(field.geometry == "boxes" for field in objects):
         for field in objects:
             if field.geometry == "points":
-                points = values[field.name]
-                first = points[(slice(None), *(0,) * (points.ndim - 2))][..., :2]
+                first = values[field.name][..., :2]
+                while first.ndim > 2:
+                    first = first[:, 0]
                 stays &= ((first >= 0) & (first <= (width, height))).all(-1)
     for field in objects:
         values[field.name] = values[field.name][stays]

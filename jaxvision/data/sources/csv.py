@@ -25,7 +25,17 @@ from jaxvision.data.sources.folder import check_case
 from jaxvision.errors import UserError, nearest
 from jaxvision.runtime import paths
 
-LABELLED = ("class", "tags", "values")
+
+class Holds(NamedTuple):
+    """What the cells of a kind of labels hold: numbers; one name a row; or several."""
+
+    numbers: bool = False
+    one: bool = False
+    several: bool = False
+
+
+LABELLED = {"class": Holds(one=True), "tags": Holds(several=True), "values": Holds(numbers=True)}
+HOLDS = {"": Holds(), **LABELLED}  # "": the table will say
 KEYS = ("kind", "root", "classes", "delimiter", "sep", "image", "label", "group", "suffix")
 FIRST = ("path", "file", "filename", "image")  # what the header may call the column of paths
 SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "space": " ", "pipe": "|"}
@@ -60,8 +70,8 @@ class Csv:
         path = os.path.expanduser(path)
         self.kind = query.get("kind", "")
         if self.kind and self.kind not in LABELLED:
-            raise UserError(f"unknown kind in {self.uri!r}: {nearest(self.kind, LABELLED)}")
-        if self.kind == "values" and "classes" in query:
+            raise UserError(f"unknown kind in {self.uri!r}: {nearest(self.kind, list(LABELLED))}")
+        if HOLDS[self.kind].numbers and "classes" in query:
             raise UserError(f"{self.uri!r}: the header names the values: remove classes=")
         if "sep" in query:
             if self.kind not in ("", "tags"):
@@ -77,7 +87,7 @@ class Csv:
         self._tag_ends: np.ndarray | None = None  # of tags by name: those of row i are _labels[ends[i] : ends[i + 1]]
         if table.groups:
             self.groups = np.array(table.groups, np.int32)
-        if self.kind == "values":
+        if HOLDS[self.kind].numbers:
             self.classes: tuple[str, ...] = columns.names
             self._labels: np.ndarray = np.array(table.values, np.float32).reshape(len(table.names), -1)
             return
@@ -89,7 +99,7 @@ class Csv:
             self.kind = self.kind or ("class" if _not_one_hot(zero_one) is None else "tags")
             self._read_columns(table, zero_one, wanted, query.get("classes", ""))
             return
-        if not told and self.kind != "class":
+        if not told and not HOLDS[self.kind].one:
             table.check_names()
         self.kind = self.kind or "class"
         self._read_names(table, sep, wanted, query.get("classes", ""))
@@ -99,7 +109,7 @@ class Csv:
         numbers: dict[str, int] = {name: k for k, name in enumerate(wanted or ())}  # without a list, as they come
         found: list[set[int]] = []  # of each text that a cell may hold
         for text, line in table.texts.items():
-            names = _split(f"{table.path}, line {line}", text, sep) if self.kind == "tags" else [text]
+            names = _split(f"{table.path}, line {line}", text, sep) if HOLDS[self.kind].several else [text]
             for name in names:
                 if wanted is not None and name not in numbers:
                     raise UserError(f"{table.path}, line {line}: {name!r} is not in {listing}: {nearest(name, wanted)}")
@@ -116,7 +126,7 @@ class Csv:
             tags: set[int] = set().union(*(found[code] for code in table.codes[start:stop]))
             labels.extend(tags)
             counts.append(len(tags))
-        if self.kind == "tags":
+        if HOLDS[self.kind].several:
             self._tag_ends = np.cumsum([0, *counts])
         places = {name: k for k, name in enumerate(self.classes)}
         self._labels = np.array([places[name] for name in numbers], np.int32)[np.array(labels, np.int32)]
@@ -124,7 +134,7 @@ class Csv:
     def _read_columns(self, table: _Table, zero_one: np.ndarray, wanted: tuple[str, ...] | None, listing: str) -> None:
         """Labels of columns of 0 and 1, float32 [N, K]."""
         names = table.columns.names
-        if self.kind == "class":
+        if HOLDS[self.kind].one:
             row = _not_one_hot(zero_one)
             if row is not None:
                 raise UserError(
@@ -137,11 +147,11 @@ class Csv:
                 if name not in wanted:
                     raise UserError(f"{table.path} has a column {name!r}, not in {listing}: {nearest(name, wanted)}")
             absent = [name for name in wanted if name not in names]
-            if absent and self.kind == "tags":
+            if absent and HOLDS[self.kind].several:
                 raise UserError(f"{table.path} has no column {absent[0]!r}, which {listing} names: add it")
             order = np.array([wanted.index(name) for name in names])
         self.classes = wanted or names
-        if self.kind == "class":
+        if HOLDS[self.kind].one:
             self._labels = order[zero_one.argmax(1)].astype(np.int32)
         else:
             self._labels = np.ascontiguousarray(zero_one[:, np.argsort(order)])
@@ -166,7 +176,7 @@ class Csv:
         return {"image": image, "label": self._label(i), "index": i}
 
     def _label(self, i: int) -> int | np.ndarray:
-        if self.kind == "class":
+        if HOLDS[self.kind].one:
             return int(self._labels[i])
         if self._tag_ends is None:
             return self._labels[i].copy()  # a sample is the caller's own
@@ -226,18 +236,18 @@ def _columns(uri: str, path: str, row: list[str], query: dict[str, str], kind: s
             raise UserError(f"{uri}: the column {header[place]!r} cannot be a label, too: correct label=")
     names = tuple(header[k] for k in labels)
     told = {}
-    if "label" not in query and kind != "values":
+    if "label" not in query and not HOLDS[kind].numbers:
         lower = [name.lower() for name in names]
         if lower[:1] == ["time"] and _predicted(lower[1:]):
             raise UserError(f"{path} has what predict says of the frames of videos, which are no image files")
         if _predicted(lower):
             labels, names = labels[:1], names[:1]
             told = {"kind": "tags", "sep": ","} if lower[0] == "tags" else {"kind": "class"}
-    if kind != "tags" and not labels:
+    if not HOLDS[kind].several and not labels:
         raise UserError(f"{path} has no label column, only {header[image]!r}: add one")
-    if kind == "values":
+    if HOLDS[kind].numbers:
         _check_headings(path, header, labels)
-    ragged = kind == "tags" and not told and "label" not in query
+    ragged = HOLDS[kind].several and not told and "label" not in query
     return _Columns(tuple(header), image, labels, names, group, ragged, **told)
 
 
@@ -308,10 +318,10 @@ class _Table:
             else:
                 chosen = [row[k] for k in columns.labels]
             cells = [unguarded(cell.strip()) for cell in chosen]
-            if self.kind == "values":
+            if HOLDS[self.kind].numbers:
                 self.values.extend(_number(place, *pair) for pair in zip(columns.names, cells))
                 continue
-            if self.kind != "tags" and cells == [""]:
+            if not HOLDS[self.kind].several and cells == [""]:
                 raise UserError(f"{place}: {row[columns.image]!r} has no class: write one or remove the line")
             for text in cells:
                 self.codes.append(places.setdefault(text, len(places)))
@@ -328,10 +338,10 @@ class _Table:
         columns, rectangular = self.columns, bool((np.array(self.widths) == len(self.columns.labels)).all())
         states = [_state(text) for text in self.texts]
         some = any(state in (0, 1) for state in states)
-        if rectangular and some and None not in states and (len(columns.labels) > 1 or self.kind == "tags"):
+        if rectangular and some and None not in states and (len(columns.labels) > 1 or HOLDS[self.kind].several):
             _check_headings(self.path, columns.header, columns.labels)
             return np.array(states, np.float32)[np.array(self.codes)].reshape(len(self.names), -1)
-        if self.kind != "tags" and len(columns.labels) > 1:
+        if not HOLDS[self.kind].several and len(columns.labels) > 1:
             raise UserError(
                 f"{self.path} has {len(columns.labels)} label columns ({', '.join(columns.names)}): "
                 f"add {self._key('kind=tags')} (names of any number of classes) or {self._key('kind=values')} (numbers)"
@@ -339,7 +349,7 @@ class _Table:
                 f"neither, but {self._first(lambda text: _state(text) is None)}"
             )
         numbers = [text for text in self.texts if text]
-        if self.kind == "tags" and rectangular and numbers and all(map(_is_number, numbers)):
+        if HOLDS[self.kind].several and rectangular and numbers and all(map(_is_number, numbers)):
             self._two_ways(
                 f"{self._first(lambda text: _is_number(text) and _state(text) is None)}, and all labels are numbers, "
                 "but not only 0, 1 and, for unknown, an empty cell or NaN",
