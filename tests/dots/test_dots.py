@@ -8,7 +8,7 @@ import pytest
 
 import jaxvision
 from jaxvision import metrics, targets, tasks
-from jaxvision.data import InputContract, sources, transforms
+from jaxvision.data import InputContract, pipeline, sources, transforms
 from jaxvision.data.pipeline import eval_batches, train_batches
 from jaxvision.errors import UserError
 from jaxvision.evaluate import evaluate
@@ -94,9 +94,18 @@ def middle(image, x, y):
 
 
 def test_workers_are_given_fields_and_no_target():
-    """And what several processes make is what one thread makes."""
-    source = DotsSource("64")
-    assert b"Target" not in pickle.dumps(source)
+    """And what several threads make is what one makes."""
+    loads = []
+
+    def watched(load, *arguments):
+        loads.append(pickle.dumps(load))
+        return iter(())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_ahead", watched)
+        batches(MOVING)
+    assert loads
+    assert not [name for name in (b"jaxvision.targets", b"jaxvision.task", b"jax.") if name in loads[0]]
     for one, two in zip(batches(MOVING), batches(MOVING, threads=3), strict=True):
         assert all(np.array_equal(one[name], two[name]) for name in one)
 
