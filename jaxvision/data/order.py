@@ -66,11 +66,6 @@ class Generators:
         return self._rng
 
 
-def partner(seed: int, n: int, j: int) -> int:
-    """Which sample of the order, counted as n is, comes as the j-th partner of sample n: 62 bits of a hash."""
-    return int(_philox(seed, n, _PARTNER).random_raw(j + 1)[j] >> np.uint64(2))
-
-
 class Weights(NamedTuple):
     """How often each sample comes relative to the others, float [length], and its class, int [length]."""
 
@@ -113,6 +108,13 @@ class Order:
         each as likely as its weight says."""
         word = _philox(self.seed, n, _REPLACE).random_raw(attempt + 1)[attempt]
         return int(self._at(word / 2**64 * self.length)) if len(self._ends) else int(word % self.length)
+
+    def partner(self, n: int, j: int) -> int:
+        """Which sample, counted as n is, comes as the j-th partner of the n-th: any of its epoch, whose order is known
+        already."""
+        epoch = self.length * self.repeats
+        word = int(_philox(self.seed, n, _PARTNER).random_raw(j + 1)[j])
+        return n // epoch * epoch + word % epoch
 
     def _at(self, points: Any) -> np.ndarray:
         """The samples that lie at these points of the line."""

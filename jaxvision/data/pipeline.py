@@ -18,7 +18,7 @@ import numpy as np
 from jaxvision.data import workers
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import MAX_PIXELS, decode, open_image
-from jaxvision.data.order import Generators, Order, partner
+from jaxvision.data.order import Generators, Order
 from jaxvision.data.sample import VALUE, Field, batch_spec, fields_of, placed, settled
 from jaxvision.data.sources import Source
 from jaxvision.data.sources.common import check_label
@@ -236,8 +236,7 @@ class _Train(_Load):
             for position, transform in enumerate(self.transforms[:stop]):
                 partners = []
                 for j in range(getattr(transform, "partners", 0)):
-                    other = partner(self.seed, n, j)
-                    _, made = self._made(other, position, (n, j + 1), generators, skipped)
+                    _, made = self._made(self.order.partner(n, j), position, (n, j + 1), generators, skipped)
                     partners.append(settled(made) if self._follows else made)
                 sample = settled(sample) if partners and self._follows else sample
                 number, place = stream
