@@ -115,6 +115,8 @@ class BatchNorm(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, H, W, C] normalised, in `dtype`."""
+        # A copy (no code is made of it) adds the gradients of both uses first, whoever else uses x, as DenseNet does.
+        x = jnp.copy(x) if self.train else x
         times, plus = self.affine(x)
         return scale_shift(x, times, plus).astype(self.dtype)
 
