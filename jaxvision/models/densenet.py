@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvision.config.ranges import Count, Depths, Rate
-from jaxvision.models.layers import Conv, batch_norm, classified, dense, global_mean, max_pool, recomputed
+from jaxvision.models.layers import Conv, batch_norm, classified, dense, global_mean, max_pool, norm_pool, recomputed
 from jaxvision.models.origin import Origin
 from jaxvision.ops import relu
 
@@ -69,7 +69,7 @@ class DenseNet(nn.Module):
         conv = partial(Conv, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
         make_layer = recomputed(Layer, self.remat)
         pool = partial(max_pool, kernel=3, stride=2, padding=1)
-        x = relu(norm(name="norm0")(conv(self.width, 7, 2, name="conv0")(image), pool=pool))
+        x = relu(norm_pool(conv(self.width, 7, 2, name="conv0")(image), norm(name="norm0"), pool))
         outputs = {}
         for block, depth in enumerate(self.depths, 1):
             for k in range(1, depth + 1):

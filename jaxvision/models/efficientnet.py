@@ -23,6 +23,7 @@ from jaxvision.models.layers import (
     InvertedResidual,
     batch_norm,
     classified,
+    conv_norm,
     dense,
     divisible,
     global_mean,
@@ -103,7 +104,7 @@ class EfficientNet(nn.Module):
                 done += 1
         outputs[f"c{level}"] = x
         place = len(self.stages) + 1
-        x = nn.silu(conv(self.last, 1, name=f"features_{place}_0")(x, norm(name=f"features_{place}_1")))
+        x = nn.silu(conv_norm(x, conv(self.last, 1, name=f"features_{place}_0"), norm(name=f"features_{place}_1")))
         features = global_mean(x)
         y = nn.Dropout(self.dropout, deterministic=not train)(features)
         outputs.pop("c1", None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,11 +16,9 @@ import numpy as np
 
 from jaxvision.errors import nearest
 from jaxvision.ops import (
-    Tail,
     at_least_float32,
     batch_statistics,
     conv,
-    finish_and_narrow,
     folded,
     pointwise,
     scale_shift,
@@ -65,34 +63,41 @@ class Conv(nn.Module):
     bias_init: Initializer = nn.initializers.zeros
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(self, x: Any, norm: nn.Module | None = None, *, apply: bool = True) -> Any:
-        """The convolution of x [B, H, W, C]; with `norm`, that normalised.
-
-        In training a 1x1 convolution that widens and its normalisation are one (`ops.folded`); `apply` as there
-        (`BatchNorm`). Of an `ops.Tail` what `ops.finish_and_narrow` gives: two arrays.
-        """
-        width = (x.shortcut if isinstance(x, Tail) else x).shape[-1]
-        shape = (self.kernel, self.kernel, width // self.groups, self.features)
-        kernel = self.prepared(self.param("kernel", self.kernel_init, shape))
-        if isinstance(x, Tail):
-            return finish_and_narrow(x, kernel[0, 0])
-        x = x.astype(self.dtype)
-        plain = self.kernel == self.groups == 1 and self.padding in (None, 0) and not self.bias
-        if isinstance(norm, BatchNorm) and norm.train and plain and self.features >= 2 * width:
-            if self.stride > 1:  # what is left out is not read again; without the barrier it would be, each time
-                x = jax.lax.optimization_barrier(x[:, :: self.stride, :: self.stride])
-            return norm(x, kernel=kernel[0, 0], apply=apply)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The convolution of x [B, H, W, C], in `dtype`."""
+        kernel, bias = self.leaves(x.shape[-1])
         pad = (self.kernel - 1) // 2 if self.padding is None else self.padding
         pads = ((pad, pad), (pad, pad)) if isinstance(pad, int) else tuple(pad)
-        x = conv(x, kernel.astype(self.dtype), self.stride, pads, self.groups)
-        if self.bias:
-            x = x + self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
-        return x if norm is None else norm(x)
+        x = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pads, self.groups)
+        return x if bias is None else x + bias.astype(self.dtype)
+
+    @nn.compact
+    def leaves(self, width: int) -> tuple[jax.Array, jax.Array | None]:
+        """The kernel that an x [B, H, W, width] is convolved with, and the bias, if there is one, as stored."""
+        shape = (self.kernel, self.kernel, width // self.groups, self.features)
+        kernel = self.prepared(self.param("kernel", self.kernel_init, shape))
+        return kernel, self.param("bias", self.bias_init, (self.features,)) if self.bias else None
 
     def prepared(self, kernel: jax.Array) -> jax.Array:
         """The kernel that is convolved with, of the one that is learnt."""
         return kernel
+
+    def matrix(self, width: int) -> jax.Array:
+        """The kernel of a 1x1 convolution of x [B, H, W, width], as [width, features]."""
+        return self.leaves(width)[0][0, 0]
+
+    def widens(self, width: int) -> bool:
+        """Whether this is a plain 1x1 convolution that gives at least twice `width` channels."""
+        return self.kernel == self.groups == 1 and not self.padding and not self.bias and self.features >= 2 * width
+
+
+class _Affine(NamedTuple):
+    """The leaves of a `BatchNorm`."""
+
+    scale: jax.Array
+    bias: jax.Array
+    mean: nn.Variable[jax.Array]
+    var: nn.Variable[jax.Array]
 
 
 class BatchNorm(nn.Module):
@@ -108,49 +113,94 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     scale_init: Initializer = nn.initializers.ones
 
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        kernel: jax.Array | None = None,
-        pool: Callable[[jax.Array], jax.Array] | None = None,
-        apply: bool = True,
-    ) -> Any:
-        """x [B, H, W, C] normalised, in `dtype`.
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, H, W, C] normalised, in `dtype`."""
+        # A copy (no code is made of it) adds the gradients of both uses first, whoever else uses x, as DenseNet does.
+        x = jnp.copy(x) if self.train else x
+        times, plus = self.affine(x)
+        return scale_shift(x, times, plus).astype(self.dtype)
+
+    def affine(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What normalises x [B, H, W, C] (`ops.scale_shift`): its factors and what is added then, float32 [C]."""
+        leaves = self._leaves(x.shape[-1])
+        mean, var = batch_statistics(x) if self.train else (leaves.mean.value, leaves.var.value)
+        self._store(leaves, mean, var)
+        times = jax.lax.rsqrt(var + self.epsilon) * leaves.scale
+        return times, leaves.bias - mean * times
+
+    def pooled(self, x: jax.Array, pool: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """pool(self(x)) for a maximum over windows of x [B, H, W, C], without writing the large map a second time.
+
+        The maximum is taken before, of x, which gives the same since a normalised channel rises or falls with x.
+        """
+        leaves = self._leaves(x.shape[-1])
+        sign = jnp.where(leaves.scale < 0, -1, 1)  # so that the largest stays the largest
+        x = x * jnp.asarray(sign, x.dtype)
+        mean, var = batch_statistics(x) if self.train else (leaves.mean.value * sign, leaves.var.value)
+        self._store(leaves, mean * sign, var)
+        times = jax.lax.rsqrt(var + self.epsilon) * leaves.scale * sign
+        plus = leaves.bias - mean * times
+        return scale_shift(pool(x), times, plus).astype(self.dtype)
+
+    def folded(self, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """self(x convolved with a 1x1 kernel) as another kernel and a bias (`ops.folded`); in training only.
 
         Args:
-          kernel: [I, O]: x is what comes before a 1x1 convolution with it, whose output is normalised (`ops.folded`; in
-            training only).
-          pool: a maximum over windows of what was normalised. It is taken before, of x, which gives the same since a
-            normalised channel rises or falls with x: so the large map is not written a second time.
-          apply: False for what x is to be multiplied with (with `kernel`: convolved) and what is to be added, instead.
+          x: [B, H, W, I].
+          kernel: float32 [I, O].
+
+        Returns:
+          kernel float32 [I, O] and bias float32 [O].
         """
-        width = x.shape[-1] if kernel is None else kernel.shape[-1]
-        scale = self.param("scale", self.scale_init, (width,))
-        bias = self.param("bias", nn.initializers.zeros, (width,))
-        stored_mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
-        stored_var = self.variable("batch_stats", "var", jnp.ones, (width,))
+        leaves = self._leaves(kernel.shape[-1])
+        times, plus, mean, var = folded(x, kernel, leaves.scale, leaves.bias, self.epsilon)
+        self._store(leaves, mean, var)
+        return times, plus
 
-        sign = jnp.where(scale < 0, -1, 1) if pool is not None else 1  # so that the largest stays the largest
-        if kernel is not None:
-            times, plus, mean, var = folded(x, kernel, scale, bias, self.epsilon)
-        else:
-            x = x * jnp.asarray(sign, x.dtype)
-            mean, var = batch_statistics(x) if self.train else (stored_mean.value * sign, stored_var.value)
-            times = jax.lax.rsqrt(var + self.epsilon) * scale * sign
-            plus = bias - mean * times
+    @nn.compact
+    def _leaves(self, width: int) -> _Affine:
+        return _Affine(
+            self.param("scale", self.scale_init, (width,)),
+            self.param("bias", nn.initializers.zeros, (width,)),
+            self.variable("batch_stats", "mean", jnp.zeros, (width,)),
+            self.variable("batch_stats", "var", jnp.ones, (width,)),
+        )
+
+    def _store(self, leaves: _Affine, mean: jax.Array, var: jax.Array) -> None:
+        """Statistics of a batch, averaged into those stored; in training only."""
         if self.train and not self.is_initializing():
-            stored_mean.value = self.momentum * stored_mean.value + (1 - self.momentum) * mean * sign
-            stored_var.value = self.momentum * stored_var.value + (1 - self.momentum) * var
-        if not apply:
-            return times, plus
-        if kernel is not None:
-            return shift(pointwise(x, times), plus).astype(self.dtype)
-        return scale_shift(x if pool is None else pool(x), times, plus).astype(self.dtype)
+            leaves.mean.value = self.momentum * leaves.mean.value + (1 - self.momentum) * mean
+            leaves.var.value = self.momentum * leaves.var.value + (1 - self.momentum) * var
 
 
-def batch_norm(train: bool, dtype: Any, epsilon: float = 1e-5, momentum: float = 0.9) -> Callable[..., nn.Module]:
+Norm = Callable[[jax.Array], jax.Array]  # a BatchNorm, or what stands for one in a network without
+
+
+def conv_norm(x: jax.Array, conv: Conv, norm: Norm) -> jax.Array:
+    """norm(conv(x)) of x [B, H, W, C]; in training, where a 1x1 convolution widens, by `folded_conv_norm`."""
+    if isinstance(norm, BatchNorm) and norm.train and conv.widens(x.shape[-1]):
+        return folded_conv_norm(x, conv, norm)
+    return norm(conv(x))
+
+
+def folded_conv_norm(x: jax.Array, conv: Conv, norm: BatchNorm) -> jax.Array:
+    """norm(conv(x)) of x [B, H, W, C] for a 1x1 convolution in training, without what is normalised (`ops.folded`).
+
+    Equal up to rounding. Where the convolution does not widen, this costs more than it saves.
+    """
+    x = x.astype(conv.dtype)
+    if conv.stride > 1:  # what is left out is not read again; without the barrier it would be, each time
+        x = jax.lax.optimization_barrier(x[:, :: conv.stride, :: conv.stride])
+    kernel, bias = norm.folded(x, conv.matrix(x.shape[-1]))
+    return shift(pointwise(x, kernel), bias).astype(norm.dtype)
+
+
+def norm_pool(x: jax.Array, norm: Norm, pool: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """pool(norm(x)) of x [B, H, W, C] for a maximum over windows; with BatchNorm by `BatchNorm.pooled`."""
+    return norm.pooled(x, pool) if isinstance(norm, BatchNorm) else pool(norm(x))
+
+
+def batch_norm(train: bool, dtype: Any, epsilon: float = 1e-5, momentum: float = 0.9) -> Callable[..., BatchNorm]:
     """`norm(name=..., scale_init=...)` of a `BatchNorm`."""
     return partial(BatchNorm, train=train, momentum=momentum, epsilon=epsilon, dtype=dtype)
 
@@ -296,7 +346,7 @@ class InvertedResidual(nn.Module):
     stride: int
     squeeze: int
     activation: Callable[[jax.Array], jax.Array]
-    norm: Callable[..., nn.Module]
+    norm: Callable[..., BatchNorm]
     train: bool
     dtype: Any
     fused: bool = False
@@ -312,7 +362,7 @@ class InvertedResidual(nn.Module):
         def conv(y: jax.Array, features: int, kernel: int, stride: int, groups: int = 1) -> jax.Array:
             nonlocal place
             layer = Conv(features, kernel, stride, groups=groups, dtype=self.dtype, name=f"block_{place}_0")
-            y = layer(y, self.norm(name=f"block_{place}_1"))
+            y = conv_norm(y, layer, self.norm(name=f"block_{place}_1"))
             place += 1
             return y
 

@@ -21,6 +21,7 @@ from jaxvision.models.layers import (
     InvertedResidual,
     batch_norm,
     classified,
+    conv_norm,
     dense,
     divisible,
     global_mean,
@@ -104,7 +105,7 @@ class MobileNet(nn.Module):
                 name=f"features_{k}",
             )(x)
         place = len(self.rows) + 1
-        x = act(conv(self.last, 1, name=f"features_{place}_0")(x, norm(name=f"features_{place}_1")))
+        x = act(conv_norm(x, conv(self.last, 1, name=f"features_{place}_0"), norm(name=f"features_{place}_1")))
         outputs[f"c{level}"] = x
         features = global_mean(x)
         if self.hidden:

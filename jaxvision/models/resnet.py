@@ -21,18 +21,23 @@ import jax.numpy as jnp
 
 from jaxvision.config.ranges import Count, Depths, Rate
 from jaxvision.models.layers import (
+    BatchNorm,
     Conv,
     DropPath,
+    Initializer,
+    Norm,
     batch_norm,
     classified,
+    conv_norm,
     dense,
     global_mean,
     linear_rates,
     max_pool,
+    norm_pool,
     recomputed,
 )
 from jaxvision.models.origin import Origin
-from jaxvision.ops import Tail, finish, relu, scale_shift
+from jaxvision.ops import Tail, finish, finish_and_narrow, relu, scale_shift
 
 _PLAIN = [
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -45,58 +50,84 @@ __all__ = [*_PLAIN, *_D]
 _LAST_OF_STEM = {"imagenet": (7, 2, "conv1"), "deep": (3, 1, "conv1_6"), "small": (3, 1, "conv1")}
 
 
-class Block(nn.Module):
-    """Two 3x3 convolutions (`BasicBlock`), or 1x1, 3x3, 1x1 with four times the channels (`Bottleneck`)."""
+class Residual(nn.Module):
+    """What the blocks of a ResNet share: their sizes, and the shortcut."""
 
     channels: int
     stride: int
-    bottleneck: bool
-    conv: Callable[..., nn.Module]
-    norm: Callable[..., nn.Module]
+    conv: Callable[..., Conv]
+    norm: Callable[..., Norm]
     zero_init: bool
     train: bool = False
     inner: int = 0  # channels of a bottleneck's 3x3 convolution; 0: `channels`
-    groups: int = 1
+    groups: int = 1  # of that convolution
     mean_shortcut: bool = False  # a shortcut shrinks by a 2x2 mean, then a 1x1 convolution (-D)
     drop_path: float = 0.0
-    tail: bool = False  # whether a bottleneck gives a Tail, for the next one to finish
 
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        c, s = self.channels, self.stride
-        last = nn.initializers.zeros if self.zero_init else nn.initializers.ones
-        if self.bottleneck:
-            out, inner = 4 * c, self.inner or c
-            y = self.conv(inner, 1, 1, name="conv1")(x)
-            if isinstance(x, Tail):
-                x, y = y
-            y = relu(self.norm(name="bn1")(y))
-            y = self.conv(inner, 3, s, groups=self.groups, name="conv2")(y)
-            conv3, norm2, norm3 = (
-                self.conv(out, 1, 1, name="conv3"),
-                self.norm(name="bn2"),
-                self.norm(name="bn3", scale_init=last),
-            )
-            if self.tail and self.drop_path == 0 and out >= 2 * inner:
-                a, b = norm2(y, apply=False)
-                z = relu(scale_shift(y, a, b).astype(y.dtype))
-                kernel, bias = conv3(z, norm3, apply=False)
-                return Tail(z, y, a, b, self._shortcut(x, out), kernel, bias)
-            y = conv3(relu(norm2(y)), norm3)
-        else:
-            out = c
-            y = relu(self.norm(name="bn1")(self.conv(c, 3, s, name="conv1")(x)))
-            y = self.norm(name="bn2", scale_init=last)(self.conv(c, 3, 1, name="conv2")(y))
-        return relu(self._shortcut(x, out) + DropPath(self.drop_path)(y, train=self.train))
+    def last_scale(self) -> Initializer:
+        """What the scale of the normalisation before the sum begins at."""
+        return nn.initializers.zeros if self.zero_init else nn.initializers.ones
 
-    def _shortcut(self, x: jax.Array, out: int) -> jax.Array:
+    def shortcut(self, x: jax.Array, out: int) -> jax.Array:
+        """x as it is, or where shapes differ through a 1x1 convolution to `out` channels, normalised."""
         s = self.stride
         if x.shape[-1] == out and s == 1:
             return x
         if self.mean_shortcut:
             x = _halved(x) if s != 1 else x
-            return self.conv(out, 1, 1, name="downsample_1")(x, self.norm(name="downsample_2"))
-        return self.conv(out, 1, s, name="downsample_0")(x, self.norm(name="downsample_1"))
+            return conv_norm(x, self.conv(out, 1, 1, name="downsample_1"), self.norm(name="downsample_2"))
+        return conv_norm(x, self.conv(out, 1, s, name="downsample_0"), self.norm(name="downsample_1"))
+
+
+class BasicBlock(Residual):
+    """Two 3x3 convolutions, added to the shortcut."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out = self.channels
+        y = relu(self.norm(name="bn1")(self.conv(out, 3, self.stride, name="conv1")(x)))
+        y = self.norm(name="bn2", scale_init=self.last_scale())(self.conv(out, 3, 1, name="conv2")(y))
+        return relu(self.shortcut(x, out) + DropPath(self.drop_path)(y, train=self.train))
+
+
+class Bottleneck(Residual):
+    """1x1, 3x3 and 1x1 convolutions, the last with four times the channels, added to the shortcut.
+
+    In training with BatchNorm, without stochastic depth and `remat`, `FusedBottleneck` runs in its place.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out, inner = 4 * self.channels, self.inner or self.channels
+        y = relu(self.norm(name="bn1")(self.conv(inner, 1, 1, name="conv1")(x)))
+        y = relu(self.norm(name="bn2")(self.conv(inner, 3, self.stride, groups=self.groups, name="conv2")(y)))
+        y = conv_norm(y, self.conv(out, 1, 1, name="conv3"), self.norm(name="bn3", scale_init=self.last_scale()))
+        return relu(self.shortcut(x, out) + DropPath(self.drop_path)(y, train=self.train))
+
+
+class FusedBottleneck(Residual):
+    """`Bottleneck` in training, with BatchNorm and without stochastic depth, for few passes over the wide activations.
+
+    The leaves are the same, the values and gradients too, up to rounding. A block stops before its last convolution and
+    gives a Tail; the next block, or `ops.finish`, does that convolution and the sum. See `ops.bottleneck`.
+    """
+
+    norm: Callable[..., BatchNorm]
+
+    @nn.compact
+    def __call__(self, x: jax.Array | Tail) -> Tail:
+        out, inner = 4 * self.channels, self.inner or self.channels
+        conv1, conv3 = self.conv(inner, 1, 1, name="conv1"), self.conv(out, 1, 1, name="conv3")
+        if isinstance(x, Tail):
+            x, y = finish_and_narrow(x, conv1.matrix(x.shortcut.shape[-1]))
+        else:
+            y = conv1(x)
+        y = relu(self.norm(name="bn1")(y))
+        y = self.conv(inner, 3, self.stride, groups=self.groups, name="conv2")(y)
+        a, b = self.norm(name="bn2").affine(y)
+        z = relu(scale_shift(y, a, b).astype(y.dtype))
+        kernel, bias = self.norm(name="bn3", scale_init=self.last_scale()).folded(z, conv3.matrix(inner))
+        return Tail(z, y, a, b, self.shortcut(x, out), kernel, bias)
 
 
 def _halved(x: jax.Array) -> jax.Array:
@@ -111,7 +142,7 @@ class ResNet(nn.Module):
     Attributes:
       classes: width of the last layer; 0: none, and no logits.
       depths: blocks of each stage.
-      bottleneck: which block, see `Block`.
+      bottleneck: the blocks are `Bottleneck`, else `BasicBlock`.
       width: channels of the stem and of the first stage; doubled in each further stage.
       groups, group_width: of a bottleneck's 3x3 convolution: channels * group_width / 64 * groups channels in so many
         groups. (32, 4) is ResNeXt 32x4d, (1, 128) Wide ResNet 2.
@@ -152,17 +183,21 @@ class ResNet(nn.Module):
         if not self.bottleneck and (self.groups, self.group_width) != (1, 64):
             raise ValueError("ResNet: groups and group_width are those of bottlenecks, and these blocks are basic ones")
         conv = partial(_conv, bias=self.norm == "none", dtype=self.dtype)
-        norm: Any = batch_norm(train, self.dtype) if self.norm == "batch" else _no_norm
+        norm: Callable[..., Norm] = batch_norm(train, self.dtype) if self.norm == "batch" else _no_norm
 
         x = image.astype(self.dtype)
-        pool = None if self.stem == "small" else partial(max_pool, kernel=3, stride=2, padding=1)
         if self.stem == "deep":
             x = relu(norm(name="conv1_1")(conv(self.width // 2, 3, 2, name="conv1_0")(x)))
             x = relu(norm(name="conv1_4")(conv(self.width // 2, 3, 1, name="conv1_3")(x)))
         kernel, stride, name = _LAST_OF_STEM[self.stem]
-        x = relu(norm(name="bn1")(conv(self.width, kernel, stride, name=name)(x), pool=pool))
+        x = conv(self.width, kernel, stride, name=name)(x)
+        if self.stem == "small":
+            x = relu(norm(name="bn1")(x))
+        else:  # as good as the maximum after the ReLU
+            x = relu(norm_pool(x, norm(name="bn1"), partial(max_pool, kernel=3, stride=2, padding=1)))
 
-        make_block = recomputed(Block, self.remat)
+        plain = recomputed(Bottleneck if self.bottleneck else BasicBlock, self.remat)
+        make_block = FusedBottleneck if self._fusible(train) else plain
         rates = iter(linear_rates(self.drop_path, sum(self.depths)))
         outputs = {}
         for stage, depth in enumerate(self.depths):
@@ -171,7 +206,6 @@ class ResNet(nn.Module):
                 x = make_block(
                     channels=channels,
                     stride=2 if stage > 0 and block == 0 else 1,
-                    bottleneck=self.bottleneck,
                     conv=conv,
                     norm=norm,
                     zero_init=self.zero_init,
@@ -180,7 +214,6 @@ class ResNet(nn.Module):
                     groups=self.groups,
                     mean_shortcut=self.mean_shortcut,
                     drop_path=next(rates),
-                    tail=train and self.norm == "batch" and not self.remat,
                     name=f"layer{stage + 1}_{block}",
                 )(x)
             last = finish(x) if isinstance(x, Tail) else x
@@ -192,13 +225,18 @@ class ResNet(nn.Module):
             {**outputs, "features": features}, self.classes, dense(self.classes, features.shape[-1], "fc"), y
         )
 
+    def _fusible(self, train: bool) -> bool:
+        """Whether `FusedBottleneck` can stand for the blocks, and gains by it: the last convolution widens twice."""
+        fits = self.bottleneck and train and self.norm == "batch" and not self.drop_path and not self.remat
+        return fits and 2 * self.group_width * self.groups <= 4 * 64
+
 
 def _conv(channels: int, kernel: int, stride: int, *, bias: bool, dtype: Any, name: str, groups: int = 1) -> Conv:
     return Conv(channels, kernel, stride, groups=groups, bias=bias, dtype=dtype, name=name)
 
 
-def _no_norm(name: str, scale_init: Any = None) -> Callable[..., jax.Array]:
-    return lambda x, pool=None: x if pool is None else pool(x)
+def _no_norm(name: str, scale_init: Any = None) -> Norm:
+    return lambda x: x
 
 
 resnet18 = partial(ResNet, depths=(2, 2, 2, 2), bottleneck=False)

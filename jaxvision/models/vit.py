@@ -11,6 +11,7 @@ and timm's `models/vision_transformer.py` (Apache-2.0) publish weights for. Lice
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,16 +32,19 @@ __all__ = [*_TORCHVISION, *_TIMM, *_DEIT]
 
 
 class Block(nn.Module):
-    """Attention, then two dense layers, each after a norm and added to what came in."""
+    """Attention, then two dense layers, each after a norm and added to what came in.
+
+    It makes the leaves. Without dropout in training, QK norm and layer scale `FusedBlock` runs in its place.
+    """
 
     heads: int
     mlp: int
-    dropout: float
-    drop_path: float
-    qk_norm: bool
-    layer_scale: float
     train: bool
     dtype: Any
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    qk_norm: bool = False
+    layer_scale: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -48,16 +52,6 @@ class Block(nn.Module):
         dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype)
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
         path = DropPath(self.drop_path)
-
-        if not (self.is_initializing() or self.qk_norm or self.layer_scale or (self.dropout and self.train)):
-            leaves = self.variables["params"]  # the same computation, by kernels of our own on a TPU
-            for branch, names in (
-                (partial(attention_branch, heads=self.heads), ("ln_1", "qkv", "out")),
-                (mlp_branch, ("ln_2", "mlp_0", "mlp_3")),
-            ):
-                keep = path.keep(x.shape[0], train=self.train)
-                x = branch(x, *(leaves[name] for name in names), keep=keep, rate=self.drop_path)
-            return x
 
         y = dense(3 * width, name="qkv")(norm(name="ln_1")(x))
         q, k, v = jnp.moveaxis(y.reshape(*y.shape[:2], 3, self.heads, -1), 2, 0)
@@ -76,6 +70,24 @@ class Block(nn.Module):
             return x
         gamma = self.param(name, nn.initializers.constant(self.layer_scale), (x.shape[-1],))
         return x * gamma.astype(x.dtype)
+
+
+class FusedBlock(Block):
+    """`Block` by kernels of our own on a TPU, with the leaves that `Block` has made.
+
+    Values and gradients are the same up to rounding. Without dropout, QK norm and layer scale.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        leaves, path = self.variables["params"], DropPath(self.drop_path)
+
+        def residual(branch: Callable[..., jax.Array], x: jax.Array, *names: str) -> jax.Array:
+            keep = path.keep(x.shape[0], train=self.train)
+            return branch(x, *(leaves[name] for name in names), keep=keep, rate=self.drop_path)
+
+        x = residual(partial(attention_branch, heads=self.heads), x, "ln_1", "qkv", "out")
+        return residual(mlp_branch, x, "ln_2", "mlp_0", "mlp_3")
 
 
 class VisionTransformer(nn.Module):
@@ -131,7 +143,7 @@ class VisionTransformer(nn.Module):
                 f"VisionTransformer: {image.shape[1]} x {image.shape[2]} px are no multiple of {self.patch}"
             )
         x = patches(self.width, self.patch, self.dtype, "conv_proj")(image)
-        grid = x.shape[1:3]
+        grid = (x.shape[1], x.shape[2])
         x = x.reshape(x.shape[0], -1, self.width)
         first = int(self.pooling == "token")
         positions = self._positions(grid, first).astype(self.dtype)
@@ -145,17 +157,17 @@ class VisionTransformer(nn.Module):
             added = self._learnt("register_tokens", self.registers, x, nn.initializers.normal(0.02))
             x = jnp.concatenate([x[:, :first], added, x[:, first:]], 1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        make_block = recomputed(Block, self.remat)
+        make_block = recomputed(FusedBlock if self._fusible(train) else Block, self.remat)
         for k, rate in enumerate(linear_rates(self.drop_path, self.depth)):
             x = make_block(
-                self.heads,
-                self.mlp or 4 * self.width,
-                self.dropout,
-                rate,
-                self.qk_norm,
-                self.layer_scale,
-                train,
-                self.dtype,
+                heads=self.heads,
+                mlp=self.mlp or 4 * self.width,
+                train=train,
+                dtype=self.dtype,
+                drop_path=rate,
+                dropout=self.dropout,
+                qk_norm=self.qk_norm,
+                layer_scale=self.layer_scale,
                 name=f"layer_{k}",
             )(x)
         tokens = layer_norm(self.dtype)(name="ln")(x)
@@ -163,6 +175,10 @@ class VisionTransformer(nn.Module):
         features = at_least_float32(features)
         head = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name="head")
         return classified({"tokens": tokens, "features": features}, self.classes, head, features)
+
+    def _fusible(self, train: bool) -> bool:
+        """Whether `FusedBlock` can stand for the blocks."""
+        return not (self.is_initializing() or self.qk_norm or self.layer_scale or (self.dropout and train))
 
     def _positions(self, grid: tuple[int, int], first: int) -> jax.Array:
         """[1, first + rows * columns, width]; the class token's, if there is one, comes first."""

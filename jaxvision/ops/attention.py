@@ -28,7 +28,7 @@ def attention_branch(x: jax.Array, norm: Leaves, qkv: Leaves, out: Leaves, *, he
 
     On a TPU queries, keys, values and scores never reach memory. `more` are keyword arguments of `fused.residual`.
     """
-    weights = (norm["scale"], norm["bias"], qkv["kernel"], qkv["bias"], out["kernel"], out["bias"])
+    weights = fused.Weights(norm["scale"], norm["bias"], qkv["kernel"], qkv["bias"], out["kernel"], out["bias"])
     return fused.residual(_ATTENTION, x, weights, options=x.shape[-1] // heads, **more)
 
 

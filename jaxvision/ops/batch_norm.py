@@ -109,7 +109,7 @@ def folded(
     y is linear in x, so its mean is E[x] W and its variance the diagonal of W' Cov[x] W; with the scale folded into W,
     the backward pass needs of y only what the gradient of W is made of. So y is not written before it is normalised,
     and neither kept nor read again. It costs a product x' x a pixel, a quarter of the convolution where that widens
-    four times; see `models.layers.Conv` for where it is used.
+    four times; see `models.layers.conv_norm` for where it is used.
 
     Args:
       x: [B, H, W, I].

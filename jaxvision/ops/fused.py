@@ -26,9 +26,17 @@ from jax.sharding import PartitionSpec as P
 
 from jaxvision.ops.reduce import at_least_float32
 
-# scale and bias of the norm f32[D], kernel f32[D, parts * H] and bias of the first layer, kernel f32[H, D] and bias of
-# the second.
-Weights = tuple[jax.Array, ...]
+
+class Weights(NamedTuple):
+    """What a branch learns; within a kernel the references to it, vectors as [1, n]."""
+
+    scale: Any  # f32[D], of the norm
+    bias: Any  # f32[D], of the norm
+    first: Any  # f32[D, parts * H], kernel of the first layer
+    first_bias: Any  # f32[parts * H]
+    second: Any  # f32[H, D], kernel of the second layer
+    second_bias: Any  # f32[D]
+
 
 VMEM = 96 * 2**20  # of the 128 MiB of vector memory in a core of v5e, v5p and v6e
 IMAGES = 2  # at most, in a step of the grid
@@ -122,7 +130,7 @@ def for_tpu(mesh: Any, rows: int) -> bool:
 
 
 def _chunk(call: Call, weights: Weights) -> int:
-    return call.branch.chunk(weights[4].shape[0], call.options)
+    return call.branch.chunk(weights.second.shape[0], call.options)
 
 
 def mesh_of(arrays: Any) -> Any:
@@ -179,11 +187,12 @@ def _backward(call: Call, x: jax.Array, dz: jax.Array, keep: jax.Array | None, w
 
     def local(factor: jax.Array, weights: Weights, x: jax.Array, dz: jax.Array) -> tuple:
         sums = tuple(jax.ShapeDtypeStruct(w.shape, jnp.float32) for w in weights)
-        dx, *dweights = _launch(call, _backward_kernel, factor, weights, (x, dz), sums)
-        return dx, jax.lax.psum(tuple(dweights), axes) if axes else tuple(dweights)
+        dx, *rest = _launch(call, _backward_kernel, factor, weights, (x, dz), sums)
+        dweights = Weights(*rest)
+        return dx, jax.lax.psum(dweights, axes) if axes else dweights
 
     dx, dweights = _on_each_device(call, local, keep, weights, (x, dz), sums=True)
-    return dx, tuple(d.reshape(w.shape).astype(w.dtype) for d, w in zip(dweights, weights, strict=True))
+    return dx, Weights(*(d.reshape(w.shape).astype(w.dtype) for d, w in zip(dweights, weights, strict=True)))
 
 
 def _on_each_device(
@@ -193,7 +202,7 @@ def _on_each_device(
     x, mesh = images[0], mesh_of((images[0], weights))
     factor = jnp.ones(x.shape[:1], jnp.float32)
     factor = factor if keep is None else jnp.where(keep, factor / (1.0 - call.rate), 0.0)
-    weights = tuple(w.astype(x.dtype) if w.ndim > 1 else w[None] for w in weights)
+    weights = Weights(*(w.astype(x.dtype) if w.ndim > 1 else w[None] for w in weights))
     if not mesh.empty:
         rows, same = P(mesh.axis_names), P()
         places = (rows, same, *(rows for _ in images))
@@ -221,9 +230,10 @@ def _launch(
     part = jax.ShapeDtypeStruct((tokens, chunk), jnp.float32)
     between = partial(branch.backward if sums else branch.middle, call=call, dtype=images[0].dtype)
     dy = (part.update(dtype=images[0].dtype),) if sums else ()
-    cost, chunks = pl.estimate_cost(between, *(part,) * branch.parts, *dy), weights[4].shape[0] // chunk
+    cost, chunks = pl.estimate_cost(between, *(part,) * branch.parts, *dy), weights.second.shape[0] // chunk
     # Products with the kernels; backward the first layer is computed again, and each has two gradients.
-    products = 3 * weights[2].size + 2 * weights[4].size if sums else weights[2].size + weights[4].size
+    first, second = weights.first.size, weights.second.size
+    products = 3 * first + 2 * second if sums else first + second
     return pl.pallas_call(
         partial(kernel, call),
         grid=(rows // block,),
@@ -248,68 +258,71 @@ def _launch(
 
 def _forward_kernel(call: Call, factor_ref: Any, x_ref: Any, *refs: Any) -> None:
     *weight_refs, z_ref, inside_ref, sum_ref = refs
+    weights = Weights(*weight_refs)
     images, before = range(x_ref.shape[0]), pl.program_id(0) * x_ref.shape[0]
     for i in images:
-        inside_ref[i] = _scaled(_normalised(x_ref[i], call.epsilon)[0], *weight_refs[:2]).astype(x_ref.dtype)
-        sum_ref[i] = jnp.broadcast_to(weight_refs[5][...], sum_ref.shape[1:])
+        inside_ref[i] = _scaled(_normalised(x_ref[i], call.epsilon)[0], weights).astype(x_ref.dtype)
+        sum_ref[i] = jnp.broadcast_to(weights.second_bias[...], sum_ref.shape[1:])
 
     def one(columns: list, rows: Any) -> None:
         for i in images:
-            parts = [dot(inside_ref[i], weight_refs[2][:, c]) + weight_refs[3][:, c] for c in columns]
+            parts = [dot(inside_ref[i], weights.first[:, c]) + weights.first_bias[:, c] for c in columns]
             y = call.branch.middle(*parts, call, x_ref.dtype)
-            sum_ref[i] += dot(y.astype(x_ref.dtype), weight_refs[4][rows, :])
+            sum_ref[i] += dot(y.astype(x_ref.dtype), weights.second[rows, :])
 
-    _for_each_chunk(call, weight_refs, one)
+    _for_each_chunk(call, weights, one)
     for i in images:
         factor = factor_ref[before + i]
         z_ref[i] = (x_ref[i].astype(jnp.float32) + factor * sum_ref[i]).astype(z_ref.dtype)
 
 
 def _backward_kernel(call: Call, factor_ref: Any, x_ref: Any, dz_ref: Any, *refs: Any) -> None:
-    weight_refs, dx_ref, gradient_refs, (inside_ref, sum_ref) = refs[:6], refs[6], refs[7:13], refs[13:]
+    count = len(Weights._fields)
+    weights, (dx_ref, *rest) = Weights(*refs[:count]), refs[count:]
+    gradients, (inside_ref, sum_ref) = Weights(*rest[:count]), rest[count:]
     images, before, dtype = range(x_ref.shape[0]), pl.program_id(0) * x_ref.shape[0], x_ref.dtype
 
     @pl.when(pl.program_id(0) == 0)
     def _() -> None:
-        for ref in gradient_refs:
+        for ref in gradients:
             ref[...] = jnp.zeros(ref.shape, ref.dtype)
 
     def outer(i: int) -> jax.Array:
         return factor_ref[before + i] * dz_ref[i].astype(jnp.float32)
 
     for i in images:
-        inside_ref[i] = _scaled(_normalised(x_ref[i], call.epsilon)[0], *weight_refs[:2]).astype(dtype)
+        inside_ref[i] = _scaled(_normalised(x_ref[i], call.epsilon)[0], weights).astype(dtype)
         sum_ref[i] = jnp.zeros(sum_ref.shape[1:], jnp.float32)
-        gradient_refs[5][...] += _over_rows(outer(i))
+        gradients.second_bias[...] += _over_rows(outer(i))
 
     def one(columns: list, rows: Any) -> None:
         for i in images:
             dz = outer(i).astype(dtype)
-            parts = [dot(inside_ref[i], weight_refs[2][:, c]) + weight_refs[3][:, c] for c in columns]
-            dy = dot(dz, weight_refs[4][rows, :], "nt").astype(dtype)
+            parts = [dot(inside_ref[i], weights.first[:, c]) + weights.first_bias[:, c] for c in columns]
+            dy = dot(dz, weights.second[rows, :], "nt").astype(dtype)
             y, dparts = call.branch.backward(*parts, dy, call, dtype)
-            gradient_refs[4][rows, :] += dot(y.astype(dtype), dz, "tn")
+            gradients.second[rows, :] += dot(y.astype(dtype), dz, "tn")
             for c, dpart in zip(columns, dparts, strict=True):
-                gradient_refs[3][:, c] += _over_rows(dpart)
+                gradients.first_bias[:, c] += _over_rows(dpart)
                 dpart = dpart.astype(dtype)
-                gradient_refs[2][:, c] += dot(inside_ref[i], dpart, "tn")
-                sum_ref[i] += dot(dpart, weight_refs[2][:, c], "nt")
+                gradients.first[:, c] += dot(inside_ref[i], dpart, "tn")
+                sum_ref[i] += dot(dpart, weights.first[:, c], "nt")
 
-    _for_each_chunk(call, weight_refs, one)
+    _for_each_chunk(call, weights, one)
     for i in images:
         y, by = _normalised(x_ref[i], call.epsilon)
         dy = sum_ref[i]
-        gradient_refs[0][...] += _over_rows(dy * y)
-        gradient_refs[1][...] += _over_rows(dy)
-        dy = dy * weight_refs[0][...]
+        gradients.scale[...] += _over_rows(dy * y)
+        gradients.bias[...] += _over_rows(dy)
+        dy = dy * weights.scale[...]
         along = jnp.mean(dy * y, axis=1, keepdims=True)
         dx = by * (dy - jnp.mean(dy, axis=1, keepdims=True) - y * along)
         dx_ref[i] = (dz_ref[i].astype(jnp.float32) + dx).astype(dtype)
 
 
-def _for_each_chunk(call: Call, weight_refs: Any, one: Callable) -> None:
+def _for_each_chunk(call: Call, weights: Weights, one: Callable) -> None:
     """one(columns of the first layer, a slice a part; rows of the second layer), for each chunk."""
-    hidden, chunk = weight_refs[4].shape[0], _chunk(call, weight_refs)
+    hidden, chunk = weights.second.shape[0], _chunk(call, weights)
 
     def places(start: Any) -> tuple:
         return [pl.ds(part * hidden + start, chunk) for part in range(call.branch.parts)], pl.ds(start, chunk)
@@ -340,8 +353,8 @@ def _normalised(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
     return x * by, by
 
 
-def _scaled(y: jax.Array, scale_ref: Any, bias_ref: Any) -> jax.Array:
-    return y * scale_ref[...] + bias_ref[...]
+def _scaled(y: jax.Array, weights: Weights) -> jax.Array:
+    return y * weights.scale[...] + weights.bias[...]
 
 
 def _over_rows(x: jax.Array) -> jax.Array:
@@ -350,14 +363,13 @@ def _over_rows(x: jax.Array) -> jax.Array:
 
 def first(x: jax.Array, weights: Weights, call: Call) -> jax.Array:
     """The first dense layer of the norm of x, as flax computes them: statistics in float32, the rest in x's dtype."""
-    scale, bias, kernel, shift = weights[:4]
     wide = at_least_float32(x)
     mean = jnp.mean(wide, axis=-1, keepdims=True)
     variance = jnp.maximum(0.0, jnp.mean(jnp.square(wide), axis=-1, keepdims=True) - jnp.square(mean))
-    y = ((x - mean) * (jax.lax.rsqrt(variance + call.epsilon) * scale) + bias).astype(x.dtype)
-    return y @ kernel.astype(x.dtype) + shift.astype(x.dtype)
+    y = ((x - mean) * (jax.lax.rsqrt(variance + call.epsilon) * weights.scale) + weights.bias).astype(x.dtype)
+    return y @ weights.first.astype(x.dtype) + weights.first_bias.astype(x.dtype)
 
 
 def second(y: jax.Array, weights: Weights) -> jax.Array:
     """The second dense layer, likewise."""
-    return y @ weights[4].astype(y.dtype) + weights[5].astype(y.dtype)
+    return y @ weights.second.astype(y.dtype) + weights.second_bias.astype(y.dtype)

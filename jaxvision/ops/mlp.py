@@ -23,7 +23,9 @@ def mlp_branch(x: jax.Array, norm: Leaves, first: Leaves, second: Leaves, **more
 
     On a TPU the hidden layer never reaches memory. `more` are keyword arguments of `fused.residual`.
     """
-    weights = (norm["scale"], norm["bias"], first["kernel"], first["bias"], second["kernel"], second["bias"])
+    weights = fused.Weights(
+        norm["scale"], norm["bias"], first["kernel"], first["bias"], second["kernel"], second["bias"]
+    )
     return fused.residual(_MLP, x, weights, **more)
 
 

@@ -12,7 +12,7 @@ from jaxvision.config.ranges import Count, Depth, Rate
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import masked_patch_error
 from jaxvision.models.layers import layer_norm
-from jaxvision.models.vit import Block, VisionTransformer, sincos_positions
+from jaxvision.models.vit import Block, FusedBlock, VisionTransformer, sincos_positions
 from jaxvision.ops import masked_mean
 from jaxvision.task import Batch, PyTree, Task, declares
 from jaxvision.tasks.common import given_part, normalise, overlay
@@ -44,8 +44,9 @@ class Decoder(nn.Module):
         every = jnp.take_along_axis(every, jnp.argsort(order, axis=1)[:, :, None], 1)
         every = every + jnp.asarray(sincos_positions(*grid, self.width), x.dtype)
         x = jnp.concatenate([x[:, :first], every], 1)
+        make_block = Block if self.is_initializing() else FusedBlock
         for k in range(self.depth):
-            x = Block(self.heads, 4 * self.width, 0.0, 0.0, False, 0.0, True, self.dtype, name=f"layer_{k}")(x)
+            x = make_block(heads=self.heads, mlp=4 * self.width, train=True, dtype=self.dtype, name=f"layer_{k}")(x)
         x = layer_norm(self.dtype)(name="ln")(x)
         return nn.Dense(self.pixels, name="pixels")(x[:, first:])
 

@@ -47,10 +47,10 @@ def test_strided_convolution_pads_as_torch():
     params["layer2_0"]["conv1"]["kernel"] = kernel
     params["layer2_0"]["conv1"]["bias"] = np.zeros(8, np.float32)
     x = np.arange(64, dtype=np.float32).reshape(1, 8, 8, 1).repeat(4, -1)
-    from jaxvision.models.resnet import Block, _conv, _no_norm
+    from jaxvision.models.resnet import BasicBlock, _conv, _no_norm
 
     conv = partial(_conv, bias=True, dtype=jnp.float32)
-    block = Block(channels=8, stride=2, bottleneck=False, conv=conv, norm=_no_norm, zero_init=False)
+    block = BasicBlock(channels=8, stride=2, conv=conv, norm=_no_norm, zero_init=False)
     _, seen = block.apply({"params": params["layer2_0"]}, x, capture_intermediates=True)
     got = np.asarray(seen["intermediates"]["conv1"]["__call__"][0])[0, :, :, 0]
     want = np.zeros((4, 4))

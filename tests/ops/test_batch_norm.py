@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxvision import models
-from jaxvision.models.layers import BatchNorm, Conv, max_pool
+from jaxvision.models.layers import BatchNorm, Conv, conv_norm, max_pool
 from jaxvision.ops import at_least_float32, batch_statistics, folded, pointwise, relu
 
 EPSILON = 1e-5
@@ -113,7 +113,7 @@ def test_pooling_before_is_pooling_after(train):
         return max_pool(y, 3, 2, 1)
 
     def before(variables, x):
-        return model.apply(variables, x, pool=pool, mutable=["batch_stats"])
+        return model.apply(variables, x, pool, method="pooled", mutable=["batch_stats"])
 
     def after(variables, x):
         y, stats = model.apply(variables, x, mutable=["batch_stats"])
@@ -143,7 +143,7 @@ def test_only_a_widening_1x1_convolution_takes_the_shorter_way():
 
         @nn.compact
         def __call__(self, x):
-            return Conv(**self.options)(x, BatchNorm(True, name="norm"))
+            return conv_norm(x, Conv(**self.options), BatchNorm(True, name="norm"))
 
     x = jnp.ones((2, 6, 6, 4))
     for conv, taken in (
