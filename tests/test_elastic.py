@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from launch.local import free_port
-from tests import flags
+from tests import flags, forks
 from tests.conftest import ROOT
 
 STEPS, BATCH, IMAGES, SAVE = 100, 16, 90, 10
@@ -55,20 +55,24 @@ def start(session, folder, workdir, name):
         hosts=session.hosts, data=str(folder), workdir=str(workdir / "w"), steps=STEPS, save=SAVE,
         threads=session.threads, processes=session.processes,
     )  # fmt: skip
-    return start_hosts(session.hosts, common, workdir, name)
+    return start_hosts(session.hosts, common, workdir, name, forks.Fork)
 
 
-def start_hosts(count, options, workdir, name):
-    """So many processes of elastic_host.py, each with a log and an output of its own; what they start is found by
-    their sessions, which are theirs alone."""
+def python(words, **options):
+    return subprocess.Popen([sys.executable, *words], **options)
+
+
+def start_hosts(count, options, workdir, name, begin=python):
+    """So many processes of elastic_host.py, each with a log and an output of its own. What processes of Python start is
+    found by their sessions, which are theirs alone. begin: of what each is."""
     port, processes = free_port(), []
     job = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count)}
     environment = {**os.environ, "XLA_FLAGS": flags.on(1), **job}
     for host in range(count):
         mine = json.dumps({**options, "log": str(workdir / f"{name}.{host}.rows")})
         with open(workdir / f"{name}.{host}.out", "w") as out:
-            processes.append(subprocess.Popen(
-                [sys.executable, "-m", "tests.elastic_host", mine], stdout=out, stderr=subprocess.STDOUT, cwd=ROOT,
+            processes.append(begin(
+                ["-m", "tests.elastic_host", mine], stdout=out, stderr=subprocess.STDOUT, cwd=ROOT,
                 env={**environment, "JAX_PROCESS_ID": str(host)}, start_new_session=True,
             ))  # fmt: skip
     return processes
