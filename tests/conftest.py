@@ -13,6 +13,11 @@ from tests import flags
 ROOT = pathlib.Path(__file__).parent.parent
 CACHE = pathlib.Path(tempfile.gettempdir()) / f"jaxvision-test-cache-{os.getuid()}"
 
+if sys.dont_write_bytecode:  # the tests start many processes: what they import is compiled once, but not into the tree
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(CACHE.with_name(f"{CACHE.name}-python"))
+    sys.dont_write_bytecode = False
+
 os.environ["XLA_FLAGS"] = flags.on(8)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
