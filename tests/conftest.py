@@ -55,6 +55,15 @@ class Groups(LoadScopeScheduling):
         return f"{file}[{case}" if file.endswith("test_contract.py") else file
 
 
+# Files of few tests that take long: they come first, so that no worker is left alone with one at the end.
+LONG = ("test_elastic.py", "test_hosts.py", "test_loop.py", "test_bucket.py", "test_doctor.py", "test_hub.py",
+        "test_transfer.py", "test_survival.py", "test_npz.py", "test_published.py")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 def pytest_collection_finish():
     """What was imported and collected stays: no collection of garbage need look at it again."""
     gc.collect()
