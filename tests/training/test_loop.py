@@ -728,14 +728,15 @@ def test_full_disk(files, tmp_path):
 @pytest.mark.parametrize(
     "kilobytes", [2, pytest.param(12, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.slow)]
 )
-def test_a_limit_on_the_size_of_files(files, tmp_path, kilobytes):
-    """As `ulimit -f`: config.json does not fit, or a checkpoint, or the events of TensorBoard."""
+def test_a_limit_on_the_size_of_files(files, undisturbed, tmp_path, kilobytes):
+    """As `ulimit -f`: config.json does not fit, or a checkpoint, or the events of TensorBoard. The programs are those
+    of `undisturbed`, so the cache of compiled programs, which would complain too, writes nothing."""
     limit = f'ulimit -f {kilobytes * 2}; exec "$@"'  # of 512 bytes
     words = [sys.executable, "-m", "jaxvision.train", "--config", files[1], "--workdir", str(tmp_path / "w")]
     words += ["--config.log.tensorboard=True", "--config.log.every_steps=1", "--config.checkpoint.every_steps=1"]
     done = subprocess.run(
         ["sh", "-c", limit, "sh", *words], capture_output=True, text=True, cwd=ROOT, timeout=240,
-        env={**os.environ, "XLA_FLAGS": flags.on(1), "JAX_ENABLE_COMPILATION_CACHE": "false"},
+        env={**os.environ, "XLA_FLAGS": flags.on(1)},
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
