@@ -270,8 +270,8 @@ def pytest(tree: pathlib.Path, tests: Sequence[str], timeout: float, processes: 
     command = [sys.executable, "-m", "pytest", "-x", "-n", str(processes), "-p", "no:cacheprovider", "--durations=0"]
     with subprocess.Popen(
         [*command, "--durations-min=1e9", *(f"tests/{test}" for test in tests)],
-        cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=tree, env={**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": ""},
+        text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as process:  # fmt: skip
         try:
             output, _ = process.communicate(timeout=timeout)
