@@ -1,25 +1,32 @@
 """Commands without the seconds that each takes to import JAX: one process imports it and forks for each command.
 
 A fork differs from a command of a user by what is imported already, nothing else: arguments, environment, standard
-streams, exit code and exit handlers are its own. What commands do before they import, and what signals do to them, is
-tested on processes of their own. JAX's backends start after the fork, with the flags of that command.
+streams, exit code and exit handlers are its own. What commands do before they import, what the environment tells Python
+and JAX while they are imported, and what becomes of closed streams is tested on processes of their own. JAX's backends
+start after the fork, with the flags of that command.
 """
 
+from __future__ import annotations
+
+import atexit
 import contextlib
+import functools
 import importlib
 import json
 import os
 import pathlib
 import runpy
 import select
+import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxvision import cli
 
@@ -30,121 +37,171 @@ IMPORTED = (
 )  # fmt: skip
 
 
-class Forks:
-    def __init__(self) -> None:
-        self.server = subprocess.Popen(
-            [sys.executable, "-m", "tests.forks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
+@functools.cache
+def python() -> tuple[str, ...]:
+    """What to write instead of `sys.executable`: its processes are forks, see forked.py."""
+    folder = tempfile.TemporaryDirectory()
+    ours, theirs = socket.socketpair()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.forks", f"{folder.name}/socket", str(theirs.fileno())],
+        pass_fds=[theirs.fileno()], cwd=ROOT,
+    )  # fmt: skip
+    theirs.close()
+    ours.recv(1)  # it listens
 
-    def run(
-        self,
-        module: str,
-        arguments: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: os.PathLike,
-        timeout: float,
-        end: tuple[str, str, float] | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """`python -m MODULE ARGUMENTS`. Raises subprocess.TimeoutExpired, when nothing of the command runs any more.
+    def end() -> None:
+        ours.close()
+        server.wait()
+        folder.cleanup()
 
-        end: (name of a signal, or "close" for its standard output; words; seconds): so long after these words were in
-        its output, it is sent the signal, or nobody reads any more.
-        """
-        words = [sys.executable, "-m", module, *arguments]
-        with tempfile.TemporaryDirectory() as folder:
-            request = dict(
-                module=module, arguments=arguments, env=dict(env), cwd=str(cwd), folder=folder, timeout=timeout, end=end
-            )
-            print(json.dumps(request), file=self.server.stdin, flush=True)
-            code = json.loads(self.server.stdout.readline())
-            out, err = ((pathlib.Path(folder) / name).read_text() for name in ("stdout", "stderr"))
-        if code is None:
-            raise subprocess.TimeoutExpired(words, timeout, out, err)
-        return subprocess.CompletedProcess(words, code, out, err)
-
-    def close(self) -> None:
-        self.server.stdin.close()
-        self.server.wait()
+    atexit.register(end)
+    return sys.executable, "-IS", str(ROOT / "tests" / "forked.py"), f"{folder.name}/socket"
 
 
-def serve() -> None:
+class Fork(subprocess.Popen):
+    """`subprocess.Popen([sys.executable, *words], ...)` as a fork, which ends with it."""
+
+    def __init__(self, words: Sequence[Any], **options: Any) -> None:
+        super().__init__([*python(), *map(str, words)], **options)
+
+    def send_signal(self, number: int) -> None:
+        super().send_signal(signal.SIGUSR1 if number == signal.SIGKILL else number)
+
+
+def run(
+    words: Sequence[Any], *, timeout: float, end: tuple[str, str, float] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """`subprocess.run([sys.executable, *words], capture_output=True, text=True, ...)` as a fork.
+
+    end: (name of a signal, or "close" for its standard output; words; seconds): so long after these words were in its
+    output, it is sent the signal, or nobody reads any more.
+    """
+    with tempfile.TemporaryFile("w+") as err:
+        with Fork(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, **options) as process:
+            try:
+                out = bring_about(process, *end) if end else process.communicate(timeout=timeout)[0]
+                process.wait(timeout)
+            except BaseException:
+                process.kill()
+                raise
+        err.seek(0)
+        # killed before the fork was there
+        code = -signal.SIGKILL if process.returncode == -signal.SIGUSR1 else process.returncode
+        return subprocess.CompletedProcess(process.args, code, out.decode(), err.read())
+
+
+def bring_about(process: Fork, how: str, words: str, seconds: float) -> bytes:
+    """The end that `run` names; what was read of the output."""
+    said, due, read = b"", None, process.stdout.fileno()
+    while True:
+        if due is None and words.encode() in said:
+            due = time.monotonic() + seconds
+        if due is not None and time.monotonic() >= due:
+            if how == "close":
+                break
+            process.send_signal(signal.Signals[how])
+            due = float("inf")
+        left = 1.0 if due is None else min(max(due - time.monotonic(), 0), 1.0)
+        if select.select([read], [], [], left)[0]:
+            part = os.read(read, 1 << 16)
+            if not part:
+                break
+            said += part
+    process.stdout.close()
+    return said
+
+
+# --------------------------------------------------------------------------- the process that forks
+
+
+def serve(path: str, ready: int) -> None:
     cli.quiet_libraries()
     for name in IMPORTED:
         importlib.import_module(name)
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # JAX's, of threads that it has not started yet
-    for line in sys.stdin:
-        request = json.loads(line)
-        end = request.pop("end")
-        read, write = os.pipe() if end else (-1, -1)
-        child = os.fork()
-        if child == 0:
-            become(**request, stdout=write)
-        if end:
-            os.close(write)
-            ending = threading.Thread(target=bring_about, args=(child, read, request["folder"], *end))
-            ending.start()
-        code = wait(child, request["timeout"])
-        if end:
-            ending.join()
-        print(json.dumps(code), flush=True)
-
-
-def bring_about(child: int, read: int, folder: str, how: str, words: str, seconds: float) -> None:
-    """The end that `Forks.run` names; keeps what was read."""
-    said, due = b"", None
-    with contextlib.suppress(ProcessLookupError):
+    with (
+        socket.socket(socket.AF_UNIX) as listening,
+        socket.socket(fileno=ready) as parent,
+        selectors.DefaultSelector() as selector,
+    ):
+        listening.bind(path)
+        listening.listen()
+        woken, wakes = socket.socketpair()  # by the end of a fork
+        woken.setblocking(False)
+        wakes.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wakes.fileno())
+        for one in (listening, parent, woken):
+            selector.register(one, selectors.EVENT_READ)
+        children: dict[int, socket.socket] = {}
+        parent.send(b"!")
         while True:
-            if due is None and words.encode() in said:
-                due = time.monotonic() + seconds
-            if due is not None and time.monotonic() >= due:
-                if how == "close":
-                    break
-                os.kill(child, signal.Signals[how])
-                due = float("inf")
-            left = 1.0 if due is None else min(max(due - time.monotonic(), 0), 1.0)
-            if select.select([read], [], [], left)[0]:
-                part = os.read(read, 1 << 16)
-                if not part:
-                    break
-                said += part
-    os.close(read)
-    pathlib.Path(folder, "stdout").write_bytes(said)
+            for key, _ in selector.select():
+                if key.fileobj is listening:
+                    asked, _ = listening.accept()
+                    _, streams, _, _ = socket.recv_fds(asked, 1, 3)
+                    with asked.makefile() as file:
+                        request = json.loads(file.readline())
+                    child = os.fork()
+                    if child == 0:
+                        for one in (listening, parent, woken, wakes, asked, *children.values()):
+                            one.close()
+                        selector.close()
+                        become(streams, **request)
+                    for stream in streams:
+                        os.close(stream)
+                    asked.sendall(b"%d\n" % child)
+                    children[child] = asked
+                    selector.register(asked, selectors.EVENT_READ)
+                elif key.fileobj is parent:  # the tests are over
+                    for child in children:
+                        os.kill(child, signal.SIGKILL)
+                    return
+                elif key.fileobj is woken:
+                    woken.recv(1 << 10)
+                else:  # who asked for it was killed
+                    selector.unregister(key.fileobj)
+                    for child, asked in children.items():
+                        if asked is key.fileobj:
+                            os.kill(child, signal.SIGKILL)
+            for child in list(children):
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    asked = children.pop(child)
+                    with contextlib.suppress(KeyError):
+                        selector.unregister(asked)
+                    with asked, contextlib.suppress(OSError):
+                        asked.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
 
 
-def wait(child: int, timeout: float) -> int | None:
-    """The exit code as subprocess gives it, None after killing the child's whole group for running longer."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
-
-
-def become(
-    module: str, arguments: list[str], env: dict[str, str], cwd: str, folder: str, timeout: float, stdout: int = -1
-) -> None:
-    """Runs the command in this process and ends it."""
+def become(streams: Sequence[int], words: list[str], env: Mapping[str, str], cwd: str) -> None:
+    """Runs what was asked for in this process, and ends it."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT), number)
-    if stdout >= 0:
-        os.dup2(stdout, 1)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.path.insert(0, cwd)
-    sys.modules.pop(module, None)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    lines = env.get("PYTHONUNBUFFERED") or os.isatty(1)
+    sys.stdout = open(1, "w", 1 if lines else -1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     cli.STARTED = time.perf_counter()
-    sys.argv[1:] = arguments
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    how, what, *arguments = words
+    if how == "-c":
+        sys.path.insert(0, "")
+        sys.argv[:] = ["-c", *arguments]
+        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        assert how == "-m", words
+        sys.path.insert(0, cwd)
+        sys.modules.pop(what, None)
+        sys.argv[1:] = arguments
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
     sys.exit()
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -31,7 +31,7 @@ def workdir(command, tmp_path_factory):
 
 def test_evaluate_gives_what_training_gave(command, workdir):
     path, trained = workdir
-    done = command("jaxvision.evaluate", "--from", path, devices=3, process=True)
+    done = command("jaxvision.evaluate", "--from", path, devices=3)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["step"] == 150

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from launch.local import free_port
-from tests import flags
+from tests import flags, forks
 from tests.conftest import ROOT
 
 STEPS, BATCH, IMAGES, SAVE = 100, 16, 90, 10
@@ -55,20 +55,24 @@ def start(session, folder, workdir, name):
         hosts=session.hosts, data=str(folder), workdir=str(workdir / "w"), steps=STEPS, save=SAVE,
         threads=session.threads, processes=session.processes,
     )  # fmt: skip
-    return start_hosts(session.hosts, common, workdir, name)
+    return start_hosts(session.hosts, common, workdir, name, forks.Fork)
 
 
-def start_hosts(count, options, workdir, name):
-    """So many processes of elastic_host.py, each with a log and an output of its own; what they start is found by
-    their sessions, which are theirs alone."""
+def python(words, **options):
+    return subprocess.Popen([sys.executable, *words], **options)
+
+
+def start_hosts(count, options, workdir, name, begin=python):
+    """So many processes of elastic_host.py, each with a log and an output of its own. What processes of Python start is
+    found by their sessions, which are theirs alone. begin: of what each is."""
     port, processes = free_port(), []
     job = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count)}
     environment = {**os.environ, "XLA_FLAGS": flags.on(1), **job}
     for host in range(count):
         mine = json.dumps({**options, "log": str(workdir / f"{name}.{host}.rows")})
         with open(workdir / f"{name}.{host}.out", "w") as out:
-            processes.append(subprocess.Popen(
-                [sys.executable, "-m", "tests.elastic_host", mine], stdout=out, stderr=subprocess.STDOUT, cwd=ROOT,
+            processes.append(begin(
+                ["-m", "tests.elastic_host", mine], stdout=out, stderr=subprocess.STDOUT, cwd=ROOT,
                 env={**environment, "JAX_PROCESS_ID": str(host)}, start_new_session=True,
             ))  # fmt: skip
     return processes
@@ -133,31 +137,33 @@ def run(sessions, folder, workdir, seed):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder, tmp_path_factory):
-    """(step, row) -> (id, digest) of one host with two threads, never interrupted."""
-    workdir = tmp_path_factory.mktemp("undisturbed")
-    run([Session(1, threads=2)], folder, workdir, 0)
-    found = rows(workdir, "session 0")
-    assert [(step, row) for step, row, _, _ in found] == [(s, r) for s in range(STEPS) for r in range(BATCH)]
-    return {(step, row): (i, digest) for step, row, i, digest in found}
-
-
-def test_the_undisturbed_run_is_what_the_law_says(undisturbed, folder):
+def undisturbed(folder):
+    """(step, row) -> (id, digest) of a run that is never interrupted: what the law says, read here."""
     from jaxvision.data import InputContract, Order, build, open_source, train_batches
     from tests.elastic_host import make_config
 
     config = make_config(dict(data=str(folder), threads=1, processes=0, steps=STEPS, save=0))
-    order = Order(7, IMAGES)
-    assert [undisturbed[divmod(n, BATCH)][0] for n in range(STEPS * BATCH)] == [order(n) for n in range(STEPS * BATCH)]
-    assert len({digest for _, digest in undisturbed.values()}) > 0.99 * STEPS * BATCH  # each crop is another
-    contract = InputContract(size=16, resize=16)
-    (batch,) = train_batches(
+    contract, found = InputContract(size=16, resize=16), {}
+    batches = train_batches(
         open_source(config.data.train), build(config.data.transforms, contract), contract, batch_size=BATCH, seed=7,
-        start=68, stop=69, threads=0,
+        start=0, stop=STEPS, threads=0,
     )  # fmt: skip
-    for row in range(BATCH):
-        digest = hashlib.sha256(batch["image"][row].tobytes() + batch["label"][row].tobytes()).hexdigest()
-        assert undisturbed[68, row] == (int(batch["index"][row]), digest)
+    for step, batch in enumerate(batches):
+        for row in range(BATCH):
+            digest = hashlib.sha256(batch["image"][row].tobytes() + batch["label"][row].tobytes()).hexdigest()
+            found[step, row] = int(batch["index"][row]), digest
+    order = Order(7, IMAGES)
+    assert [found[divmod(n, BATCH)][0] for n in range(STEPS * BATCH)] == [order(n) for n in range(STEPS * BATCH)]
+    assert len({digest for _, digest in found.values()}) > 0.99 * STEPS * BATCH  # each crop is another
+    return found
+
+
+@pytest.mark.slow
+def test_an_undisturbed_run_is_what_the_law_says(undisturbed, folder, tmp_path):
+    run([Session(1, threads=2)], folder, tmp_path, 0)
+    found = rows(tmp_path, "session 0")
+    assert [(step, row) for step, row, _, _ in found] == list(undisturbed)
+    assert {(step, row): (i, digest) for step, row, i, digest in found} == undisturbed
 
 
 def check(sessions, undisturbed, workdir):

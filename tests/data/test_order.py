@@ -165,6 +165,17 @@ def test_epochs_and_seeds_differ_and_are_shuffled():
     assert np.all(np.abs(means - 500) < 5 * 1000 / 12**0.5 / 10)
 
 
+def test_what_has_no_weight_never_comes_however_the_ends_are_rounded():
+    """The last point of the line belongs to the last sample that has a weight."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        length = int(rng.integers(2, 50))
+        weights = rng.random(length)
+        weights[-int(rng.integers(1, length)) :] = 0
+        order = Order(0, length, weights)
+        assert weights[order._at(np.nextafter(length, 0))] > 0
+
+
 def test_one_sample_dominates():
     weights = np.ones(1000)
     weights[17] = 999.0

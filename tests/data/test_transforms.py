@@ -96,6 +96,7 @@ def test_random_resized_crop_law():
     assert abs(np.mean(small) - 0.39) < 0.012
     assert abs(np.mean(np.log(ratio))) < 0.012
     assert abs(np.mean(top / np.maximum(200 - h, 1)) - 0.5) < 0.03
+    assert geometry.crop_box(200, 200, (0.18, 0.18), (2.0, 2.0), rng(0))[2:] == (60, 120)  # ratio is width / height
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 10**6))

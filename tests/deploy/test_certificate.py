@@ -24,6 +24,14 @@ def test_accuracy_is_over_the_tags_that_are_known():
     assert accuracy(np.nan_to_num(labels)) == pytest.approx(2 / 6)
 
 
+def test_only_what_float32_cannot_tell_apart_is_a_tie():
+    """Two classes that lie a thousandth of the scale apart are told otherwise where they change places."""
+    trained = {"logits": np.array([[2.0, 1.0], [0.5, 0.498], [0.5, 0.499999]])}
+    exported = {"logits": np.concatenate([trained["logits"][:1], trained["logits"][1:, ::-1]])}
+    found = certificate.compared("class", trained, exported)
+    assert (found["agreement"], found["ties"]) == (pytest.approx(2 / 3), 1)
+
+
 def test_images_are_as_large_as_the_training_reads_them(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     source, config = open_source(f"images:{tmp_path}"), default()

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import onnx
 import pytest
@@ -20,6 +21,15 @@ from tests.deploy.test_torch_names import CLASSES, workdir_of
 from tests.weights.test_published import run
 
 SMALL = dict(width=8, depths=(1, 1), stem="small", size=16)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_name_lines_of_python():
+    """As those of users do; conftest.py turns it off."""
+    before = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 10)
+    yield
+    jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 @pytest.fixture(scope="module")

@@ -187,9 +187,9 @@ def test_google_weights_become_timms(tmp_path, capsys):
     [
         ("resnet18", dict(stem="small"), (), "resnet18 with stem = 'small', which timm's resnet18 has not"),
         ("resnet18", dict(width=16, depths=(1, 1)), (), "width = 16"),
-        ("vit_tiny_patch16_224", dict(heads=6), (), "heads = 6"),
+        pytest.param("vit_tiny_patch16_224", dict(heads=6), (), "heads = 6", marks=pytest.mark.slow),
         ("vit_tiny_patch16_224", dict(layer_scale=0.1), (), r"layer_scale = 0.1 \(.*scale_1 differs\)"),
-        ("vit_tiny_patch16_224", dict(pooling="mean"), (), "pooling = 'mean'"),
+        pytest.param("vit_tiny_patch16_224", dict(pooling="mean"), (), "pooling = 'mean'", marks=pytest.mark.slow),
         ("efficientnet_b0", dict(channels=1), ("--names", "torchvision"), "with 1 channel"),
         ("vit_tiny_patch16_224", {}, ("--names", "torchvision"), "torchvision has no vit_tiny_patch16_224"),
     ],

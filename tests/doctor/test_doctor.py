@@ -16,7 +16,7 @@ from jaxvision.doctor.__main__ import doctor
 from jaxvision.errors import Unfit
 from jaxvision.runtime import hosts, machine
 from jaxvision.training import setup
-from tests import flags
+from tests import flags, forks
 from tests.bucket import Bucket
 from tests.conftest import ROOT
 
@@ -296,7 +296,7 @@ def test_alone_with_a_config(command, tmp_path):
 
 def test_alone_without_a_config(command, tmp_path):
     (tmp_path / "w").mkdir()
-    done = command("jaxvision.doctor", "--workdir", "w", cwd=tmp_path, process=True, PYTHONPATH=str(ROOT))
+    done = command("jaxvision.doctor", "--workdir", "w", cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
     assert "nothing is wrong" in done.stdout
     assert "all-reduce  skipped: one device" in done.stdout
@@ -422,7 +422,7 @@ def start(count, arguments, **env):
     code = f"import os, sys, runpy; k = os.environ['JAX_PROCESS_ID']; sys.argv = ['doctor', *{arguments}]\n"
     code += "runpy.run_module('jaxvision.doctor', run_name='__main__')"
     return subprocess.run(
-        [sys.executable, "launch/local.py", str(count), "--devices", "2", "--", sys.executable, "-c", code],
+        [sys.executable, "launch/local.py", str(count), "--devices", "2", "--", *forks.python(), "-c", code],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags.on(1), **env}, timeout=240,
     )  # fmt: skip
 

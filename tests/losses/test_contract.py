@@ -172,7 +172,7 @@ def each_kind(test):
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=3)
 @each_kind
 @given(
     seed=st.integers(0, 10**6),

@@ -30,6 +30,7 @@ def test_padding_never_counts():
     logits = [[5.0, 0.0], [0.0, 5.0], [np.nan, np.nan]]
     assert measure(logits, [0, 0, 0], [True, True, False])["top1"] == 0.5
     assert np.isfinite(measure(logits, [0, 0, 0], [True, True, False])["loss"])
+    assert measure([[5.0, 0.0], [0.0, 5.0], [5.0, 0.0]], [0, 0, 0], [True, True, False])["top1"] == 0.5
 
 
 def test_ties_and_nan_count_against_the_network():

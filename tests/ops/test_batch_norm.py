@@ -166,6 +166,16 @@ def test_statistics_are_those_of_the_definition():
     np.testing.assert_allclose(var, exact.var((0, 1, 2)), rtol=1e-4)  # 9 is taken from 10 in float32
 
 
+def test_the_variance_of_what_does_not_vary_is_never_below_0():
+    """It is a difference of two large numbers, whose rounding would make the inverse of a root NaN."""
+    values = jnp.asarray(np.random.default_rng(0).uniform(100, 10_000, 64), jnp.float32)
+    x = jnp.broadcast_to(values, (3, 5, 7, 64))
+    mean, var = batch_statistics(x)
+    np.testing.assert_allclose(mean, values, rtol=1e-5)  # of 105 additions, each of which rounds by up to 6e-8
+    assert (var >= 0).all()
+    assert (var <= 1e-5 * values**2).all()
+
+
 @pytest.mark.parametrize(
     "name", ["mobilenet_v2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "densenet121"))]
 )

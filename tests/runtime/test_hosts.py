@@ -19,7 +19,7 @@ from PIL import Image
 from jaxvision.errors import UserError
 from jaxvision.runtime import hosts
 from launch.local import free_port
-from tests import flags
+from tests import flags, forks
 from tests.conftest import ROOT
 
 # --------------------------------------------------------------------------- where a process stands
@@ -228,8 +228,8 @@ def test_a_port_that_is_taken_is_named():
 
 
 def python(count, *words, devices=2, **env):
-    """So many processes of Python, by the launcher."""
-    launcher = [sys.executable, "launch/local.py", str(count), "--devices", str(devices), "--", sys.executable]
+    """So many forks, by the launcher."""
+    launcher = [sys.executable, "launch/local.py", str(count), "--devices", str(devices), "--", *forks.python()]
     return subprocess.Popen(
         [*launcher, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": flags.on(1), **env},
@@ -402,10 +402,9 @@ def test_the_time_of_each_is_told_and_who_holds_the_others_up(tmp_path):
 
 def test_one_that_never_joins(tmp_path):
     env = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxvision.train", "--config", config(tmp_path), "--workdir", tmp_path / "w", "--wait",
-         "1"],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags.on(1), **env}, timeout=120,
+    done = forks.run(
+        ["-m", "jaxvision.train", "--config", config(tmp_path), "--workdir", tmp_path / "w", "--wait", "1"],
+        cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags.on(1), **env}, timeout=120,
     )  # fmt: skip
     assert done.returncode == 2
     assert "process 1 of 2 did not come" in done.stderr

@@ -14,7 +14,7 @@ from etils import epath
 from jaxvision.errors import Interrupted
 from jaxvision.runtime.stop import Stop, interrupted
 from jaxvision.weights import checkpoint
-from tests import flags
+from tests import flags, forks
 from tests.conftest import ROOT
 from tests.training.test_loop import assert_bit_equal, final_state, finish, start
 
@@ -96,7 +96,8 @@ def test_ctrl_c_at_every_moment_of_the_start(config, tmp_path, many):
     the first moments, in which Python itself starts and ends with 1."""
     codes = []
     for k in range(many):
-        process = start(config(3), tmp_path / f"{k}")
+        words = [sys.executable, "-m", "jaxvision.train", "--config", config(3), "--workdir", str(tmp_path / f"{k}")]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
         time.sleep(0.05 + 0.05 * k * (24 // many))
         process.send_signal(signal.SIGINT)
         code, out, err = finish(process, timeout=60)
@@ -190,16 +191,16 @@ def heard(config, tmp_path_factory):
 )
 def test_output_that_nobody_reads_is_no_reason_to_stop(config, tmp_path, heard, how):
     workdir = tmp_path / "w"
-    words = [sys.executable, "-m", "jaxvision.train", "--config", config(40), "--workdir", str(workdir)]
+    words = ["-m", "jaxvision.train", "--config", config(40), "--workdir", str(workdir)]
     options = dict(cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags.on(1)}, text=True)
     if how == "closed":
-        process = subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words], **options)
+        process = subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, *words], **options)
     elif how == "full":
         with open("/dev/full", "w") as full:
-            process = subprocess.Popen(words, stdout=full, stderr=full, **options)
+            process = forks.Fork(words, stdout=full, stderr=full, **options)
     else:
         errors = subprocess.STDOUT if how == "both readers go" else subprocess.PIPE
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, **options)
+        process = forks.Fork(words, stdout=subprocess.PIPE, stderr=errors, **options)
         until(process, "workdir")
         process.stdout.close()
     assert process.wait(120) == 0

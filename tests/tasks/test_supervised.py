@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from jaxvision import tasks
+from jaxvision.data.contract import InputContract
 from jaxvision.losses import sigmoid_cross_entropy, sigmoid_focal, softmax_cross_entropy
+from jaxvision.tasks.common import normalise
 from tests.tasks.test_contract import CONTRACT, batch
 
 LOGITS = np.random.default_rng(0).normal(0, 2, (8, 3)).astype(np.float32)
@@ -39,6 +41,14 @@ def measured(factory, label, logits=LOGITS, **options):
     params, extra = task.init(jax.random.key(0), data)
     loss, (_, logs) = task.loss(params, extra, data, key=jax.random.key(1), step=jnp.int32(0))
     return float(loss), {k: float(v) for k, v in logs.items()}, task.predict(params, extra, data)
+
+
+def test_pixels_are_normalised_as_the_contract_says():
+    contract = InputContract(size=8, resize=8, mean=(0.5, 0.0, 0.2), std=(0.25, 1.0, 0.1))
+    images = np.array([[0, 0, 0], [255, 255, 255], [127.5, 51, 51]], np.float32)[:, None, None]
+    want = np.array([[-2, 0, -2], [2, 1, 8], [0, 0.2, 0]])[:, None, None]
+    np.testing.assert_allclose(normalise(images, contract), want, atol=1e-6)
+    np.testing.assert_allclose(normalise(images[:2].astype(np.uint8), contract), want[:2], atol=1e-6)
 
 
 def test_class_weights():

@@ -15,7 +15,7 @@ from jaxvision.data.sources import open_source
 from jaxvision.data.transforms import build
 from jaxvision.runtime import sharding
 from jaxvision.task import Task
-from jaxvision.training.step import TrainState, init_state, make_step
+from jaxvision.training.step import TrainState, init_state, lower_step, make_step
 from tests import flags
 
 CONTRACT = InputContract(size=16, resize=16)
@@ -109,6 +109,17 @@ def test_micro_batch_a_holds_the_rows_that_are_a_modulo_the_count():
     np.testing.assert_array_equal(state.extra["seen"], [0, 1, 2, 3])  # first row of each micro-batch
 
 
+def test_a_step_of_micro_batches_takes_the_mean_and_each_has_randomness_of_its_own():
+    state = init_state(recorder(), optax.sgd(0.1), jax.random.key(0), BATCH, None)
+    state, logs = jax.jit(make_step(recorder(), optax.sgd(0.1), seed=3, accumulate=2))(state, BATCH)
+    assert float(state.params["w"]) == pytest.approx(1 - 0.1 * 3.5)  # the gradient is the mean of 0 to 7
+    assert float(logs["loss"]) == pytest.approx(3.5)
+    key = jax.random.fold_in(jax.random.key(3), 0)
+    drawn = [float(jax.random.uniform(jax.random.fold_in(key, a))) for a in (0, 1)]
+    assert float(state.extra["noise"]) == pytest.approx(sum(drawn))
+    assert float(logs["noise"]) == pytest.approx(sum(drawn) / 2)
+
+
 def test_randomness_is_a_function_of_seed_and_step():
     def noise(seed, at, accumulate=1):
         state = init_state(recorder(), optax.sgd(0.0), jax.random.key(9), BATCH, None).replace(step=jnp.int32(at))
@@ -135,8 +146,9 @@ def test_after_step_sees_the_new_parameters_once():
 
 
 def test_donated_state_is_not_kept():
-    state = init_state(recorder(), optax.sgd(0.1, momentum=0.9), jax.random.key(0), BATCH, None)
-    step = jax.jit(make_step(recorder(), optax.sgd(0.1, momentum=0.9), seed=0), donate_argnums=0)
-    after, _ = step(state, BATCH)
+    state, batch = on(8, init_state(recorder(), optax.sgd(0.1, momentum=0.9), jax.random.key(0), BATCH, None), BATCH)
+    step = make_step(recorder(), optax.sgd(0.1, momentum=0.9), seed=0)
+    compiled = lower_step(lambda state, batch, hyper: step(state, batch), state, batch, {}).compile()
+    after, _ = compiled(state, batch, {})
     assert isinstance(after, TrainState)
     assert state.params["w"].is_deleted()

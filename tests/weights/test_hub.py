@@ -18,7 +18,7 @@ from flax import traverse_util
 
 from jaxvision import models
 from jaxvision.weights import torch
-from tests import flags
+from tests import flags, forks
 from tests.conftest import ROOT
 
 REPOSITORY = "timm/efficientnet_b0.ra_in1k"
@@ -128,7 +128,7 @@ cli.main(find)
 def find(folder, url, *more, source=SOURCE, stderr=subprocess.PIPE, **env):
     """The parsing, finding and reading that every command starts with, in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-c", FIND, "--from", source, *more],
+        [*forks.python(), "-c", FIND, "--from", source, *more],
         stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=120, cwd=ROOT, env=environment(folder, url, **env),
     )  # fmt: skip
 
@@ -235,7 +235,7 @@ def test_predict_from_the_hub(tmp_path, hub):
 
     Image.new("RGB", (40, 36), "red").save(tmp_path / "red.png")
     done = subprocess.run(
-        [sys.executable, "-m", "jaxvision.predict", "--from", SOURCE, "--json", str(tmp_path / "red.png")],
+        [*forks.python(), "-m", "jaxvision.predict", "--from", SOURCE, "--json", str(tmp_path / "red.png")],
         capture_output=True, text=True, timeout=240, cwd=ROOT, env=environment(tmp_path, hub.url),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

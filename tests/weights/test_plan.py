@@ -22,18 +22,20 @@ def random(*shape):
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 5])
-def test_positions_keep_the_prefix_and_a_plane(prefix):
-    """A plane over the grid is the same plane on the finer one, away from the border; the prefix is untouched."""
-    rows, columns = np.mgrid[:14, :14] + 0.5
-    plane = (2 * rows / 14 - 3 * columns / 14)[None, :, :, None].astype(np.float32)
+def test_positions_keep_the_prefix_and_a_parabola(prefix):
+    """A parabola over the grid is the same on the finer one, away from the border: Keys's cubic gives those exactly,
+    and straight lines between the old positions would miss it by 1e-3. The prefix is untouched."""
+
+    def parabola(side):
+        rows, columns = (np.mgrid[:side, :side] + 0.5) / side
+        return (2 * rows - 3 * columns + rows**2).astype(np.float32)
+
     first = random(1, prefix, 1)
-    array = np.concatenate([first, plane.reshape(1, -1, 1)], 1)
+    array = np.concatenate([first, parabola(14).reshape(1, -1, 1)], 1)
     made, how = resize("params/model/pos_embedding", array, (1, prefix + 24 * 24, 1))
     np.testing.assert_array_equal(made[:, :prefix], first)
-    rows, columns = np.mgrid[:24, :24] + 0.5
-    want = 2 * rows / 24 - 3 * columns / 24
     got = made[0, prefix:, 0].reshape(24, 24)
-    np.testing.assert_allclose(got[4:-4, 4:-4], want[4:-4, 4:-4], atol=1e-5)
+    np.testing.assert_allclose(got[4:-4, 4:-4], parabola(24)[4:-4, 4:-4], atol=1e-5)
     assert how == "bicubic from 14 x 14 to 24 x 24 positions"
 
 
