@@ -23,6 +23,7 @@ from jaxvision.errors import Diverged, UserError
 from jaxvision.training import build, check, evals, loop, optim, restore
 from jaxvision.training.setup import Setup
 from jaxvision.training.step import make_step
+from tests import mutations
 from tests.test_configs import CONFIGS, small
 
 VALUES = (
@@ -209,3 +210,9 @@ def test_2000_changes(tmp_path, monkeypatch, first):
     assert not failures, "\n".join(failures)
     assert ends["refused"] > 20, ends
     assert ends["trained"] > 5, ends
+
+
+def test_every_line_that_is_changed_is_there_once():
+    """Of `python -m tests.mutations`, which changes code; it would stop there."""
+    for mutation in mutations.MUTATIONS:
+        assert mutations.located(mutation) > 0

@@ -389,3 +389,14 @@ def test_pickles(weights):
     again = pickle.loads(pickle.dumps(order))
     assert [again(n) for n in range(200)] == [order(n) for n in range(200)]
     assert again.replacement(5, 1) == order.replacement(5, 1)
+
+
+def test_partners_are_of_the_same_epoch_and_any_of_it():
+    """Another epoch's order would be made anew for each."""
+    order = Order(3, 10, repeats=2)
+    found = {n: [order.partner(n, j) for j in range(40)] for n in (0, 7, 19, 20, 1005)}
+    for n, partners in found.items():
+        assert {m // 20 for m in partners} == {n // 20}
+        assert len(set(partners)) > 12
+    assert order.partner(7, 3) == Order(3, 10, repeats=2).partner(7, 3) == found[7][3]
+    assert found[0] != [m - 20 for m in found[20]]

@@ -8,7 +8,7 @@ from PIL import Image
 from jaxvision import targets
 from jaxvision.config import default
 from jaxvision.data import InputContract, open_source
-from jaxvision.deploy import exporting
+from jaxvision.deploy import certificate, exporting
 from jaxvision.errors import UserError
 
 
@@ -28,7 +28,7 @@ def test_only_what_float32_cannot_tell_apart_is_a_tie():
     """Two classes that lie a thousandth of the scale apart are told otherwise where they change places."""
     trained = {"logits": np.array([[2.0, 1.0], [0.5, 0.498], [0.5, 0.499999]])}
     exported = {"logits": np.concatenate([trained["logits"][:1], trained["logits"][1:, ::-1]])}
-    found = certificate.compared("class", trained, exported)
+    found = certificate.compared(targets.class_, trained, exported)
     assert (found["agreement"], found["ties"]) == (pytest.approx(2 / 3), 1)
 
 
