@@ -199,8 +199,8 @@ def test_balanced_weights_reach_the_loss(tables, tmp_path):
     ("task", "metric", "words"),
     [
         ("multilabel", "topk", r'metric topk is for .* .class., task multilabel .*test.metric = "multilabel"'),
-        ("regression", "multilabel", r'learns .values.: set config.evals.test.metric = "regression"'),
-        ("classification", "regression", r'metric = "topk" or "per_class" or "auroc" or "binary" or "ordinal"'),
+        ("regression", "multilabel", r'predicts .values.: set config.evals.test.metric = "regression"'),
+        ("classification", "regression", r'metric = "topk" or "auroc" or "binary" or "ordinal" or "per_class"'),
     ],
 )
 def test_a_metric_of_other_labels_is_refused_before_data_is_read(task, metric, words):
@@ -212,10 +212,10 @@ def test_a_metric_of_other_labels_is_refused_before_data_is_read(task, metric, w
         check.check(config)
 
 
-def test_an_attack_on_what_are_no_classes_is_refused():
+def test_an_attack_on_what_is_not_learned_is_refused():
     config = make_tiny_config()
-    config.task, config.evals, config.wrap = dict(name="multilabel"), dict(), dict(adversarial=dict())
-    with pytest.raises(UserError, match="task multilabel learns tags: remove it"):
+    config.task, config.evals, config.wrap = dict(name="mae"), dict(), dict(adversarial=dict())
+    with pytest.raises(UserError, match="task mae learns without labels: remove it"):
         check.check(config)
 
 

@@ -220,7 +220,7 @@ def test_data_that_is_not_here_is_said(capsys):
     config = make_tiny_config()
     config.data.train = "folder:/nowhere"
     planner = capacity.Planner(config, 17, print, lambda at: None)
-    assert planner.classes == 17
+    assert planner.data.classes == 17
     assert "planned with 17 classes (--classes)" in capsys.readouterr().out
 
 

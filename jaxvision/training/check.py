@@ -52,8 +52,10 @@ def _metric_of(entry: Config) -> str:
 
 
 def _metrics(fits: Callable[[Metric], bool]) -> str:
-    """The names of those metrics that fit, for a message."""
-    return _either(name for name in metrics.__all__ if fits(getattr(metrics, name)(classes=2)))
+    """The names of those metrics that fit, for a message: the default first."""
+    first = config_lib.EVAL["metric"]
+    names = sorted(metrics.__all__, key=lambda name: (name != first, name))
+    return _either(name for name in names if fits(getattr(metrics, name)(classes=2)))
 
 
 def _either(names: Iterable[str]) -> str:
