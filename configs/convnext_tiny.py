@@ -30,7 +30,7 @@ config.batch_size = 4096
 config.epochs = 300.0
 config.model = dict(name="convnext_tiny", drop_path=0.1, layer_scale=1e-6)
 config.task = dict(name="classification", label_smoothing=0.1)
-config.wrap = dict(mixup=dict(alpha=0.8, cutmix_alpha=1.0), ema=dict(decay=0.9999, warmup=False))
+config.wrap = (("mixup", dict(alpha=0.8, cutmix_alpha=1.0)), ("ema", dict(decay=0.9999, warmup=False)))
 config.optim.update(
     name="adamw",
     lr=4e-3,

@@ -37,3 +37,4 @@ config.evals = dict(
     knn=dict(metric="knn", data="digits:test", bank="digits:train", every_epochs=30.0),
     probe=dict(metric="probe", data="digits:test", bank="digits:train", per_class=5, every_epochs=30.0),
 )
+config.checkpoint.best = "knn"  # by its first metric

@@ -33,7 +33,7 @@ config.batch_size = 1024
 config.epochs = 100.0
 config.model = dict(name="vit_b_16", positions="sincos", drop_path=0.1)
 config.task = dict(name="classification", label_smoothing=0.1)
-config.wrap = dict(mixup=dict(alpha=0.8, cutmix_alpha=1.0))
+config.wrap = (("mixup", dict(alpha=0.8, cutmix_alpha=1.0)),)
 config.optim.update(
     name="adamw",
     lr=2e-3,  # 5e-4 for 256 images

@@ -31,7 +31,7 @@ config.batch_size = 2048
 config.epochs = 300.0
 config.model = dict(name="resnet50", zero_init=True, drop_path=0.05)
 config.task = dict(name="classification", loss="sigmoid", target_threshold=0.2)
-config.wrap = dict(mixup=dict(alpha=0.1, cutmix_alpha=1.0))
+config.wrap = (("mixup", dict(alpha=0.1, cutmix_alpha=1.0)),)
 config.optim.update(
     name="lamb",
     lr=5e-3,

@@ -34,7 +34,7 @@ config.batch_size = 1024
 config.epochs = 90.0
 config.model = dict(name="vit_small_patch16_224", positions="sincos", pooling="mean")
 config.task = dict(name="classification")
-config.wrap = dict(mixup=dict(alpha=0.2))
+config.wrap = (("mixup", dict(alpha=0.2)),)
 config.optim.update(
     name="adamw",
     lr=1e-3,

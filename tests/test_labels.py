@@ -187,7 +187,7 @@ def test_balanced_weights_reach_the_loss(tables, tmp_path):
     """The counts come from the training data, and a run with a wrapper around the task goes on to predict."""
     config = config_of("binary", tables[1], 2)
     config.task.pos_weight = "balanced"
-    config.wrap = dict(mixup=dict(alpha=0.2), ema=dict(decay=0.5))
+    config.wrap = (("mixup", dict(alpha=0.2)), ("ema", dict(decay=0.5)))
     loop.fit(config, tmp_path / "w", say=quiet)
     assert run("evaluate", "--from", str(tmp_path / "w"), "--json") == 0
 
@@ -214,7 +214,7 @@ def test_a_metric_of_other_labels_is_refused_before_data_is_read(task, metric, w
 
 def test_an_attack_on_what_are_no_classes_is_refused():
     config = make_tiny_config()
-    config.task, config.evals, config.wrap = dict(name="multilabel"), dict(), dict(adversarial=dict())
+    config.task, config.evals, config.wrap = dict(name="multilabel"), dict(), (("adversarial", {}),)
     with pytest.raises(UserError, match="task multilabel learns tags: remove it"):
         check.check(config)
 

@@ -22,18 +22,24 @@ from jaxvision.config.ranges import (
     one_of,
     pairs,
 )
+from jaxvision.config.translate import refuse_old
 from jaxvision.config.tree import Config
 from jaxvision.errors import UserError, nearest
 
 WANDB_HAS_NO = r"[/\\#?%:]"  # in the names of projects and runs
 
 
-def _is_transform(entry: Any) -> bool:
+def _is_named(entry: Any) -> bool:
+    """Whether it is a pair of a name and its arguments."""
     return isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str) and isinstance(entry[1], dict)
 
 
 _PATTERNS = each(is_pattern, 'patterns: regular expressions, such as "^layer4"')
 _OF_PATTERNS = each(lambda pair: is_pattern(pair[0]), "a pattern first, and that is no regular expression")
+WRAP = Range(
+    lambda v: isinstance(v, tuple) and all(_is_named(pair) and "name" not in pair[1] for pair in v),
+    'a tuple of (name, arguments) pairs, as (("ema", dict(decay=0.99)),)',
+)
 _AXIS = Range(lambda v: v == -1 or 1 <= v <= 2**20, "at least 1, or -1 for all devices that are left")
 
 
@@ -58,7 +64,7 @@ CHECKS: tuple[tuple[str, Range], ...] = (
     ("data.std", each(lambda v: is_number(v) and v > 0, "numbers above 0, of pixels in 0..1, one a channel")),
     ("data.range", LEVELS),
     ("data.background", COLOUR),
-    ("data.transforms", each(_is_transform, 'a pair like ("shift", dict(share=0.1))')),
+    ("data.transforms", each(_is_named, 'a pair like ("shift", dict(share=0.1))')),
     ("data.sampling", one_of("uniform", "balanced", "weighted")),
     ("data.weights", pairs(lambda w: 0 <= w <= 10**6, 'pairs like ("rare class", 5.0), of a number of 0 to 1,000,000')),
     ("data.repeats", between(1, 10**6)),
@@ -68,6 +74,7 @@ CHECKS: tuple[tuple[str, Range], ...] = (
     ("data.threads", between(0, 1024)),
     ("data.processes", between(0, 1024)),
     ("data.prefetch", between(1, 1024)),
+    ("wrap", WRAP),
     ("optim.lr", between(0, 10_000)),
     ("optim.weight_decay", between(0, 10_000)),
     ("optim.weight_decay_final",
@@ -104,6 +111,7 @@ CHECKS: tuple[tuple[str, Range], ...] = (
 
 def check(config: Config) -> None:
     """Raises UserError for an unknown key, a wrong type or an impossible value. Reads no data, imports no jax."""
+    refuse_old(config)
     _check_keys(config, default(), "")
     c = config
     for name, entry in c.evals.items():
@@ -140,7 +148,9 @@ def _check_together(c: Config) -> None:
         raise UserError(f"batch_size is {c.batch_size}: it must be divisible by accumulate={c.accumulate}")
     if bool(c.epochs) == bool(c.steps):
         raise UserError(f"give the length of the run as epochs or as steps, one of them: got {c.epochs=}, {c.steps=}")
-    order = list(c.wrap)
+    order = [name for name, _ in c.wrap]
+    if len(set(order)) < len(order):
+        raise UserError(f"wrap names {next(n for n in order if order.count(n) > 1)} twice: name it once")
     if "ema" in order and "adversarial" in order[order.index("ema") :]:
         raise UserError(
             "wrap: put adversarial before ema: an attack must see the weights that learn, not their average"
@@ -149,6 +159,12 @@ def _check_together(c: Config) -> None:
         raise UserError("wrap.l2_sp draws the weights to those that config.init loads, and init is empty: set it")
     if c.checkpoint.best:
         one_of(*c.evals).check("the eval in checkpoint.best", c.checkpoint.best.partition("/")[0])
+    elif len(c.evals) > 1:
+        lines = " or ".join(f'config.checkpoint.best = "{name}"' for name in sorted(c.evals))
+        raise UserError(
+            f"checkpoint.best is empty, and there are {len(c.evals)} evaluations: say which one decides what the best "
+            f'checkpoint is, by its first metric or as "NAME/METRIC": {lines}'
+        )
     if c.stop.evaluation:
         one_of(*c.evals).check("stop.evaluation", c.stop.evaluation)
     if c.stop.patience and not c.evals:
@@ -169,10 +185,9 @@ def _check_keys(node: Config, like: Config, prefix: str) -> None:
             _check_keys(value, like[key], name + ".")
         elif not fits(value, like[key]):
             raise UserError(f"{name} is {value!r}: expected {type(like[key]).__name__}, like {like[key]!r}")
-    for group in ("wrap", "evals"):
-        for key, value in node.get(group, {}).items() if not prefix else ():
-            if not isinstance(value, Config):
-                raise UserError(f"{group}.{key} is {value!r}: expected dict(...)")
+    for key, value in node.get("evals", {}).items() if not prefix else ():
+        if not isinstance(value, Config):
+            raise UserError(f"evals.{key} is {value!r}: expected dict(...)")
     for key in like:
         if key not in node:
             raise UserError(

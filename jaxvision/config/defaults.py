@@ -8,7 +8,7 @@ from typing import Any
 from jaxvision.config.tree import Config
 
 # Parts that take keys beyond their defaults: names the user chooses, or arguments of what `name` names.
-OPEN = ("model", "task", "wrap", "evals", "optim")
+OPEN = ("model", "task", "evals", "optim")
 EVAL = dict(metric="topk", data="", bank="", classes="all", every_epochs=1.0, every_steps=0)
 
 
@@ -55,7 +55,7 @@ def default() -> Config:
     )
     c.model = Config(dict(name="resnet50"))  # and its arguments; the class count comes from the data
     c.task = Config(dict(name="classification"))  # binary, ordinal, multilabel, regression; and its arguments
-    c.wrap = Config()  # wrapper name -> its arguments, applied in this order: dict(ema=dict(decay=0.999))
+    c.wrap = ()  # (wrapper, its arguments) pairs, applied in this order: (("ema", dict(decay=0.999)),)
     c.optim = Config(
         dict(
             name="sgd",  # sgd, adamw, lamb, lars; and its arguments: momentum, nesterov, b1, b2, eps
@@ -84,7 +84,7 @@ def default() -> Config:
             every_steps=0,
             every_minutes=0.0,  # by the clock of process 0, within a step
             keep=2,  # the last so many, and the best
-            best="",  # "EVAL/METRIC" that decides the best; default: the first metric of the first eval
+            best="",  # "EVAL/METRIC" that decides the best, or "EVAL", by its first metric; "": the only eval
         )
     )
     c.stop = Config(
@@ -109,6 +109,12 @@ def eval_options(entry: Config) -> dict[str, Any]:
     """An entry of `evals` with its defaults: once an epoch, unless it counts steps."""
     defaults = {**EVAL, "every_epochs": 0.0} if entry.get("every_steps") else EVAL
     return {**defaults, **entry}
+
+
+def deciding(config: Config) -> str:
+    """The name of the evaluation that decides which checkpoint is the best: that of `checkpoint.best`, else the only
+    one; "" where there is none."""
+    return config.checkpoint.best.partition("/")[0] or next(iter(config.evals), "")
 
 
 def measured(options: Mapping[str, Any]) -> dict[str, Any]:

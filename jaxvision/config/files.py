@@ -13,6 +13,7 @@ from etils import epath
 from jaxvision.config.checks import check
 from jaxvision.config.defaults import OPEN, default
 from jaxvision.config.overrides import override
+from jaxvision.config.translate import translated
 from jaxvision.config.tree import Config, tuples
 from jaxvision.errors import Damaged, UserError, nearest
 from jaxvision.runtime import paths
@@ -50,8 +51,9 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """The inverse of `to_json`, checked. A key that is newer than the text has its default. Raises UserError."""
-    config = Config(tuples(json.loads(text)))
+    """The inverse of `to_json`, checked, for texts of earlier versions, too. A key that is newer than the text has its
+    default. Raises UserError."""
+    config = Config(tuples(translated(json.loads(text))))
     for name, value in default().items():
         if name not in config:
             config[name] = value

@@ -88,7 +88,7 @@ def _augmented(config: Mapping[str, Any], source: Any) -> list[Html]:
         told = tag("div", _told(source, batch["label"][row])), tag("div", last_part(where), cls="file")
         cards.append(tag("div", join(shown), *told, cls="card", title=where or None))
     note = f"The first {len(cards)} of step 1, after data.transforms."
-    if {"mixup", "cutmix"} & set(config["wrap"]):
+    if {"mixup", "cutmix"} & {name for name, _ in config["wrap"]}:
         note += " Mixing of images comes later, within the step."
     return [tag("h3", "As training saw them"), tag("p", note, cls="note"), tag("div", join(cards), cls="cards")]
 

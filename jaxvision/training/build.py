@@ -71,7 +71,7 @@ def factories(config: Config, take: Take | None = None) -> tuple[Callable, Calla
             config_lib.factory(
                 jaxvision.tasks, {"name": name, **arguments}, f"wrap.{name}", jaxvision.tasks.WRAPPERS, (), take
             )
-            for name, arguments in config.wrap.items()
+            for name, arguments in config.wrap
         ],
     )
 

@@ -70,7 +70,7 @@ def _check_bank(config: Config, name: str, entry: Config) -> None:
 def _check_wrappers(config: Config) -> None:
     task_ = config.task.name
     kind = jaxvision.tasks.LABELS.get(task_)
-    for name in config.wrap:
+    for name, _ in config.wrap:
         kinds, does = jaxvision.tasks.NEEDS.get(name, ((kind,), ""))
         if kind not in kinds:
             learns = f"learns {kind}" if kind else "learns without labels"
@@ -92,7 +92,7 @@ def figures(config: Config, metrics: dict[str, Metric]) -> None:
     stop = config.stop
     for key, value, evaluation, wanted in (
         ("checkpoint.best", config.checkpoint.best, best, figure),
-        ("stop.metric", stop.metric, stop.evaluation or best or next(iter(metrics), ""), stop.metric),
+        ("stop.metric", stop.metric, stop.evaluation or config_lib.deciding(config), stop.metric),
     ):
         names = metrics[evaluation].names if evaluation in metrics else ()
         if wanted and names and wanted not in names:

@@ -255,7 +255,7 @@ def _spare_head(config: Config, head: set[str]) -> dict[str, Any]:
     """Abstract leaves of the network's own head where the task has the network without one: the source's is dropped."""
     if any(name.startswith("params/model/") for name in head):
         return {}
-    plain = Config({**config.to_dict(), "task": dict(name="classification"), "wrap": {}})
+    plain = Config({**config.to_dict(), "task": dict(name="classification"), "wrap": ()})
     whole, names = _leaves(build.task(plain, 1), plain)
     return {name: leaf for name, leaf in traverse_util.flatten_dict(whole, sep="/").items() if name in names}
 
@@ -442,7 +442,7 @@ def teacher(config: Config, classes: tuple[str, ...]) -> Teacher | None:
         )
     check.classes(f"the teacher {trained.source}", trained.classes_of(config.data.train, classes), classes)
     # Without its wrappers: what they keep beside the network (averages, anchors) is not carried along.
-    own = Config({**trained.config.to_dict(), "wrap": {}, "dtype": config.dtype})
+    own = Config({**trained.config.to_dict(), "wrap": (), "dtype": config.dtype})
     task_ = build.task(own, len(classes))
     params, extra = build.abstract_init(task_, own)
     if "logits" not in jax.eval_shape(task_.predict, params, extra, build.example(own)):

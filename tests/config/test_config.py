@@ -67,10 +67,44 @@ def test_open_groups_take_new_keys():
     config_lib.override(config, "wrap.ema.decay", "0.9")
     config_lib.override(config, "optim.nesterov", "True")
     config_lib.override(config, "evals.more.data", "digits:train")
+    config_lib.override(config, "checkpoint.best", "test")
     check.check(config)
     assert config.model.zero_init is False
-    assert config.wrap.ema.decay == 0.9
+    assert config.wrap == (("ema", {"decay": 0.9}),)
     assert config.evals.more.data == "digits:train"
+
+
+def test_a_wrapper_from_the_command_line():
+    """Its argument, all of its arguments, a new one behind the others; the order of the others stays."""
+    config = make_tiny_config()
+    config.wrap = (("mixup", dict(alpha=0.2, cutmix_alpha=1.0)), ("ema", dict(decay=0.9)))
+    config_lib.override(config, "wrap.mixup.alpha", "0.5")
+    config_lib.override(config, "wrap.ema", "{'warmup': False}")
+    config_lib.override(config, "wrap.l2_sp.strength", "0.1")
+    assert config.wrap == (
+        ("mixup", {"alpha": 0.5, "cutmix_alpha": 1.0}), ("ema", {"warmup": False}), ("l2_sp", {"strength": 0.1})
+    )  # fmt: skip
+    config_lib.override(config, "wrap", "(('ema', {}),)")
+    assert config.wrap == (("ema", {}),)
+    for key, text, words in [
+        ("wrap.ema", "0.9", "--config.wrap.ema=0.9: expected dict"),
+        ("wrap.ema.decay.x", "1", 'unknown key "wrap.ema.decay.x": did you mean "wrap.ema.decay"'),
+        ("wrap", "ema", "--config.wrap=ema: expected tuple"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            config_lib.override(config, key, text)
+
+
+def test_what_was_written_before_wrap_was_a_tuple():
+    """Its order is that of the text; the first of several evaluations decided."""
+    old = make_tiny_config().to_dict()
+    old["wrap"] = {"mixup": {"alpha": 0.2}, "ema": {"decay": 0.9}}
+    old["evals"] = {"z": old["evals"]["test"], "a": old["evals"]["test"]}
+    again = config_lib.from_json(json.dumps(old))
+    assert again.wrap == (("mixup", {"alpha": 0.2}), ("ema", {"decay": 0.9}))
+    assert config_lib.deciding(again) == again.checkpoint.best == "z"
+    assert config_lib.deciding(make_tiny_config()) == "test"
+    assert config_lib.deciding(config_lib.default()) == ""
 
 
 def test_int_where_a_float_is_meant():
@@ -100,9 +134,16 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.evals.test.update(metric="topp"), "did you mean 'topk'"),
         (lambda c: c.evals.test.update(every=3), 'unknown key "evals.test.every"'),
         (lambda c: c.checkpoint.update(best="tset/top1"), "did you mean 'test'"),
-        (lambda c: c.wrap.update(emma=dict(decay=0.9)), "did you mean 'ema'"),
-        (lambda c: c.wrap.update(ema=dict(decai=0.9)), 'did you mean "wrap.ema.decay"'),
-        (lambda c: c.wrap.update(ema={}, adversarial={}), "put adversarial before ema"),
+        (lambda c: c.update(wrap=(("emma", dict(decay=0.9)),)), "did you mean 'ema'"),
+        (lambda c: c.update(wrap=(("ema", dict(decai=0.9)),)), 'did you mean "wrap.ema.decay"'),
+        (lambda c: c.update(wrap=(("ema", {}), ("adversarial", {}))), "put adversarial before ema"),
+        (lambda c: c.update(wrap=(("ema", {}), ("ema", {}))), "wrap names ema twice"),
+        (lambda c: c.update(wrap=(("ema",),)), r"wrap is \(\('ema',\),\): it must be a tuple of \(name, arguments\)"),
+        (lambda c: c.update(wrap=(("ema", dict(name="mixup")),)), "it must be a tuple of"),
+        (lambda c: c.update(wrap=dict(mixup=dict(alpha=0.2), ema={})),
+         r"their order .* config.wrap = \(\('mixup', \{'alpha': 0.2\}\), \('ema', \{\}\)\)"),
+        (lambda c: c.evals.update(more=dict(data="digits:train")),
+         'there are 2 evaluations.*config.checkpoint.best = "more" or config.checkpoint.best = "test"'),
         (lambda c: c.update(seed=2**32), "seed is 4294967296"),
         (lambda c: c.evals.test.update(every_epochs="abc"), "evals.test.every_epochs is 'abc': expected float"),
         (lambda c: c.optim.update(unfreeze=(("fc",),)), "optim.unfreeze holds .*expected pairs"),
@@ -135,7 +176,7 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.task.update(label_smoothing=float("nan")), "task.label_smoothing is nan: it must be a finite"),
         (lambda c: c.task.update(label_smoothing="nan"), "task.label_smoothing is 'nan': it must be a number, in"),
         (lambda c: c.evals.test.update(ks=(0,)), r"evals.test.ks is \(0,\): .* each value a whole number, at least 1"),
-        (lambda c: c.wrap.update(ema=dict(decay=5.0)), "wrap.ema.decay is 5.0"),
+        (lambda c: c.update(wrap=(("ema", dict(decay=5.0)),)), "wrap.ema.decay is 5.0"),
         (lambda c: c.data.update(transforms=(("affine", {"degrees": float("inf")}),)), "degrees is inf"),
         (lambda c: c.data.update(transforms=(("affine", {"degrees": 1e30}),)), '"affine": degrees is 1e.30: .*360'),
         (lambda c: c.data.update(transforms=(("multi_view", {}), ("flip", {}))), "must be the last"),
@@ -198,10 +239,9 @@ def test_file_and_overrides(tmp_path):
 
 def test_json_round_trip():
     config = make_tiny_config()
-    config.wrap = dict(mixup=dict(alpha=0.2), ema=dict(decay=0.9), cutmix=dict(alpha=1.0))
+    config.wrap = (("mixup", dict(alpha=0.2)), ("ema", dict(decay=0.9)), ("cutmix", dict(alpha=1.0)))
     again = config_lib.from_json(config_lib.to_json(config))
     assert again.to_dict() == config.to_dict()
-    assert list(again.wrap) == ["mixup", "ema", "cutmix"]  # the order they are applied in
     assert not config_lib.differences(config, again)
 
 
@@ -247,5 +287,5 @@ def test_no_evaluation_is_called_as_the_training_is(tmp_path):
     with pytest.raises(UserError, match=r"evals\.train: the training's own records"):
         config_lib.load(write(tmp_path, "config.evals.train = dict(data='digits:train')"))
     config = make_tiny_config()
-    config.evals.train = dict(data="digits:train")
+    config.evals.train, config.checkpoint.best = dict(data="digits:train"), "test"
     assert config_lib.from_json(config_lib.to_json(config)).evals.train.data == "digits:train"

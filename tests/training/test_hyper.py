@@ -75,7 +75,7 @@ def recipe(network, optimiser, which, **wrap):
     config.steps, config.seed = 47 + 10 * which, which
     config.optim.update(name=optimiser, **OPTIMISERS[optimiser][which], **SHARED[which])
     config.task.label_smoothing = (0.13, 0.23)[which]
-    config.wrap = Config(wrap)
+    config.wrap = tuple(wrap.items())
     return build.resolve(config)
 
 

@@ -37,7 +37,7 @@ CONFIG = f"""
 from tests.tiny import make_tiny_config
 config = make_tiny_config()
 config.steps = {STEPS}
-config.wrap = dict(mixup=dict(alpha=0.2), ema=dict(decay=0.9))
+config.wrap = (("mixup", dict(alpha=0.2)), ("ema", dict(decay=0.9)))
 config.evals.test.every_steps = 30
 config.checkpoint.every_steps = 20
 config.log.every_steps = 20

@@ -90,7 +90,7 @@ def test_an_edited_contract_is_refused(workdir, read, old):
         ("task.name", "binary", "task.name: 'classification' -> 'binary'"),
         ("task.label_smoothing", 0.1, "task.label_smoothing: '(absent)' -> 0.1"),
         ("model.stem", "imagenet", "model.stem: 'small' -> 'imagenet'"),
-        ("wrap.ema", {"decay": 0.9}, "wrap.ema.decay: '(absent)' -> 0.9"),
+        ("wrap", [["ema", {"decay": 0.9}]], "wrap: () -> (('ema', {'decay': 0.9}),)"),
         ("optim.lr", 0.3, "optim.lr: 0.05 -> 0.3"),
     ],
 )
