@@ -207,7 +207,11 @@ def test_held_out_images_are_not_their_own_neighbours():
     config.evals = dict(knn=dict(metric="knn", bank="digits:all"), other=dict(metric="knn", data="x:", bank="y:"))
     assert build.without_data(config) == ["knn"]
     resolved = build.resolve(config)
-    assert resolved.evals.knn == {"metric": "knn", "bank": "digits:all?part=0:90%", "data": "digits:all?part=90%:100%"}
+    assert resolved.evals.knn.to_dict() == {
+        "metric": "knn",
+        "bank": "digits:all?part=0:90%",
+        "data": "digits:all?part=90%:100%",
+    }
     assert resolved.evals.other == config.evals.other
     assert config.data.train == "digits:all"
 

@@ -16,7 +16,7 @@ import pytest
 
 from jaxvision import config as config_lib
 from jaxvision import metrics, models, tasks
-from jaxvision.config import PROVIDED, Config
+from jaxvision.config import PROVIDED, as_config
 from jaxvision.data import reader
 from jaxvision.errors import Diverged, UserError
 from jaxvision.training import build, check, evals, loop, optim, restore
@@ -153,7 +153,7 @@ def outcome(tree, workdir):
     """What becomes of a config: "refused", "diverged" or "trained"; `workdir` None: trained without compiling."""
     start = time.process_time()
     try:
-        config = Config(tree)
+        config = as_config(tree)
         check.check(config)
         if workdir is None:
             rehearse(config)

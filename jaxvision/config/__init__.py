@@ -11,14 +11,14 @@ key, a wrong type or an impossible value fails before any data is read, with the
 from jaxvision.config.checks import CHECKS, WANDB_HAS_NO, check, check_values
 from jaxvision.config.defaults import EVAL, deciding, default, eval_options, measured
 from jaxvision.config.factories import PROVIDED, Take, factory
-from jaxvision.config.files import from_json, load, read, to_json
+from jaxvision.config.files import from_json, load, read, split_argument, to_json
 from jaxvision.config.overrides import override
 from jaxvision.config.runs import MAY_CHANGE, changes, differences, run_of
 from jaxvision.config.translate import translated
-from jaxvision.config.tree import Config, flat
+from jaxvision.config.tree import as_config, flat
 
 __all__ = [
-    "CHECKS", "EVAL", "MAY_CHANGE", "PROVIDED", "WANDB_HAS_NO", "Config", "Take", "changes", "check", "check_values",
+    "CHECKS", "EVAL", "MAY_CHANGE", "PROVIDED", "WANDB_HAS_NO", "Take", "as_config", "changes", "check", "check_values",
     "deciding", "default", "differences", "eval_options", "factory", "flat", "from_json", "load", "measured",
-    "override", "read", "run_of", "to_json", "translated",
+    "override", "read", "run_of", "split_argument", "to_json", "translated",
 ]  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from jaxvision.config.defaults import EVAL, OPEN, default
 from jaxvision.config.ranges import (
     COLOUR,
@@ -23,7 +25,7 @@ from jaxvision.config.ranges import (
     pairs,
 )
 from jaxvision.config.translate import refuse_old
-from jaxvision.config.tree import Config
+from jaxvision.config.tree import as_dict
 from jaxvision.errors import UserError, nearest
 
 WANDB_HAS_NO = r"[/\\#?%:]"  # in the names of projects and runs
@@ -109,7 +111,7 @@ CHECKS: tuple[tuple[str, Range], ...] = (
 )  # fmt: skip
 
 
-def check(config: Config) -> None:
+def check(config: ConfigDict) -> None:
     """Raises UserError for an unknown key, a wrong type or an impossible value. Reads no data, imports no jax."""
     refuse_old(config)
     _check_keys(config, default(), "")
@@ -126,15 +128,15 @@ def check(config: Config) -> None:
     _check_together(c)
 
 
-def check_values(config: Config) -> None:
+def check_values(config: ConfigDict) -> None:
     """Raises UserError for a value that CHECKS excludes, or a number that is not finite. The config may be a part."""
-    finite(config, "")
+    finite(as_dict(config), "")
     for key, range_ in CHECKS:
         for name, value in _values(config, key):
             range_.check(name, value)
 
 
-def _values(node: Config, key: str) -> list[tuple[str, Any]]:
+def _values(node: ConfigDict, key: str) -> list[tuple[str, Any]]:
     """(key, value) of what a key of CHECKS stands for and the config has."""
     found: list[tuple[str, Any]] = [("", node)]
     for part in key.split("."):
@@ -142,7 +144,7 @@ def _values(node: Config, key: str) -> list[tuple[str, Any]]:
     return found
 
 
-def _check_together(c: Config) -> None:
+def _check_together(c: ConfigDict) -> None:
     """What no key says alone."""
     if c.batch_size % c.accumulate:
         raise UserError(f"batch_size is {c.batch_size}: it must be divisible by accumulate={c.accumulate}")
@@ -173,20 +175,20 @@ def _check_together(c: Config) -> None:
         raise UserError(f"mesh is {dict(c.mesh)!r}: it must be with at most one -1")
 
 
-def _check_keys(node: Config, like: Config, prefix: str) -> None:
+def _check_keys(node: ConfigDict, like: ConfigDict, prefix: str) -> None:
     for key, value in node.items():
         name = prefix + key
         if key not in like:
             if prefix.rstrip(".") not in OPEN:
                 raise unknown(name, like)
-        elif isinstance(like[key], Config):
-            if not isinstance(value, Config):
+        elif isinstance(like[key], ConfigDict):
+            if not isinstance(value, ConfigDict):
                 raise UserError(f"{name} is {value!r}: expected a group of keys, dict(...)")
             _check_keys(value, like[key], name + ".")
         elif not fits(value, like[key]):
             raise UserError(f"{name} is {value!r}: expected {type(like[key]).__name__}, like {like[key]!r}")
     for key, value in node.get("evals", {}).items() if not prefix else ():
-        if not isinstance(value, Config):
+        if not isinstance(value, ConfigDict):
             raise UserError(f"evals.{key} is {value!r}: expected dict(...)")
     for key in like:
         if key not in node:
@@ -197,7 +199,7 @@ def _check_keys(node: Config, like: Config, prefix: str) -> None:
 
 def unknown(key: str, node: Any) -> UserError:
     prefix = key.rpartition(".")[0]
-    names = [f"{prefix}.{k}" if prefix else k for k in node] if isinstance(node, Config) else []
+    names = [f"{prefix}.{k}" if prefix else k for k in node] if isinstance(node, ConfigDict) else []
     return UserError(f'unknown key "{key}": {nearest(key, names)}'.replace("'", '"'))
 
 

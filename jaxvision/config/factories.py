@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxvision.config.ranges import annotation_of, check_arguments, is_real
-from jaxvision.config.tree import Config
+from jaxvision.config.tree import as_dict
 from jaxvision.errors import UserError, nearest
 
 # Arguments of factories that the program gives and no config.
@@ -30,7 +30,7 @@ def factory(
     that the caller reads itself, for the error message. `take`: is asked, once they are checked, what stands for the
     arguments that are real numbers.
     """
-    arguments = {k: v.to_dict() if isinstance(v, Config) else v for k, v in spec.items()}
+    arguments = as_dict(spec)
     name = str(arguments.pop("name", None))
     valid = tuple(names or namespace.__all__)
     if name not in valid:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from jaxvision.config.checks import WRAP, fits, unknown
 from jaxvision.config.defaults import EVAL, OPEN
 from jaxvision.config.translate import refuse_old
-from jaxvision.config.tree import Config, tuples
+from jaxvision.config.tree import tuples
 from jaxvision.errors import UserError
 
 
-def override(config: Config, key: str, text: str) -> None:
+def override(config: ConfigDict, key: str, text: str) -> None:
     """Sets config.KEY from the command line's text, read as the type that the key has. Raises UserError."""
     *parents, last = key.split(".")
     if parents[:1] == ["wrap"]:
@@ -20,22 +22,22 @@ def override(config: Config, key: str, text: str) -> None:
         return
     node: Any = config
     for depth, part in enumerate(parents):
-        if not isinstance(node, Config) or part not in node:
+        if not isinstance(node, ConfigDict) or part not in node:
             # evals.more.data, where the file has no evals.more yet, is a new entry; elsewhere it is a misspelling
-            if isinstance(node, Config) and parents[0] == "evals" and depth == 1:
-                node[part] = Config()
+            if isinstance(node, ConfigDict) and parents[0] == "evals" and depth == 1:
+                node[part] = {}
             else:
                 raise unknown(".".join(parents[: depth + 1]), node)
         node = node[part]
-    if not isinstance(node, Config) or (last not in node and not (parents and parents[0] in OPEN)):
+    if not isinstance(node, ConfigDict) or (last not in node and not (parents and parents[0] in OPEN)):
         raise unknown(key, node)
-    if last in node and isinstance(node[last], Config):
+    if last in node and isinstance(node[last], ConfigDict):
         raise UserError(f"{key!r} is a group of keys: set one of {', '.join(f'{key}.{k}' for k in node[last])}")
     like = EVAL.get(last) if len(parents) == 2 and parents[0] == "evals" else None
     node[last] = _typed(key, text, node.get(last) if like is None else like)
 
 
-def _override_wrapper(config: Config, key: str, text: str) -> None:
+def _override_wrapper(config: ConfigDict, key: str, text: str) -> None:
     """wrap.NAME.ARGUMENT=VALUE, or wrap.NAME={...} for all arguments: of the wrapper of this name, a new last one if
     there is none."""
     refuse_old(config)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxvision.config.tree import Config
+from ml_collections import ConfigDict
+
 from jaxvision.errors import UserError
 
 
@@ -26,12 +27,13 @@ def _with_best(checkpoint: Any, evals: Any) -> Any:
     return {**checkpoint, "best": next(iter(evals))}
 
 
-def refuse_old(config: Config) -> None:
+def refuse_old(config: ConfigDict) -> None:
     """Raises UserError, with the line to write now, for a key or a form that an earlier version had."""
     wrap = config.get("wrap")
-    if isinstance(wrap, dict):
-        pairs = tuple((name, dict(arguments)) for name, arguments in wrap.items() if isinstance(arguments, dict))
+    if isinstance(wrap, ConfigDict):
+        pairs = tuple((name, dict(arguments)) for name, arguments in wrap.items() if isinstance(arguments, ConfigDict))
+        order = ", in the order that you mean: the first is innermost" if len(pairs) > 1 else ""
         raise UserError(
-            "wrap is a tuple of (name, arguments) pairs, since their order has a meaning, and no group of keys: "
-            f"config.wrap = {pairs!r}"
+            "wrap is a tuple of (name, arguments) pairs, since their order has a meaning, and no group of keys: set "
+            f"config.wrap = {pairs!r}{order}"
         )

@@ -1,43 +1,33 @@
-"""The type of a config, and what is done with any tree of dicts and tuples."""
+"""The type of a config, `ml_collections.ConfigDict`, and what is done with any tree of groups and tuples."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from jaxvision.errors import nearest
+from ml_collections import ConfigDict
+
+from jaxvision.errors import UserError
 
 
-class Config(dict[str, Any]):
-    """A dict whose keys are attributes too, and whose dicts are Configs; keeps the order of its keys.
+def as_config(tree: Mapping[str, Any] | ConfigDict) -> ConfigDict:
+    """A config of a tree of dicts and ConfigDicts, which shares no group with the tree.
 
-    (ml_collections.ConfigDict sorts them, and the order of `wrap` has a meaning.)
+    It takes values of any type: a wrong one is refused by `check`, which knows the key's whole name. Raises UserError
+    for a key that no config can have.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-        self.update(*args, **kwargs)
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, Config(value) if isinstance(value, dict) and not isinstance(value, Config) else value)
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        for key, value in dict(*args, **kwargs).items():
-            self[key] = value
-
-    def __getattr__(self, key: str) -> Any:
-        if key in self:
-            return self[key]
-        raise AttributeError(f"no key {key!r} in the config: {nearest(key, list(self))}")
-
-    def __setattr__(self, key: str, value: Any) -> None:
-        self[key] = value
-
-    def to_dict(self) -> dict[str, Any]:
-        """A deep copy of plain dicts."""
-        return {k: v.to_dict() if isinstance(v, Config) else v for k, v in self.items()}
+    try:
+        return ConfigDict(as_dict(tree), type_safe=False, allow_dotted_keys=True)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"the config has a key that it cannot have: {error}") from error
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def as_dict(tree: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """Plain dicts of a tree of dicts and ConfigDicts; a group that comes twice in it becomes two dicts."""
+    return {key: as_dict(value) if isinstance(value, dict | ConfigDict) else value for key, value in tree.items()}
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"data.size": 224, ...} of groups in groups."""
     found: dict[str, Any] = {}
     for key, value in tree.items():

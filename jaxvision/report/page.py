@@ -171,7 +171,8 @@ def _head(run: Run) -> Html:
     status += ", stopped early" if summary.get("stopped_early") else ""
     versions = summary.get("versions", {})
     wall = sum(session["wall_s"] for session in summary.get("sessions", ()))
-    model = ", ".join(f"{k} {v}" if k != "name" else str(v) for k, v in config["model"].items())
+    options = [f"{k} {v}" for k, v in config["model"].items() if k != "name"]
+    model = ", ".join([str(config["model"].get("name")), *options])
     parameters, devices = summary.get("parameters"), summary.get("devices")
     programs = ("jaxvision", "jax", "flax", "optax", "numpy", "python")
     facts = {

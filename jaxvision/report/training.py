@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,7 +76,7 @@ def _listed(head: tuple[str, ...], rows: list[list[Any]]) -> Html:
 
 def _augmented(config: Mapping[str, Any], source: Any) -> list[Html]:
     """Cards of the first samples, from the same order, generators and transforms as training."""
-    tree = config_lib.from_json(config_lib.to_json(config_lib.Config(config)))
+    tree = config_lib.from_json(json.dumps(config))
     order, skips = reader.order(tree, source), reader.skips(tree)
     rows = range(min(SHOWN, tree.batch_size))
     (batch,) = reader.train(tree, source, start=0, stop=1, rows=rows, order=order, skips=skips, threads=0, processes=0)

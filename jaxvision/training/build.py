@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict as Config
 
 import jaxvision.metrics
 import jaxvision.models
 import jaxvision.tasks
 from jaxvision import config as config_lib
-from jaxvision.config import Config, Take
+from jaxvision.config import Take
 from jaxvision.data import reader, transforms
 from jaxvision.data.sources import hold_out
 from jaxvision.data.sources.common import SCALAR
@@ -34,7 +35,7 @@ from jaxvision.weights.plan import count
 
 def resolve(config: Config) -> Config:
     """A copy in which nothing depends on the machine any more: what config.json holds."""
-    config = Config(config.to_dict())
+    config = config_lib.as_config(config)
     if config.dtype == "auto":
         config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if not config.data.resize:

@@ -15,10 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import topologies
+from ml_collections import ConfigDict
 
 import jaxvision.models
 import jaxvision.tasks
-from jaxvision.config import Config
+from jaxvision import config as config_lib
 from jaxvision.data.sources import open_source
 from jaxvision.errors import UserError
 from jaxvision.models.layers import REMAT
@@ -95,7 +96,7 @@ class Planner:
     """Compiles variants of a config, each once, and says what it finds."""
 
     def __init__(
-        self, config: Config, classes: int, say: Say, at: Callable[[str], None], *, exact: bool = False
+        self, config: ConfigDict, classes: int, say: Say, at: Callable[[str], None], *, exact: bool = False
     ) -> None:
         """at: is told what is being compiled; exact: see `largest_that_fits`, whose `most` has no limit then."""
 
@@ -258,13 +259,13 @@ def _meets(needs: dict[int, float], limit: float) -> float:
     return nearest_ + (limit - needs[nearest_]) / slope
 
 
-def compile_step(config: Config, mesh: Any, classes: int, kind: str) -> Any:
+def compile_step(config: ConfigDict, mesh: Any, classes: int, kind: str) -> Any:
     """The compiled train step of a config on the devices of a mesh, of which none need be here.
 
     `classes` and `kind` of labels: of the training data. Raises JaxRuntimeError where it finds no room.
     """
 
-    config = type(config)({**config.to_dict(), "evals": {}})  # a train step does not depend on them
+    config = config_lib.as_config({**config.to_dict(), "evals": {}})  # a train step does not depend on them
     if config.dtype == "auto" and mesh.devices.flat[0].platform != "cpu":
         config.dtype = "bfloat16"
     config = build.resolve(config)

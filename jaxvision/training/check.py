@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ml_collections import ConfigDict as Config
+
 import jaxvision.metrics
 import jaxvision.tasks
 from jaxvision import config as config_lib
-from jaxvision.config import Config
 from jaxvision.data import reader, transforms
 from jaxvision.data.sources import Source, absent, only_present, with_classes
 from jaxvision.data.sources.classes import classes_differ

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+from ml_collections import ConfigDict
+
 from jaxvision import config as config_lib
-from jaxvision.config import Config
 from jaxvision.errors import UserError, nearest
 from jaxvision.runtime.clock import Clock
 from jaxvision.task import LOWER, Batch
@@ -108,7 +109,7 @@ class Evaluations:
         return True
 
 
-def best_by(config: Config, log: Log, evaluation: str = "", metric: str = "") -> tuple[str, str]:
+def best_by(config: ConfigDict, log: Log, evaluation: str = "", metric: str = "") -> tuple[str, str]:
     """(evaluation, metric) that decide what is best: those given, else `checkpoint.best`, else the only evaluation and
     its first metric.
 

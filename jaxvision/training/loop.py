@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from jaxvision import config as config_lib
-from jaxvision.config import Config
 from jaxvision.errors import Diverged, Interrupted, UserError
 from jaxvision.report import page
 from jaxvision.runtime import hosts, paths, sharding
@@ -34,7 +34,7 @@ IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host's work, few eno
 
 
 def fit(
-    config: Config,
+    config: ConfigDict,
     workdir: str | epath.Path,
     *,
     say: Say = print,

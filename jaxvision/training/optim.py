@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
-from jaxvision.config import Config, Take, check_values, factory
+from jaxvision.config import Take, as_config, check_values, factory
 from jaxvision.config.ranges import Positive, Rate, Tiny
 from jaxvision.errors import UserError, nearest
 from jaxvision.task import PyTree, leaf_name, leaf_names
@@ -79,7 +80,7 @@ def lars(
 
 
 def make(
-    config: Config,
+    config: ConfigDict,
     total_steps: int,
     params: PyTree,
     *,
@@ -121,7 +122,7 @@ def make(
     return optax.chain(*parts), rate
 
 
-def _decay(config: Config, total_steps: int, start: int, decays: Decays) -> optax.GradientTransformation:
+def _decay(config: ConfigDict, total_steps: int, start: int, decays: Decays) -> optax.GradientTransformation:
     """Weight decay for an optimiser whose first step is the run's step `start`."""
     if config.weight_decay_final >= 0:
         decay = weight_decay(config, total_steps)
@@ -129,30 +130,30 @@ def _decay(config: Config, total_steps: int, start: int, decays: Decays) -> opta
     return optax.add_decayed_weights(config.weight_decay, mask=decays) if config.weight_decay else optax.identity()
 
 
-def check(config: Config, take: Take | None = None) -> Callable:
+def check(config: ConfigDict, take: Take | None = None) -> Callable:
     """The optimiser's factory, its name and arguments checked; `take` of `config.factory`. Raises UserError."""
     import jaxvision.training.optim as here
 
     spec = {k: v for k, v in config.items() if k not in SHARED}
-    check_values(Config(optim=config))
+    check_values(as_config({"optim": config}))
     return factory(here, spec, "optim", also=("name", *SHARED), take=take)
 
 
-def taken(config: Config, take: Take) -> Config:
+def taken(config: ConfigDict, take: Take) -> ConfigDict:
     """The config with what `take` gives for the numbers that `make` itself reads; when a leaf is freed stays."""
     numbers = {key: take(f"optim.{key}", value) for key, value in config.items() if key in SHARED}
     numbers["milestones"] = tuple(take(f"optim.milestones[{k}]", v) for k, v in enumerate(config.milestones))
     numbers["groups"] = tuple((name, take(f"optim.groups[{k}]", v)) for k, (name, v) in enumerate(config.groups))
-    return Config({**config, **numbers})
+    return as_config({**config, **numbers})
 
 
-def _patterns(config: Config) -> tuple[tuple[str, tuple], ...]:
+def _patterns(config: ConfigDict) -> tuple[tuple[str, tuple], ...]:
     """(key, (pattern, value) pairs) of the keys that name leaves by patterns."""
     none = tuple((pattern, 0.0) for pattern in config.no_decay)
     return ("groups", config.groups), ("unfreeze", config.unfreeze), ("no_decay", none)
 
 
-def schedule(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
+def schedule(config: ConfigDict, total_steps: int) -> Callable[[Any], jax.Array]:
     """step -> f32 lr: `warmup` linear from 0 over its share of the steps, then the named curve to the end."""
     warmup = round(config.warmup * total_steps)
     left = max(total_steps - warmup, 1)
@@ -176,7 +177,7 @@ def schedule(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
     return rate
 
 
-def weight_decay(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
+def weight_decay(config: ConfigDict, total_steps: int) -> Callable[[Any], jax.Array]:
     """step -> f32 decay: half a cosine from `weight_decay` at step 0 to `weight_decay_final` at the end, as DINO's
     (Caron et al. 2021, https://arxiv.org/abs/2104.14294; 0.04 to 0.4)."""
     begin, end = config.weight_decay, config.weight_decay_final
@@ -198,7 +199,9 @@ class Rule(NamedTuple):
     start: float
 
 
-def rules(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: Sequence[str] = ()) -> dict[str, Rule]:
+def rules(
+    config: ConfigDict, params: PyTree, modules: Sequence[str] = (), frozen: Sequence[str] = ()
+) -> dict[str, Rule]:
     """Name to rule, of every leaf; the multiplier is that of `groups` times that of `layer_decay`.
 
     Args:
@@ -271,7 +274,7 @@ def _holds(module: PyTree) -> bool:
     return isinstance(module, dict) and any(isinstance(part, dict) for part in module.values())
 
 
-def table(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: Sequence[str] = ()) -> str:
+def table(config: ConfigDict, params: PyTree, modules: Sequence[str] = (), frozen: Sequence[str] = ()) -> str:
     """What learns how, for people; "" where all learn alike. Arguments and errors are those of `rules`."""
     rows: dict[Rule, list[tuple[str, int]]] = {}
     by_leaf = rules(config, params, modules, frozen)
@@ -292,7 +295,7 @@ def table(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: S
     return "\n".join(lines)
 
 
-def _decay_lines(config: Config, params: PyTree, learning: set[str]) -> list[str]:
+def _decay_lines(config: ConfigDict, params: PyTree, learning: set[str]) -> list[str]:
     """What decays, of the leaves that learn; kernels are counted, other leaves named."""
     begin, end = config.weight_decay, config.weight_decay_final
     if not begin and end <= 0:

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from jaxvision import config as config_lib
-from jaxvision.config import Config
 from jaxvision.data import reader
 from jaxvision.data.pipeline import Skips
 from jaxvision.data.sources.common import notes
@@ -58,7 +58,7 @@ class Session:
 
 
 def open_session(
-    config: Config, workdir: epath.Path, say: Say, clock: Clock, held: ExitStack
+    config: ConfigDict, workdir: epath.Path, say: Say, clock: Clock, held: ExitStack
 ) -> tuple[Session, TrainState]:
     """Opens the data and the workdir, restores or makes a state, compiles; says what is trained on what.
 
@@ -180,7 +180,7 @@ def _summary_before(workdir: epath.Path, run: str, say: Say) -> dict[str, Any]:
         return {}
 
 
-def _identities(setup: Setup, config: Config) -> dict[str, str]:
+def _identities(setup: Setup, config: ConfigDict) -> dict[str, str]:
     """Evaluation -> what it measures, as `config` has it on the data that are there now."""
     return {
         name: evals.identity(config_lib.eval_options(config.evals[name]), source)

@@ -1,10 +1,12 @@
 """The config tree: what is refused, and with which words."""
 
 import json
+import pathlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
 from jaxvision import config as config_lib
 from jaxvision.errors import UserError
@@ -14,9 +16,7 @@ from tests.tiny import make_tiny_config
 
 def leaves(node, prefix=""):
     for key, value in node.items():
-        yield from (
-            leaves(value, f"{prefix}{key}.") if isinstance(value, config_lib.Config) else [(prefix + key, value)]
-        )
+        yield from (leaves(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [(prefix + key, value)])
 
 
 KEYS = dict(leaves(config_lib.default()))
@@ -141,7 +141,7 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.update(wrap=(("ema",),)), r"wrap is \(\('ema',\),\): it must be a tuple of \(name, arguments\)"),
         (lambda c: c.update(wrap=(("ema", dict(name="mixup")),)), "it must be a tuple of"),
         (lambda c: c.update(wrap=dict(mixup=dict(alpha=0.2), ema={})),
-         r"their order .* config.wrap = \(\('mixup', \{'alpha': 0.2\}\), \('ema', \{\}\)\)"),
+         r"set config.wrap = \(\('ema', \{\}\), \('mixup', \{'alpha': 0.2\}\)\), in the order that you mean"),
         (lambda c: c.evals.update(more=dict(data="digits:train")),
          'there are 2 evaluations.*config.checkpoint.best = "more" or config.checkpoint.best = "test"'),
         (lambda c: c.update(seed=2**32), "seed is 4294967296"),
@@ -164,7 +164,7 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.mesh.update(rules=(("(", 0),)), r"mesh.rules holds \('\(', 0\): .* no regular expression"),
         (lambda c: c.init_policy.update(fresh=("*",)), "init_policy.fresh holds '\\*': expected patterns"),
         (lambda c: c.optim.update(gamma=0.0), "optim.gamma is 0.0: it must be above 0"),
-        (lambda c: c.optim.update(momentum=-1), "optim.momentum is -1: it must be a number, in \\[0, 1\\)"),
+        (lambda c: c.optim.update(momentum=-1), "optim.momentum is -1.0: it must be a number, in \\[0, 1\\)"),
         (lambda c: c.optim.update(momentum=5.0), "optim.momentum is 5.0"),
         (lambda c: c.model.update(dtype="float32"), 'unknown key "model.dtype" for resnet18'),
         (lambda c: c.model.update(dropout=2), "model.dropout is 2: it must be a number, in \\[0, 1\\)"),
@@ -182,7 +182,13 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.data.update(transforms=(("multi_view", {}), ("flip", {}))), "must be the last"),
         (lambda c: c.log.update(wandb="team/project"), "log.wandb is 'team/project': .* without /"),
         (lambda c: c.evals.update({"a/b": c.evals.test}), "evals.a/b: .* letters, digits"),
-        (lambda c: c.evals.update({"../../x": c.evals.test}), "evals.../../x: .* letters, digits"),
+        (lambda c: c.update(batch_size=True), "batch_size is True: expected int"),
+        (lambda c: c.update(deterministic=1), "deterministic is 1: expected bool"),
+        (lambda c: c.update(init=None), "init is None: expected str"),
+        (lambda c: c.optim.update(lr="0.1"), "optim.lr is '0.1': expected float, like 0.1"),
+        (lambda c: c.__setattr__("optim", 3), "optim is 3: expected a group of keys"),
+        (lambda c: c.update(task=dict(name="classification", label_smoothing=True)), "smoothing is True: it must"),
+        (lambda c: c.update({"optim.lr": 0.1}), 'unknown key "optim.lr"'),
         (lambda c: c.evals.update({"/tmp/x": c.evals.test}), "evals./tmp/x: .* letters, digits"),
     ],
 )  # fmt: skip
@@ -224,11 +230,87 @@ def test_a_config_json_is_checked_like_a_file():
     ("line", "words"),
     [("config.optim.lr = 'fast'", "optim.lr is .fast.: expected float"), ("config.optim = 3", "optim"),
      ("1/0", "line 5: ZeroDivisionError"), ("config.batchsize = 1", 'did you mean "batch_size"'),
-     ("config.lr = 1", 'unknown key "lr"'), ("config = 3", "must set `config`"), ("def", "SyntaxError")],
+     ("config.lr = 1", 'unknown key "lr"'), ("config = 3", "must set `config`"),
+     ("config.optm.lr = 1", "line 5: no key 'optm' in the config: .*'optim'"),
+     ("config.wrap.ema.decay = 1", r"line 5: AttributeError.*wrap is a tuple of \(name, arguments\) pairs"),
+     ("def", "SyntaxError")],
 )  # fmt: skip
 def test_errors_in_the_file(tmp_path, line, words):
     with pytest.raises(UserError, match=words):
         config_lib.load(write(tmp_path, line))
+
+
+MAKES = """
+import jaxvision.config
+
+def get_config(steps="3"):
+    config = jaxvision.config.default()
+    config.data.train = "digits:train"
+    config.steps = int(steps)
+    return config
+"""
+
+
+def test_a_file_may_define_get_config(tmp_path):
+    """It takes what follows ".py:"; other colons are part of the file's name."""
+    folder = tmp_path / "C:some.py.d"
+    folder.mkdir()
+    path = folder / "some.py"
+    path.write_text(MAKES)
+    assert config_lib.load(str(path)).steps == 3
+    assert config_lib.load(f"{path}:7", {"batch_size": "5"}).steps == 7
+    assert config_lib.load(f"{path}:7", {"batch_size": "5"}).batch_size == 5
+    path.write_text(f"{MAKES}config = get_config('4')\n")
+    assert config_lib.load(str(path)).steps == 4
+    assert config_lib.load(f"{path}:9").steps == 9
+    assert config_lib.split_argument("gs://bucket/a:b.py:x:y.py:z") == (pathlib.Path("gs://bucket/a:b.py"), "x:y.py:z")
+
+
+@pytest.mark.parametrize(
+    ("lines", "argument", "words"),
+    [
+        (["config = None"], ":x", r"some.py defines no get_config, which would take 'x': leave out :x"),
+        (["del config", "def get_config(): return 1"], ":x", r"get_config\(\): too many.*leave out :x"),
+        (["del config", "def get_config(name): return 1"], "", "missing a required argument: 'name': name one, .*:ARG"),
+        (["del config", "def get_config(): return {}"], "", r"must set `config`, or define .*it gives \{\}"),
+        (["del config", "def get_config(arg):", "    return 1 / int(arg)"], ":0", "line 7: ZeroDivisionError"),
+    ],
+)
+def test_errors_of_get_config(tmp_path, lines, argument, words):
+    with pytest.raises(UserError, match=words):
+        config_lib.load(write(tmp_path, *lines) + argument)
+
+
+def test_a_config_file_may_use_what_a_config_dict_can(tmp_path):
+    """References, a lock, one dict for two groups: afterwards each group is a group of its own, open to overrides."""
+    lines = [
+        "config.lock()", "config.optim.warmup = 0.5", "config.optim.final = config.optim.get_ref('warmup')",
+        "config.data.mean = [0.5, 0.5, 0.5]",
+        "with config.unlocked():",
+        "    entry = dict(data='digits:test')",
+        "    config.evals = dict(a=entry, b=entry)",
+        "config.checkpoint.best = 'a'", "config.lock()",
+    ]  # fmt: skip
+    config = config_lib.load(write(tmp_path, *lines), {"evals.a.data": "digits:train", "optim.momentum": "0.5"})
+    assert type(config) is ConfigDict
+    assert (config.optim.warmup, config.optim.final, config.optim.momentum) == (0.5, 0.5, 0.5)
+    assert config.data.mean == (0.5, 0.5, 0.5)
+    assert (config.evals.a.data, config.evals.b.data) == ("digits:train", "digits:test")
+
+
+def test_a_copy_shares_no_group():
+    config = make_tiny_config()
+    copy = config_lib.as_config(config)
+    assert copy == config
+    copy.optim.lr = 9.0
+    assert config.optim.lr == 0.05
+
+
+def test_the_name_of_an_evaluation_of_an_earlier_version_may_have_a_dot():
+    old = make_tiny_config().to_dict()
+    old["evals"] = {"v1.5": old["evals"]["test"]}
+    again = build.resolve(config_lib.from_json(json.dumps(old)))
+    assert again.evals["v1.5"].data == "digits:test"
 
 
 def test_file_and_overrides(tmp_path):
@@ -265,15 +347,15 @@ def test_differences_name_what_makes_another_run():
 
 
 def test_evals_count_epochs_or_steps():
-    assert config_lib.eval_options(config_lib.Config(data="x"))["every_epochs"] == 1.0
-    assert config_lib.eval_options(config_lib.Config(data="x", every_steps=5))["every_epochs"] == 0.0
-    assert config_lib.eval_options(config_lib.Config(every_steps=5, every_epochs=2.0))["every_epochs"] == 2.0
+    assert config_lib.eval_options(dict(data="x"))["every_epochs"] == 1.0
+    assert config_lib.eval_options(dict(data="x", every_steps=5))["every_epochs"] == 0.0
+    assert config_lib.eval_options(dict(every_steps=5, every_epochs=2.0))["every_epochs"] == 2.0
 
 
 def test_a_model_that_refuses_its_options_is_a_user_error():
     config = make_tiny_config()
     config.model.stem = "tiny"
-    with pytest.raises(UserError, match=r"model name='resnet18'.*stem 'tiny' must be"):
+    with pytest.raises(UserError, match=r"model .*name='resnet18'.*stem 'tiny' must be"):
         build.abstract_init(build.task(config, 10), config)
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from jaxvision import config as config_lib
-from jaxvision.config import Config
 from jaxvision.runtime import sharding
 from jaxvision.training import build
 from jaxvision.training.hyper import Number, Numbers, traced
@@ -71,7 +70,7 @@ SHARED = (
 def recipe(network, optimiser, which, **wrap):
     config = config_lib.default()
     config.data.update(train="fake:64x8?classes=3", size=8)
-    config.model, config.batch_size, config.dtype, config.evals = Config(NETWORKS[network]), 8, "float32", Config()
+    config.model, config.batch_size, config.dtype, config.evals = NETWORKS[network], 8, "float32", {}
     config.steps, config.seed = 47 + 10 * which, which
     config.optim.update(name=optimiser, **OPTIMISERS[optimiser][which], **SHARED[which])
     config.task.label_smoothing = (0.13, 0.23)[which]

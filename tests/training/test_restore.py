@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from jaxvision import config as config_lib
-from jaxvision.config import Config
+from jaxvision.config import as_config
 from jaxvision.data import reader
 from jaxvision.deploy import inference
 from jaxvision.errors import UserError
@@ -131,7 +131,7 @@ def test_the_classes_of_the_data_are_held_against_the_checkpoint(workdir):
         "classes: only in the checkpoint: ['0']; only in the data: ['ant']"
     ]
     assert (
-        reader.contract(Config(about["config"])).to_dict()
+        reader.contract(as_config(about["config"])).to_dict()
         == restore.InputContract.from_dict(about["contract"]).to_dict()
     )
 
