@@ -102,7 +102,7 @@ def few_labels(seed: int, rate: float, init: pathlib.Path | None) -> ConfigDict:
     config = labelled(f"digits:train?per_class=5&seed={seed}", seed, rate, width=16)
     if init:
         config.init = str(init)
-        config.optim.unfreeze = ((build.body(config), 0.5),)
+        config.optim.unfreeze_share = ((build.body(config), 0.5),)
     return config
 
 

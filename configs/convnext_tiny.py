@@ -36,7 +36,7 @@ config.optim.update(
     lr=4e-3,
     weight_decay=0.05,
     schedule="cosine",
-    warmup=20 / 300,
+    warmup_epochs=20.0,
     final=1e-6 / 4e-3,
 )
 config.evals = dict(val=dict(metric="topk", data="tfds:imagenet2012/validation", every_epochs=10.0))

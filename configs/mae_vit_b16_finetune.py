@@ -41,7 +41,7 @@ config.optim.update(
     no_decay=("class_token",),  # theirs: and the positions, which are fixed here
     layer_decay=0.65,
     schedule="cosine",
-    warmup=5 / 100,
+    warmup_epochs=5.0,
     final=1e-6 / 2e-3,
 )
 config.evals = dict(val=dict(metric="topk", data="tfds:imagenet2012/validation", every_epochs=5.0))

@@ -37,7 +37,7 @@ config.optim.update(
     lr=5e-3,
     weight_decay=0.02,
     schedule="cosine",
-    warmup=5 / 300,
+    warmup_epochs=5.0,
     clip=1.0,  # timm's LAMB does so unasked
 )
 config.evals = dict(val=dict(metric="topk", data="tfds:imagenet2012/validation", every_epochs=10.0))

@@ -38,7 +38,7 @@ config.optim.update(
     weight_decay=0.05,
     no_decay=("class_token", "pos_embedding"),  # timm's VisionTransformer.no_weight_decay
     schedule="cosine",
-    warmup=5 / 300,
+    warmup_epochs=5.0,
     final=0.01,  # 1e-5
 )
 config.evals = dict(val=dict(metric="topk", data="tfds:imagenet2012/validation", every_epochs=10.0))

@@ -44,7 +44,7 @@ def test_everything_at_once_is_told_and_resumes_bit_equal(tmp_path, workdir):
         init=str(workdir), evals=dict(), wrap=(("l2_sp", dict(strength=0.01)),),
         optim=dict(config_lib.default().optim, name="adamw", lr=0.01, clip=1.0, weight_decay=0.04,
                    weight_decay_final=0.4, layer_decay=0.5, groups=(("bn1", 0.0),),
-                   unfreeze=(("layer1", 0.75), ("layer2", 0.5))),
+                   unfreeze_share=(("layer1", 0.75), ("layer2", 0.5))),
         checkpoint__keep=9,
     )  # fmt: skip
     whole, said = fit(tmp_path / "a", **changes)
@@ -79,7 +79,8 @@ def test_l2_sp_needs_weights_to_stay_near_to(tmp_path):
 
 
 def test_a_linear_probe_of_nothing_says_so(tmp_path):
-    _, said = fit(tmp_path, task=dict(name="linear_probe"), wrap=(), steps=1, evals=dict())
+    _, said = fit(tmp_path, task=dict(name="linear_probe"), wrap=(), steps=1, evals=dict(), optim__warmup_steps=9)
+    assert "warning: optim.warmup_steps is over at step 9, and the run has 1 steps" in said
     assert "warning: task linear_probe never moves ^model/, and config.init is empty" in said
 
 

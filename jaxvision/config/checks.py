@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxvision.config.defaults import EVAL, OPEN, default
+from jaxvision.config.durations import check_forms
 from jaxvision.config.ranges import (
     COLOUR,
     LEVELS,
@@ -42,6 +43,7 @@ WRAP = Range(
     lambda v: isinstance(v, tuple) and all(_is_named(pair) and "name" not in pair[1] for pair in v),
     'a tuple of (name, arguments) pairs, as (("ema", dict(decay=0.99)),)',
 )
+_FOR_GOOD = '; to freeze for good, take optim.groups = (("layer1", 0.0),)'
 _AXIS = Range(lambda v: v == -1 or 1 <= v <= 2**20, "at least 1, or -1 for all devices that are left")
 
 
@@ -82,17 +84,25 @@ CHECKS: tuple[tuple[str, Range], ...] = (
     ("optim.weight_decay_final",
      Range(lambda v: 0 <= v <= 10_000 or v == -1, "at least 0, at most 10,000, or -1 for a constant weight_decay")),
     ("optim.schedule", one_of("constant", "cosine", "linear", "step")),
-    ("optim.warmup", Range(RATE.test, "a share of all steps, in [0, 1)")),
+    ("optim.warmup_steps", between(0, 2**31 - 1)),
+    ("optim.warmup_epochs", between(0, 1e9)),
+    ("optim.warmup_share", Range(RATE.test, "a share of all steps, in [0, 1)")),
     ("optim.final", Range(SHARE.test, "a share of lr, in [0, 1]")),
-    ("optim.milestones", each(lambda v: is_number(v) and 0 < v < 1, "numbers: shares of all steps, in (0, 1)")),
+    ("optim.milestones_steps", each(lambda v: type(v) is int and v > 0, "whole numbers of steps, above 0")),
+    ("optim.milestones_epochs", each(lambda v: is_number(v) and v > 0, "numbers of epochs, above 0")),
+    ("optim.milestones_share", each(lambda v: is_number(v) and 0 < v < 1, "numbers: shares of all steps, in (0, 1)")),
     ("optim.gamma", Range(lambda v: 0 < v <= 100, "above 0, at most 100")),
     ("optim.clip", at_least(0, " (0 is none)")),
     ("optim.groups", pairs(lambda by: by >= 0, 'pairs like ("fc", 10.0), of a number of at least 0')),
     ("optim.groups", _OF_PATTERNS),
     ("optim.layer_decay", Range(lambda v: 0 < v <= 1, "in (0, 1]")),
-    ("optim.unfreeze", pairs(RATE.test, 'pairs like ("layer1", 0.5), of a share of all steps, in [0, 1); to freeze '
-                             'for good, take optim.groups = (("layer1", 0.0),)')),
-    ("optim.unfreeze", _OF_PATTERNS),
+    ("optim.unfreeze_steps", pairs(lambda v: type(v) is int and v >= 0, f'pairs like ("layer1", 5000){_FOR_GOOD}')),
+    ("optim.unfreeze_steps", _OF_PATTERNS),
+    ("optim.unfreeze_epochs", pairs(lambda v: v >= 0, f'pairs like ("layer1", 5.0), not negative{_FOR_GOOD}')),
+    ("optim.unfreeze_epochs", _OF_PATTERNS),
+    ("optim.unfreeze_share",
+     pairs(RATE.test, f'pairs like ("layer1", 0.5), of a share of all steps, in [0, 1){_FOR_GOOD}')),
+    ("optim.unfreeze_share", _OF_PATTERNS),
     ("optim.no_decay", _PATTERNS),
     ("evals.*.classes", one_of("all", "subset")),
     ("evals.*.every_epochs", at_least(0)),
@@ -150,6 +160,7 @@ def _check_together(c: ConfigDict) -> None:
         raise UserError(f"batch_size is {c.batch_size}: it must be divisible by accumulate={c.accumulate}")
     if bool(c.epochs) == bool(c.steps):
         raise UserError(f"give the length of the run as epochs or as steps, one of them: got {c.epochs=}, {c.steps=}")
+    check_forms(c)
     order = [name for name, _ in c.wrap]
     if len(set(order)) < len(order):
         raise UserError(f"wrap names {next(n for n in order if order.count(n) > 1)} twice: name it once")

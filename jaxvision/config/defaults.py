@@ -66,14 +66,20 @@ def default() -> ConfigDict:
         no_decay=(),  # patterns of other leaves without it, as ("class_token", "pos_embedding") in DeiT and timm
         weight_decay_final=-1.0,  # a cosine from weight_decay to this over the run, as DINO; -1: constant
         schedule="cosine",  # constant, cosine, linear, step
-        warmup=0.0,  # share of all steps, linear from 0
+        warmup_steps=0,  # linear from 0. A duration is given in one of three forms: in steps,
+        warmup_epochs=0.0,  # in epochs,
+        warmup_share=0.0,  # or as a share of all steps
         final=0.0,  # cosine and linear end at this share of lr
-        milestones=(),  # step: shares of all steps after which lr is multiplied
+        milestones_steps=(),  # step: after which lr is multiplied, as (30_000, 60_000),
+        milestones_epochs=(),  # as (30, 60),
+        milestones_share=(),  # or as (0.5, 0.75)
         gamma=0.1,  # step: by this
         clip=0.0,  # largest global norm of the gradient; 0 is none
         groups=(),  # (pattern, multiplier of lr) pairs; the first that matches a leaf's name counts; 0 freezes
         layer_decay=1.0,  # fine-tuning (BEiT, MAE): lr times this for each block below the head; 1 is none
-        unfreeze=(),  # (pattern, share of all steps) pairs: frozen until then; the first that matches counts
+        unfreeze_steps=(),  # (pattern, duration) pairs: frozen until then; the first that matches counts;
+        unfreeze_epochs=(),  # as (("layer1", 10), ("layer2", 5)),
+        unfreeze_share=(),  # or as (("layer1", 0.5), ("layer2", 0.25))
     )
     # name -> dict(metric="topk", data=URI, every_epochs=1), and the metric's arguments; topk, per_class, auroc, binary
     # and ordinal measure classes, multilabel tags, regression values. Without data: a tenth of data.train is held out.

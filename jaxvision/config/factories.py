@@ -11,7 +11,7 @@ from jaxvision.config.tree import as_dict
 from jaxvision.errors import UserError, nearest
 
 # Arguments of factories that the program gives and no config.
-PROVIDED = ("classes", "dtype", "labels", "names", "total_steps", "decays")
+PROVIDED = ("classes", "dtype", "labels", "names", "total_steps", "steps_per_epoch", "decays")
 Take = Callable[[str, Any], Any]  # (name, number) -> what stands for it
 
 

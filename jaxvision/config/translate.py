@@ -6,18 +6,23 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxvision.config.durations import DURATIONS
 from jaxvision.errors import UserError
 
 
 def translated(tree: dict[str, Any]) -> dict[str, Any]:
     """What a `config.json` of any version holds, as this version writes it. The tree itself stays as it is.
 
-    Until 2026-11 `wrap` was an object, whose order counted, and without `checkpoint.best` the first of `evals` decided.
+    `wrap` was an object, whose order counted; without `checkpoint.best` the first of `evals` decided. A duration was a
+    share of the run, under the name that now has a form: `optim.warmup`.
     """
     new = dict(tree)
     if isinstance(tree.get("wrap"), dict):
         new["wrap"] = [[name, arguments] for name, arguments in tree["wrap"].items()]
         new["checkpoint"] = _with_best(tree.get("checkpoint", {}), tree.get("evals", {}))
+    for group, names in DURATIONS.items():
+        if isinstance(tree.get(group), dict):
+            new[group] = {f"{key}_share" if key in names else key: value for key, value in tree[group].items()}
     return new
 
 
@@ -37,3 +42,11 @@ def refuse_old(config: ConfigDict) -> None:
             "wrap is a tuple of (name, arguments) pairs, since their order has a meaning, and no group of keys: set "
             f"config.wrap = {pairs!r}{order}"
         )
+    for group, names in DURATIONS.items():
+        for name in names:
+            if isinstance(config.get(group), ConfigDict) and name in config[group]:
+                key, value = f"{group}.{name}", config[group][name]
+                raise UserError(
+                    f"{key} is given in steps, in epochs or as a share of all steps, as {key}_steps, {key}_epochs or "
+                    f"{key}_share, and it was a share: set config.{key}_share = {value!r}"
+                )

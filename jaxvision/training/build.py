@@ -19,7 +19,7 @@ import jaxvision.metrics
 import jaxvision.models
 import jaxvision.tasks
 from jaxvision import config as config_lib
-from jaxvision.config import Take
+from jaxvision.config import Length, Take
 from jaxvision.data import reader, transforms
 from jaxvision.data.sources import hold_out
 from jaxvision.data.sources.common import SCALAR
@@ -90,18 +90,20 @@ def task(
     *,
     teaching: Task | None = None,
     total_steps: int = 0,
+    steps_per_epoch: float = 0.0,
     take: Take | None = None,
 ) -> Task:
     """Model in task in wrappers, as the config names them.
 
     `labels` gives those of the training data, which some settings need and which may take long to read; without it
     such a task still predicts, and init makes the right shapes. `teaching`: the trained task that it learns from.
-    `total_steps`: of a training, else 0. `take`: see `config.factory`.
+    `total_steps`, `steps_per_epoch`: of a training, else 0. `take`: see `config.factory`.
     """
     _, make_task, wrappers = factories(config, take)
     network = model(config, jaxvision.tasks.OUTPUTS.get(config.task.name, classes))
     more = () if teaching is None else (teaching,)
-    built = make_task(network, reader.contract(config), *more, classes=classes, labels=labels, total_steps=total_steps)
+    length = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    built = make_task(network, reader.contract(config), *more, classes=classes, labels=labels, **length)
     for wrap in wrappers:
         built = wrap(built, classes=classes)
     return built
@@ -119,21 +121,21 @@ class Parts(NamedTuple):
 
 
 def parts(
-    config: Config, classes: int, labels: Callable[[], np.ndarray], *, teaching: Task | None, total_steps: int
+    config: Config, classes: int, labels: Callable[[], np.ndarray], *, teaching: Task | None, length: Length
 ) -> Parts:
-    """Task and optimiser of a training of so many steps on data of so many classes; arguments as of `task`."""
-    plain = task(config, classes, labels, teaching=teaching, total_steps=total_steps)
+    """Task and optimiser of a training of such a length on data of so many classes; arguments as of `task`."""
+    plain = task(config, classes, labels, teaching=teaching, **length._asdict())
     params, _ = abstract_init(plain, config)
     known: dict[str, Any] = {"frozen": plain.frozen}
     if config.optim.layer_decay != 1:
         known["modules"] = modules(config)
 
     def make(take: Take) -> tuple[Task, optax.GradientTransformation]:
-        steps = take("total_steps", total_steps)
-        taken = task(config, classes, labels, teaching=teaching, total_steps=steps, take=take)
-        return taken, optim.make(config.optim, steps, params, take=take, **known)[0]
+        numbers = {name: take(name, value) for name, value in length._asdict().items()}
+        taken = task(config, classes, labels, teaching=teaching, **numbers, take=take)
+        return taken, optim.make(config.optim, params=params, **numbers, take=take, **known)[0]
 
-    tx, _ = optim.make(config.optim, total_steps, params, **known)
+    tx, _ = optim.make(config.optim, params=params, **length._asdict(), **known)
     return Parts(plain, tx, optim.table(config.optim, params, **known), count(params), make)
 
 
@@ -157,10 +159,11 @@ def lower_step(
     return step.lower_step(program, state, batch, abstract), hyper
 
 
-def learning_rate(config: Config, total_steps: int) -> Callable[[int], jax.Array]:
+def learning_rate(config: Config, length: Length) -> Callable[[int], jax.Array]:
     """A function step -> learning rate, compiled."""
     numbers = Numbers()
-    rate = optim.schedule(optim.taken(config.optim, numbers.take), numbers.take("total_steps", total_steps))
+    taken = Length(*(numbers.take(name, value) for name, value in length._asdict().items()))
+    rate = optim.schedule(optim.taken(config.optim, numbers.take), taken)
     program, hyper = traced(rate, numbers, 0)
     compiled = jax.jit(program)
     return lambda step: compiled(step, hyper)

@@ -273,7 +273,7 @@ def compile_step(config: ConfigDict, mesh: Any, classes: int, kind: str) -> Any:
     teacher = restore.teacher(config, names)
     # of the labels themselves, and of the number of steps, only numbers would change
     labels, teaching = lambda: np.arange(classes), teacher and teacher.task
-    parts = build.parts(config, classes, labels, teaching=teaching, total_steps=1000)
+    parts = build.parts(config, classes, labels, teaching=teaching, length=config_lib.Length(1000, 100.0))
     state = build.abstract_state(config, parts, mesh)
     return build.lower_step(config, parts, mesh, state, kind, classes)[0].compile()
 

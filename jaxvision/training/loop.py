@@ -76,7 +76,7 @@ def fit(
                 loop.saver.wait()
             good = checkpoint.newest(session.workdir / "checkpoints").path
             raise Diverged(f"{error}. Last good checkpoint: {good or 'none yet'}. A lower optim.lr, a longer "
-                           "optim.warmup or optim.clip=1.0 often helps") from error  # fmt: skip
+                           "optim.warmup_steps or optim.clip=1.0 often helps") from error  # fmt: skip
         finally:
             loop.close(status)
     return loop.state

@@ -131,7 +131,7 @@ def compile_programs(
         counted = hlo.flops(lowered, compiled, list(setup.mesh.devices.flat))
         # of an image: what was counted is of one device, and of one micro-batch
         flops = counted * config.accumulate * setup.mesh.size / config.batch_size
-        learning_rate = build.learning_rate(config, setup.total_steps)
+        learning_rate = build.learning_rate(config, setup.length)
         learning_rate(0)
         rows = evals.padded_size(config.batch_size, setup.mesh)
         for name, metrics in setup.metrics.items():
@@ -208,6 +208,7 @@ def _introduction(setup: Setup, leader: bool) -> Iterator[str]:
             f"step sees each about {1 / setup.steps_per_epoch:.3g} times, and the run has {setup.total_steps:,} of "
             "them. A smaller batch_size makes more steps of an epoch"
         )
+    yield from config_lib.past_the_end(config, setup.length)
     if setup.task.frozen and not config.init:
         yield (
             f"warning: task {config.task.name} never moves {', '.join(setup.task.frozen)}, and config.init is "

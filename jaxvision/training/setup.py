@@ -63,13 +63,14 @@ class Setup:
         if self.total_steps >= 2**31:
             size = f"epochs={config.epochs:g} of {len(self.source):,} images"
             raise UserError(f"{size} are {self.total_steps:,} steps: the most are {2**31 - 1:,}")
+        self.length = config_lib.Length(self.total_steps, self.steps_per_epoch)
         self.teacher = restore.teacher(config, self.source.classes)
         self.parts = build.parts(
             config,
             len(training),
             lambda: self.source.labels,
             teaching=self.teacher and self.teacher.task,
-            total_steps=self.total_steps,
+            length=self.length,
         )
         self.task, self.tx, self.optimiser_table, self.parameters, _ = self.parts
         self.order = reader.order(config, self.source)

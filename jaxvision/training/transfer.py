@@ -163,7 +163,7 @@ def recipe(found: restore.Source | Published, options: Options, data: DataSet) -
         config.data.resize, config.data.transforms = config.data.size, (("resize", {}),)
     config.batch_size, config.steps, config.epochs = options.batch_size, options.steps, 0.0
     config.task = dict(name="classification")
-    config.optim.update(name="adamw", weight_decay=1e-4, warmup=0.1)
+    config.optim.update(name="adamw", weight_decay=1e-4, warmup_share=0.1)
     config.evals = dict(test=dict(metric="topk", data=data.test, every_epochs=0.0, every_steps=options.steps))
     config.checkpoint.update(every_epochs=0.0, keep=1)
     config.log.tensorboard = False
@@ -217,8 +217,8 @@ def _trained(config: ConfigDict, data: DataSet, out: epath.Path, options: Option
     https://arxiv.org/abs/2202.10054): so it learns alone first.
     """
     results, tuned = {}, config_lib.as_config(config)
-    if options.freeze and not config.optim.unfreeze:
-        tuned.optim.unfreeze = ((build.body(config), options.freeze),)
+    if options.freeze and not config_lib.duration_of(config.optim, "unfreeze")[1]:
+        tuned.optim.unfreeze_share = ((build.body(config), options.freeze),)
     for how, init, own in (("fine-tuned", options.source, tuned), ("from scratch", "", config)):
         folder = out / data.name / how.replace(" ", "-")
         rates, best = options.rates, options.rates[0]

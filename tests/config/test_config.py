@@ -122,7 +122,7 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.update(accumulate=5), "divisible by accumulate=5"),
         (lambda c: c.update(dtype="float16"), "dtype is .float16.: did you mean .bfloat16."),
         (lambda c: c.optim.update(lr=-1.0), "optim.lr is -1.0"),
-        (lambda c: c.optim.update(warmup=5.0), "share of all steps"),
+        (lambda c: c.optim.update(warmup_share=5.0), "share of all steps"),
         (lambda c: c.optim.update(schedule="cosin"), "did you mean 'cosine'"),
         (lambda c: c.data.update(train=""), "data.train is ''"),
         (lambda c: c.data.update(transforms=("flip",)), "expected a pair"),
@@ -146,10 +146,10 @@ def test_int_where_a_float_is_meant():
          'there are 2 evaluations.*config.checkpoint.best = "more" or config.checkpoint.best = "test"'),
         (lambda c: c.update(seed=2**32), "seed is 4294967296"),
         (lambda c: c.evals.test.update(every_epochs="abc"), "evals.test.every_epochs is 'abc': expected float"),
-        (lambda c: c.optim.update(unfreeze=(("fc",),)), "optim.unfreeze holds .*expected pairs"),
+        (lambda c: c.optim.update(unfreeze_share=(("fc",),)), "optim.unfreeze_share holds .*expected pairs"),
         (lambda c: c.optim.update(layer_decay=1.5), "optim.layer_decay is 1.5"),
         (lambda c: c.optim.update(weight_decay_final=-0.5), "optim.weight_decay_final is -0.5.*-1 for a constant"),
-        (lambda c: c.optim.update(milestones=("x",)), "expected numbers"),
+        (lambda c: c.optim.update(milestones_share=("x",)), "expected numbers"),
         (lambda c: c.optim.update(groups=(("fc", "x"),)), "expected pairs"),
         (lambda c: c.mesh.update(data=0), "mesh.data is 0"),
         (lambda c: c.mesh.update(fsdp=-1), "at most one -1"),
@@ -284,7 +284,7 @@ def test_errors_of_get_config(tmp_path, lines, argument, words):
 def test_a_config_file_may_use_what_a_config_dict_can(tmp_path):
     """References, a lock, one dict for two groups: afterwards each group is a group of its own, open to overrides."""
     lines = [
-        "config.lock()", "config.optim.warmup = 0.5", "config.optim.final = config.optim.get_ref('warmup')",
+        "config.lock()", "config.optim.warmup_share = 0.5", "config.optim.final = config.optim.get_ref('warmup_share')",
         "config.data.mean = [0.5, 0.5, 0.5]",
         "with config.unlocked():",
         "    entry = dict(data='digits:test')",
@@ -293,7 +293,7 @@ def test_a_config_file_may_use_what_a_config_dict_can(tmp_path):
     ]  # fmt: skip
     config = config_lib.load(write(tmp_path, *lines), {"evals.a.data": "digits:train", "optim.momentum": "0.5"})
     assert type(config) is ConfigDict
-    assert (config.optim.warmup, config.optim.final, config.optim.momentum) == (0.5, 0.5, 0.5)
+    assert (config.optim.warmup_share, config.optim.final, config.optim.momentum) == (0.5, 0.5, 0.5)
     assert config.data.mean == (0.5, 0.5, 0.5)
     assert (config.evals.a.data, config.evals.b.data) == ("digits:train", "digits:test")
 
@@ -319,6 +319,61 @@ def test_file_and_overrides(tmp_path):
     assert config.model.width == 8
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.optim.update(warmup=0.1), "set config.optim.warmup_share = 0.1"),
+        (lambda c: c.optim.update(milestones=(0.5,)), "set config.optim.milestones_share"),
+        (lambda c: c.optim.update(unfreeze=(("fc", 0.5),)), r"set config.optim.unfreeze_share = \(\('fc', 0.5\),\)"),
+        (lambda c: c.update(task=dict(name="dino", teacher_warmup=0.3)), "set config.task.teacher_warmup_share = 0.3"),
+        (lambda c: c.optim.update(warmup_steps=5, warmup_share=0.1),
+         r"optim.warmup_steps=5 and optim.warmup_share=0.1 are one duration: give it in one form"),
+        (lambda c: c.optim.update(warmup_steps=-1), "optim.warmup_steps is -1: it must be at least 0"),
+        (lambda c: c.optim.update(warmup_steps=0.5), "optim.warmup_steps is 0.5: expected int"),
+        (lambda c: c.optim.update(warmup_epochs=-1), "optim.warmup_epochs is -1.0"),
+        (lambda c: c.optim.update(milestones_steps=(2.5,)), "optim.milestones_steps holds 2.5: expected whole numbers"),
+        (lambda c: c.optim.update(milestones_epochs=(0,)), "optim.milestones_epochs holds 0: expected numbers"),
+        (lambda c: c.optim.update(unfreeze_steps=(("fc", 0.5),)), r"unfreeze_steps holds .*like \(.layer1., 5000\)"),
+        (lambda c: c.optim.update(unfreeze_epochs=(("(", 5),)), "optim.unfreeze_epochs holds .*no regular expression"),
+    ],
+)  # fmt: skip
+def test_durations_that_are_refused(change, words):
+    config = make_tiny_config()
+    change(config)
+    with pytest.raises(UserError, match=words):
+        check.check(config)
+
+
+def test_an_old_duration_on_the_command_line_is_told_the_new_key(tmp_path):
+    with pytest.raises(UserError, match=r"set config\.optim\.warmup_share = 0\.2"):
+        config_lib.load(write(tmp_path), {"optim.warmup": "0.2"})
+
+
+def test_durations_of_a_text_of_an_earlier_version_are_shares():
+    old = make_tiny_config().to_dict()
+    old["optim"] = {"name": "sgd", "lr": 0.1, "warmup": 0.25, "milestones": [0.5], "unfreeze": [["fc", 0.125]]}
+    old["task"] = {"name": "dino", "teacher_warmup": 0.5}
+    old["evals"] = {}
+    again = config_lib.from_json(json.dumps(old))
+    assert config_lib.duration_of(again.optim, "warmup") == ("share", 0.25)
+    assert config_lib.duration_of(again.optim, "milestones") == ("share", (0.5,))
+    assert config_lib.duration_of(again.optim, "unfreeze") == ("share", (("fc", 0.125),))
+    assert again.task.teacher_warmup_share == 0.5
+    assert not {"warmup", "milestones", "unfreeze"} & set(again.optim)
+    assert config_lib.from_json(config_lib.to_json(again)) == again
+
+
+def test_what_is_over_after_the_end_is_told():
+    config = make_tiny_config()
+    config.optim.update(warmup_steps=20, milestones_epochs=(1, 3), unfreeze_share=(("fc", 0.5),))
+    assert config_lib.past_the_end(config, config_lib.Length(21, 8.0)) == [
+        "warning: optim.milestones_epochs is over at epoch 3, and the run has 21 steps"
+    ]
+    assert config_lib.past_the_end(config, config_lib.Length(20, 6.0)) == [
+        "warning: optim.warmup_steps is over at step 20, and the run has 20 steps"
+    ]
+
+
 def test_json_round_trip():
     config = make_tiny_config()
     config.wrap = (("mixup", dict(alpha=0.2)), ("ema", dict(decay=0.9)), ("cutmix", dict(alpha=1.0)))
@@ -331,7 +386,7 @@ def test_optim_keys_newer_than_the_text_have_their_defaults():
     """The config.json of a run from before layer_decay and the like: it can be resumed."""
     config = make_tiny_config()
     old = config.to_dict()
-    for key in ("layer_decay", "unfreeze", "weight_decay_final"):
+    for key in ("layer_decay", "unfreeze_share", "weight_decay_final"):
         del old["optim"][key]
     again = config_lib.from_json(json.dumps(old))
     assert not config_lib.differences(again, config)
