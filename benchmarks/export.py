@@ -37,7 +37,7 @@ def trained(network: str, folder: pathlib.Path, steps: int) -> tuple[pathlib.Pat
         "jaxvision.train", "--config", config, "--workdir", workdir,
         f"--config.data.train=folder:{folder}/train", f"--config.evals.val.data={evaluation}",
         f"--config.model.name={network}", "--config.batch_size=16", "--config.epochs=0", f"--config.steps={steps}",
-        f"--config.optim.lr={rate}", "--config.optim.warmup=0.2",
+        f"--config.optim.lr={rate}", "--config.optim.warmup_share=0.2",
         "--config.dtype=float32",
     )  # fmt: skip
     return workdir, evaluation

@@ -26,9 +26,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxvision import config as config_lib
-from jaxvision.config import Config
 from jaxvision.data import reader
 from jaxvision.data.sources import open_source
 from jaxvision.metrics import representation
@@ -82,13 +82,13 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def pretraining(method: str, seed: int) -> Config:
+def pretraining(method: str, seed: int) -> ConfigDict:
     config = config_lib.load(str(HERE / "configs" / f"digits_{method}.py"))
     config.seed, config.evals = seed, {}
     return config
 
 
-def labelled(train_on: str, seed: int, rate: float, *, width: int, steps: int = STEPS) -> Config:
+def labelled(train_on: str, seed: int, rate: float, *, width: int, steps: int = STEPS) -> ConfigDict:
     config = config_lib.load(str(HERE / "configs" / "digits_simclr.py"))
     config.update(seed=seed, batch_size=50, epochs=0.0, steps=steps, task=dict(name="classification"))
     config.data.update(train=train_on, transforms=AUGMENTED)
@@ -98,22 +98,22 @@ def labelled(train_on: str, seed: int, rate: float, *, width: int, steps: int = 
     return config
 
 
-def few_labels(seed: int, rate: float, init: pathlib.Path | None) -> Config:
+def few_labels(seed: int, rate: float, init: pathlib.Path | None) -> ConfigDict:
     config = labelled(f"digits:train?per_class=5&seed={seed}", seed, rate, width=16)
     if init:
         config.init = str(init)
-        config.optim.unfreeze = ((build.body(config), 0.5),)
+        config.optim.unfreeze_share = ((build.body(config), 0.5),)
     return config
 
 
-def student(seed: int, rate: float, teacher: pathlib.Path | None) -> Config:
+def student(seed: int, rate: float, teacher: pathlib.Path | None) -> ConfigDict:
     config = labelled(f"digits:train?per_class=10&seed={seed}", seed, rate, width=8, steps=2 * STEPS)
     if teacher:
         config.task = dict(name="distillation", teacher=str(teacher), temperature=2.0)
     return config
 
 
-def train(config: Config, workdir: pathlib.Path) -> float:
+def train(config: ConfigDict, workdir: pathlib.Path) -> float:
     """Test top-1 in the end, where there is a test."""
     config.checkpoint.update(every_epochs=0.0, keep=1)
     config.log.update(tensorboard=False, every_steps=50)

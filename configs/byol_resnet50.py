@@ -41,7 +41,7 @@ config.optim.update(
     lr=3.2,  # 0.2 for 256 images
     weight_decay=1.5e-6,
     schedule="cosine",
-    warmup=10 / 1000,
+    warmup_epochs=10.0,
 )
 config.evals = dict(
     knn=dict(metric="knn", data="tfds:imagenet2012/validation", bank="tfds:imagenet2012/train", every_epochs=50.0)

@@ -33,7 +33,9 @@ config.batch_size = 512
 config.epochs = 30.0
 config.model = dict(name="resnet18", depths=(1, 1, 1, 1), stem="small")
 config.task = dict(name="classification", label_smoothing=0.1)
-config.wrap = dict(ema=dict(decay=0.995))
-config.optim.update(name="sgd", lr=0.4, momentum=0.9, nesterov=True, weight_decay=5e-4, schedule="linear", warmup=0.23)
+config.wrap = (("ema", dict(decay=0.995)),)
+config.optim.update(
+    name="sgd", lr=0.4, momentum=0.9, nesterov=True, weight_decay=5e-4, schedule="linear", warmup_share=0.23
+)
 config.evals = dict(test=dict(metric="topk", data="cifar:cifar-10-binary.tar.gz/test", every_epochs=5.0))
 config.checkpoint.every_epochs = 0.0  # only at the end

@@ -30,6 +30,8 @@ config.batch_size = 256
 config.epochs = 20.0
 config.model = dict(name="resnet50")
 config.task = dict(name="classification", label_smoothing=0.1)
-config.wrap = dict(mixup=dict(alpha=0.2), ema=dict(decay=0.999))
-config.optim.update(name="sgd", lr=0.02, momentum=0.9, nesterov=True, weight_decay=1e-4, schedule="cosine", warmup=0.05)
+config.wrap = (("mixup", dict(alpha=0.2)), ("ema", dict(decay=0.999)))
+config.optim.update(
+    name="sgd", lr=0.02, momentum=0.9, nesterov=True, weight_decay=1e-4, schedule="cosine", warmup_share=0.05
+)
 config.evals = dict(test=dict(metric="topk", data="cifar:cifar-10-binary.tar.gz/test", every_epochs=1.0))

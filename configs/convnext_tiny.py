@@ -30,13 +30,13 @@ config.batch_size = 4096
 config.epochs = 300.0
 config.model = dict(name="convnext_tiny", drop_path=0.1, layer_scale=1e-6)
 config.task = dict(name="classification", label_smoothing=0.1)
-config.wrap = dict(mixup=dict(alpha=0.8, cutmix_alpha=1.0), ema=dict(decay=0.9999, warmup=False))
+config.wrap = (("mixup", dict(alpha=0.8, cutmix_alpha=1.0)), ("ema", dict(decay=0.9999, warmup=False)))
 config.optim.update(
     name="adamw",
     lr=4e-3,
     weight_decay=0.05,
     schedule="cosine",
-    warmup=20 / 300,
+    warmup_epochs=20.0,
     final=1e-6 / 4e-3,
 )
 config.evals = dict(val=dict(metric="topk", data="tfds:imagenet2012/validation", every_epochs=10.0))

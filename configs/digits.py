@@ -25,7 +25,7 @@ config.batch_size = 128
 config.epochs = 40.0
 config.model = dict(name="resnet18", width=16, stem="small")
 config.task = dict(name="classification", label_smoothing=0.1)
-config.wrap = dict(ema=dict(decay=0.99))
-config.optim.update(name="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, warmup=0.1)
+config.wrap = (("ema", dict(decay=0.99)),)
+config.optim.update(name="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, warmup_share=0.1)
 config.evals = dict(test=dict(metric="topk", data="digits:test", every_epochs=5.0))
 config.checkpoint.every_epochs = 5.0

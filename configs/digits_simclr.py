@@ -32,8 +32,9 @@ config.batch_size = 256
 config.epochs = 90.0
 config.model = dict(name="resnet18", width=16, depths=(1, 1, 1), stem="small")
 config.task = dict(name="simclr", temperature=0.2, widths=(128, 64))
-config.optim.update(name="adamw", lr=5e-3, weight_decay=1e-4, warmup=0.1)
+config.optim.update(name="adamw", lr=5e-3, weight_decay=1e-4, warmup_share=0.1)
 config.evals = dict(
     knn=dict(metric="knn", data="digits:test", bank="digits:train", every_epochs=30.0),
     probe=dict(metric="probe", data="digits:test", bank="digits:train", per_class=5, every_epochs=30.0),
 )
+config.checkpoint.best = "knn"  # by its first metric

@@ -45,9 +45,9 @@ config.optim.update(
     weight_decay_final=0.4,
     clip=3.0,
     schedule="cosine",
-    warmup=10 / 100,
+    warmup_epochs=10.0,
     final=1e-3,  # 1e-6
-    unfreeze=(("projector/last", 1 / 100),),  # the head's last layer stands still for the first epoch
+    unfreeze_epochs=(("projector/last", 1.0),),  # the head's last layer stands still for the first epoch
 )
 config.evals = dict(
     knn=dict(metric="knn", data="tfds:imagenet2012/validation", bank="tfds:imagenet2012/train", every_epochs=10.0)

@@ -28,7 +28,9 @@ config.batch_size = 32
 config.epochs = 30.0
 config.model = dict(name="resnet50")
 config.task = dict(name="classification", label_smoothing=0.1)
-config.optim.update(name="sgd", lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4, schedule="cosine", warmup=0.05)
+config.optim.update(
+    name="sgd", lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4, schedule="cosine", warmup_share=0.05
+)
 config.evals = dict(
     val=dict(metric="per_class", data="", every_epochs=1.0)
 )  # no data: a tenth of data.train is held out

@@ -4,7 +4,7 @@
         --config.init=runs/byol_resnet50
 
 Of a ViT: --config.model.name=vit_small_patch16_224; of an MAE: --config.model.name=vit_b_16
---config.model.positions=sincos --config.task.norm=True --config.optim.warmup=0.111
+--config.model.positions=sincos --config.task.norm=True --config.optim.warmup_epochs=10
 Expected: it depends on what it begins from. The authors report SimSiam 100 epochs 68.1, SimCLR 100 epochs 64.5, BYOL
 74.3 (ResNet-50); DINO 100 epochs 73.8 to 74.0 (ViT-S/16, four blocks' class tokens); MAE 68.0 (ViT-B/16, batch 16384,
 --config.optim.lr=6.4). MoCo v2 gives a spread: 67.5 +- 0.1 over five runs of 200 epochs and their linear evaluation

@@ -34,7 +34,7 @@ config.optim.update(
     b2=0.95,
     weight_decay=0.05,
     schedule="cosine",
-    warmup=40 / 1600,
+    warmup_epochs=40.0,
 )
 config.evals = dict(
     knn=dict(metric="knn", data="tfds:imagenet2012/validation", bank="tfds:imagenet2012/train", every_epochs=100.0)

@@ -33,7 +33,7 @@ config.batch_size = 1024
 config.epochs = 100.0
 config.model = dict(name="vit_b_16", positions="sincos", drop_path=0.1)
 config.task = dict(name="classification", label_smoothing=0.1)
-config.wrap = dict(mixup=dict(alpha=0.8, cutmix_alpha=1.0))
+config.wrap = (("mixup", dict(alpha=0.8, cutmix_alpha=1.0)),)
 config.optim.update(
     name="adamw",
     lr=2e-3,  # 5e-4 for 256 images
@@ -41,7 +41,7 @@ config.optim.update(
     no_decay=("class_token",),  # theirs: and the positions, which are fixed here
     layer_decay=0.65,
     schedule="cosine",
-    warmup=5 / 100,
+    warmup_epochs=5.0,
     final=1e-6 / 2e-3,
 )
 config.evals = dict(val=dict(metric="topk", data="tfds:imagenet2012/validation", every_epochs=5.0))

@@ -32,6 +32,6 @@ config.epochs = 90.0
 config.model = dict(name="resnet50", zero_init=True)
 config.task = dict(name="classification", label_smoothing=0.1)
 config.optim.update(
-    name="sgd", lr=0.4, momentum=0.9, nesterov=True, weight_decay=1e-4, schedule="cosine", warmup=5 / 90
+    name="sgd", lr=0.4, momentum=0.9, nesterov=True, weight_decay=1e-4, schedule="cosine", warmup_epochs=5.0
 )
 config.evals = dict(val=dict(metric="topk", data="tfds:imagenet2012/validation", every_epochs=5.0))

@@ -31,13 +31,13 @@ config.batch_size = 2048
 config.epochs = 300.0
 config.model = dict(name="resnet50", zero_init=True, drop_path=0.05)
 config.task = dict(name="classification", loss="sigmoid", target_threshold=0.2)
-config.wrap = dict(mixup=dict(alpha=0.1, cutmix_alpha=1.0))
+config.wrap = (("mixup", dict(alpha=0.1, cutmix_alpha=1.0)),)
 config.optim.update(
     name="lamb",
     lr=5e-3,
     weight_decay=0.02,
     schedule="cosine",
-    warmup=5 / 300,
+    warmup_epochs=5.0,
     clip=1.0,  # timm's LAMB does so unasked
 )
 config.evals = dict(val=dict(metric="topk", data="tfds:imagenet2012/validation", every_epochs=10.0))

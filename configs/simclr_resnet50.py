@@ -4,7 +4,7 @@
 
 Then configs/linear_imagenet.py measures it.
 Expected: linear top-1 64.5 % (the authors' README for 100 epochs; VISSL's model zoo: 64.4 for 100, 66.6 for 200, 69.7
-for 800). Their weights of 1,000 epochs have 69.1: --config.epochs=1000 --config.optim.warmup=0.01. Not run by us.
+for 800). Their weights of 1,000 epochs have 69.1: --config.epochs=1000. Not run by us.
 Hardware: theirs 32 TPU v3, about 6 hours. The negatives are those of the batch, so config.accumulate changes the loss.
 Source: Chen et al. 2020, https://arxiv.org/abs/2002.05709; https://github.com/google-research/simclr. Different here:
 pixels are normalised by ImageNet's mean and std.
@@ -39,7 +39,7 @@ config.optim.update(
     lr=4.8,  # 0.3 for 256 images
     weight_decay=1e-6,
     schedule="cosine",
-    warmup=10 / 100,
+    warmup_epochs=10.0,
 )
 config.evals = dict(
     knn=dict(metric="knn", data="tfds:imagenet2012/validation", bank="tfds:imagenet2012/train", every_epochs=10.0)

@@ -31,7 +31,7 @@ config.optim.update(
     momentum=0.9,
     weight_decay=1e-4,
     schedule="step",
-    milestones=(30 / 90, 60 / 90),
+    milestones_epochs=(30, 60),
     gamma=0.1,
 )
 config.evals = dict(val=dict(metric="topk", data="tfds:imagenet2012/validation", every_epochs=5.0))

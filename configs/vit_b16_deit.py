@@ -31,14 +31,14 @@ config.batch_size = 1024
 config.epochs = 300.0
 config.model = dict(name="deit_base_patch16_224", drop_path=0.1)
 config.task = dict(name="classification", label_smoothing=0.1)
-config.wrap = dict(mixup=dict(alpha=0.8, cutmix_alpha=1.0))
+config.wrap = (("mixup", dict(alpha=0.8, cutmix_alpha=1.0)),)
 config.optim.update(
     name="adamw",
     lr=1e-3,  # 5e-4 for 512 images
     weight_decay=0.05,
     no_decay=("class_token", "pos_embedding"),  # timm's VisionTransformer.no_weight_decay
     schedule="cosine",
-    warmup=5 / 300,
+    warmup_epochs=5.0,
     final=0.01,  # 1e-5
 )
 config.evals = dict(val=dict(metric="topk", data="tfds:imagenet2012/validation", every_epochs=10.0))

@@ -2,8 +2,8 @@
 
     python -m jaxvision.train --config configs/vit_s16.py --workdir runs/vit_s16
 
-Expected: 76.5 % top-1 (the authors' config), 76.7 with a linear head as here; 80.0 with --config.epochs=300
---config.optim.warmup=0.0266. A port to PyTorch had 76.9 to 77.3, by whose crops and RandAugment it took
+Expected: 76.5 % top-1 (the authors' config), 76.7 with a linear head as here; 80.0 with --config.epochs=300.
+A port to PyTorch had 76.9 to 77.3, by whose crops and RandAugment it took
 (https://github.com/EIFY/mup-vit). Not run by us.
 Hardware: theirs 6 to 7 hours on a TPU v3-8.
 Source: Beyer, Zhai and Kolesnikov 2022, https://arxiv.org/abs/2205.01580; hyper-parameters from
@@ -34,7 +34,7 @@ config.batch_size = 1024
 config.epochs = 90.0
 config.model = dict(name="vit_small_patch16_224", positions="sincos", pooling="mean")
 config.task = dict(name="classification")
-config.wrap = dict(mixup=dict(alpha=0.2))
+config.wrap = (("mixup", dict(alpha=0.2)),)
 config.optim.update(
     name="adamw",
     lr=1e-3,
@@ -42,6 +42,6 @@ config.optim.update(
     weight_decay=0.1,
     clip=1.0,
     schedule="cosine",
-    warmup=10_000 / 112_603,  # steps
+    warmup_steps=10_000,
 )
 config.evals = dict(val=dict(metric="topk", data="tfds:imagenet2012/validation", every_epochs=5.0))

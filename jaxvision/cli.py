@@ -133,11 +133,13 @@ class Parser(argparse.ArgumentParser):
 
 def _keys_called(name: str) -> list[str]:
     """Keys of the config that somebody may mean by a flag: of this name, or what names the group of this name."""
+    from ml_collections import ConfigDict
+
     from jaxvision import config
 
     tree = config.default()
     group = tree.get(name)
-    if isinstance(group, config.Config):
+    if isinstance(group, ConfigDict):
         return [f"{name}.{key}" for key in ("name", "train") if key in group]
     return [key for key in config.flat(tree.to_dict()) if key.rpartition(".")[2] == name][:3]
 

@@ -20,7 +20,8 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
         ],
     )
     parser.add_from()
-    parser.add_argument("--data", metavar="URI", help="another source, with the metric of the first evaluation")
+    parser.add_argument("--data", metavar="URI", help="another source, with the metric of the evaluation that decides "
+        "what the best checkpoint is")  # fmt: skip
     parser.add_argument("--classes", choices=("all", "subset"), help="subset: the answer is one of the classes that "
         "the data has samples of, as for ImageNet-A and -R; default: as the config says")  # fmt: skip
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: that of the training")
@@ -54,7 +55,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     if workdir:
         paths.require_writable(workdir / "eval")  # before all is measured
     if arguments.data:
-        jobs = {next(iter(jobs)): arguments.data}
+        jobs = {config_lib.deciding(trained.config): arguments.data}
     for name in jobs if arguments.classes else ():
         trained.config.evals[name].classes = arguments.classes
     say(f"checkpoint {trained.source}\npixels: {trained.contract}")

@@ -21,7 +21,7 @@ def plan(argv: list[str]) -> dict[str, Any]:
             "python -m jaxvision.plan --config configs/resnet50.py --table v5e:2x2,v5e:16x16,v4:4x4x4",
         ],
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a config file, see configs/")
+    parser.add_argument("--config", required=True, metavar="FILE", help="a config file, as train takes it")
     parser.add_argument("--config.KEY=VALUE", dest="_", action="append", metavar="", help="override any key of it")
     parser.add_argument(
         "--topology", default="", metavar="CHIP:AxB", help=f"chips are {', '.join(TPUS)}; default: the devices here"

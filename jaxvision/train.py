@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import pathlib
 import shlex
 from typing import Any
 
@@ -31,7 +30,8 @@ def train(argv: list[str]) -> dict[str, Any]:
             "python -m jaxvision.train --config configs/digits.py --config.epochs=0 --config.steps=20 --config.seed=1",
         ],
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a config file, see configs/")
+    parser.add_argument("--config", required=True, metavar="FILE", help="a config file, see configs/; FILE.py:ARGUMENT "
+        "is its get_config(ARGUMENT)")  # fmt: skip
     parser.add_argument("--workdir", metavar="DIR", help="where all is written; default runs/CONFIG-TIMESTAMP")
     parser.add_argument(
         "--config.KEY=VALUE", dest="_", action="append", metavar="", help="override any key of the config"
@@ -86,8 +86,10 @@ def train(argv: list[str]) -> dict[str, Any]:
 
 def default_workdir(config: str) -> str:
     """runs/CONFIG-TIMESTAMP, the local time of the first host, whatever clock and time zone others have."""
+    from jaxvision.config import split_argument
+
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return os.path.join("runs", f"{pathlib.Path(config).stem}-{hosts.share('workdir', stamp)[0]}")
+    return os.path.join("runs", f"{split_argument(config)[0].stem}-{hosts.share('workdir', stamp)[0]}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import pathlib
 import pytest
 
 from jaxvision import config as config_lib
-from jaxvision.config import Config
 from jaxvision.training import loop
 
 pytestmark = pytest.mark.slow
@@ -37,9 +36,7 @@ def run(workdir, name, steps, **options):
     if name in ("mae", "rotation"):
         config.data.transforms = config.data.transforms[0][1]["views"][0]
     if name == "mae":
-        config.model = Config(
-            dict(name="vit_tiny_patch16_224", patch=2, width=32, depth=2, heads=2, positions="sincos")
-        )
+        config.model = dict(name="vit_tiny_patch16_224", patch=2, width=32, depth=2, heads=2, positions="sincos")
     said = []
     loop.fit(config, workdir, say=said.append)
     return json.loads((workdir / "summary.json").read_text())["alarms"], said

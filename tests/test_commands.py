@@ -19,7 +19,7 @@ def workdir(command, tmp_path_factory):
         "config.model.depths = (1, 1)\n"
         "config.optim.lr = 0.2\n"
         "config.evals.test.every_steps = config.checkpoint.every_steps = 50\n"
-        "config.wrap = dict(ema=dict(decay=0.9))\nconfig.log.every_steps = 50\n"
+        "config.wrap = (('ema', dict(decay=0.9)),)\nconfig.log.every_steps = 50\n"
     )
     # a relative workdir, as people give it and as the default is
     done = command(

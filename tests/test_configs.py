@@ -88,10 +88,10 @@ def test_two_steps(tmp_path, path):
 @every_config
 def test_a_step_and_an_evaluation_fit_together_at_full_size(path):
     config = build.resolve(config_lib.load(str(path)))
-    task = build.task(config, 1000, total_steps=100)
+    task = build.task(config, 1000, total_steps=100, steps_per_epoch=9.5)
     params, _ = build.abstract_init(task, config)
     known = {"modules": build.modules(config)} if config.optim.layer_decay != 1 else {}
-    tx, _ = optim.make(config.optim, 100, params, frozen=task.frozen, **known)
+    tx, _ = optim.make(config.optim, 100, params, steps_per_epoch=9.5, frozen=task.frozen, **known)
     batch = build.example(config, 8, train=True)
     state = jax.eval_shape(lambda k, b: init_state(task, tx, k, b, None), jax.random.key(0), build.example(config))
     after, logs = jax.eval_shape(make_step(task, tx, seed=0), state, batch)
@@ -207,7 +207,11 @@ def test_held_out_images_are_not_their_own_neighbours():
     config.evals = dict(knn=dict(metric="knn", bank="digits:all"), other=dict(metric="knn", data="x:", bank="y:"))
     assert build.without_data(config) == ["knn"]
     resolved = build.resolve(config)
-    assert resolved.evals.knn == {"metric": "knn", "bank": "digits:all?part=0:90%", "data": "digits:all?part=90%:100%"}
+    assert resolved.evals.knn.to_dict() == {
+        "metric": "knn",
+        "bank": "digits:all?part=0:90%",
+        "data": "digits:all?part=90%:100%",
+    }
     assert resolved.evals.other == config.evals.other
     assert config.data.train == "digits:all"
 

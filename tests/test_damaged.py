@@ -26,7 +26,7 @@ from tests.tiny import make_tiny_config
 config = make_tiny_config()
 config.steps = 8
 config.model.width = 4
-config.optim.update(schedule="constant", warmup=0.0)
+config.optim.update(schedule="constant", warmup_share=0.0)
 config.evals.test.every_steps = 4
 config.checkpoint.update(every_steps=4, keep=3)
 config.log.every_steps = 2

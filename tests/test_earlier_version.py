@@ -12,6 +12,8 @@ import tarfile
 import numpy as np
 import pytest
 
+from jaxvision import config as config_lib
+from jaxvision.errors import UserError
 from tests.conftest import ROOT
 
 
@@ -66,7 +68,14 @@ def test_exports(run, file):
 
 
 def test_resume(run, folder):
-    """From step 20: the same losses and figures as that commit's own steps 21 to 40."""
+    """From step 20: the same losses and figures as that commit's own steps 21 to 40.
+
+    Its config file has a key of that version: the error says the line to write, and with that line the run goes on.
+    """
+    old = (folder / "config.py").read_text()
+    with pytest.raises(UserError, match=r"optim\.warmup is .*: set config\.optim\.warmup_share = 0\.0"):
+        config_lib.load(str(folder / "config.py"))
+    (folder / "config.py").write_text(old.replace("warmup=0.0", "warmup_share=0.0"))
     workdir = folder / "resumed"
     shutil.copytree(folder / "run", workdir)
     shutil.rmtree(workdir / "checkpoints" / "40")

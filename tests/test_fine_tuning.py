@@ -30,7 +30,7 @@ def fit(path, **changes):
 def workdir(tmp_path_factory):
     """A classifier of the digits with averaged weights."""
     path = tmp_path_factory.mktemp("pretrained")
-    fit(path, steps=4, wrap=dict(ema=dict(decay=0.5)), evals=dict())
+    fit(path, steps=4, wrap=(("ema", dict(decay=0.5)),), evals=dict())
     return path
 
 
@@ -41,10 +41,10 @@ def averaged(workdir, step=4):
 def test_everything_at_once_is_told_and_resumes_bit_equal(tmp_path, workdir):
     """Layer decay, groups, gradual unfreezing, decay on a cosine, adamw, and the anchor of l2_sp."""
     changes = dict(
-        init=str(workdir), evals=dict(), wrap=dict(l2_sp=dict(strength=0.01)),
+        init=str(workdir), evals=dict(), wrap=(("l2_sp", dict(strength=0.01)),),
         optim=dict(config_lib.default().optim, name="adamw", lr=0.01, clip=1.0, weight_decay=0.04,
                    weight_decay_final=0.4, layer_decay=0.5, groups=(("bn1", 0.0),),
-                   unfreeze=(("layer1", 0.75), ("layer2", 0.5))),
+                   unfreeze_share=(("layer1", 0.75), ("layer2", 0.5))),
         checkpoint__keep=9,
     )  # fmt: skip
     whole, said = fit(tmp_path / "a", **changes)
@@ -75,17 +75,18 @@ def test_everything_at_once_is_told_and_resumes_bit_equal(tmp_path, workdir):
 
 def test_l2_sp_needs_weights_to_stay_near_to(tmp_path):
     with pytest.raises(UserError, match=r"wrap.l2_sp .* config.init loads, and init is empty"):
-        fit(tmp_path, wrap=dict(l2_sp={}))
+        fit(tmp_path, wrap=(("l2_sp", {}),))
 
 
 def test_a_linear_probe_of_nothing_says_so(tmp_path):
-    _, said = fit(tmp_path, task=dict(name="linear_probe"), wrap=dict(), steps=1, evals=dict())
+    _, said = fit(tmp_path, task=dict(name="linear_probe"), wrap=(), steps=1, evals=dict(), optim__warmup_steps=9)
+    assert "warning: optim.warmup_steps is over at step 9, and the run has 1 steps" in said
     assert "warning: task linear_probe never moves ^model/, and config.init is empty" in said
 
 
 def test_a_linear_probe_of_a_training(tmp_path, workdir, capsys):
     """The network crosses and keeps every bit, its old head is dropped; evaluate knows the probe; export refuses it."""
-    changes = dict(init=str(workdir), task=dict(name="linear_probe", norm=True), wrap=dict(), steps=8,
+    changes = dict(init=str(workdir), task=dict(name="linear_probe", norm=True), wrap=(), steps=8,
                    optim__weight_decay=0.1, data__train="digits:train?per_class=20&seed=1", batch_size=40)  # fmt: skip
     state, said = fit(tmp_path / "probe", **changes)
     assert "reinitialised   params/head/kernel" in said
@@ -112,7 +113,7 @@ def test_a_linear_probe_of_a_training(tmp_path, workdir, capsys):
 def test_from_self_supervision(tmp_path, workdir):
     """A checkpoint without any head, whose projector is of no use to a probe or to fine-tuning."""
     config = restore.load(str(workdir)).config
-    config.update(task=dict(name="simclr", widths=(8, 4)), wrap=dict())
+    config.update(task=dict(name="simclr", widths=(8, 4)), wrap=())
     rng = np.random.default_rng(0)
     state = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
@@ -140,7 +141,7 @@ def test_a_student_of_a_training(tmp_path, workdir, capsys):
     shutil.copytree(workdir, tmp_path / "teacher")
     changes = dict(task=dict(name="distillation", teacher=str(tmp_path / "teacher")), steps=8,
                    model=dict(name="resnet18", width=4, depths=(1,), stem="small"),
-                   wrap=dict(mixup=dict(alpha=0.2), ema=dict(decay=0.5)), optim__schedule="constant")  # fmt: skip
+                   wrap=(("mixup", dict(alpha=0.2)), ("ema", dict(decay=0.5))), optim__schedule="constant")  # fmt: skip
     whole, said = fit(tmp_path / "student", **changes)
     kept, want = jax.device_get(whole.extra["teacher"]), averaged(workdir)
     assert_bit_equal(kept["params"], want["params"])
@@ -149,7 +150,7 @@ def test_a_student_of_a_training(tmp_path, workdir, capsys):
     assert f"teacher: {size:,} parameters, from {tmp_path}/teacher/checkpoints/4" in said
     assert {"divergence", "agreement", "top1"} <= records(tmp_path / "student", "train")[-1].keys()
 
-    fit(tmp_path / "teacher", steps=8, wrap=dict(ema=dict(decay=0.5)), evals=dict())
+    fit(tmp_path / "teacher", steps=8, wrap=(("ema", dict(decay=0.5)),), evals=dict())
     shutil.rmtree(tmp_path / "student" / "checkpoints" / "8")
     again, said = fit(tmp_path / "student", **changes)
     assert "resuming at step 4" in said

@@ -9,7 +9,7 @@ from etils import epath
 from flax import traverse_util
 from PIL import Image
 
-from jaxvision.config import Config, to_json
+from jaxvision.config import to_json
 from jaxvision.errors import UserError
 from jaxvision.tasks.common import network
 from jaxvision.training import build, check, loop, restore
@@ -187,7 +187,7 @@ def test_balanced_weights_reach_the_loss(tables, tmp_path):
     """The counts come from the training data, and a run with a wrapper around the task goes on to predict."""
     config = config_of("binary", tables[1], 2)
     config.task.pos_weight = "balanced"
-    config.wrap = dict(mixup=dict(alpha=0.2), ema=dict(decay=0.5))
+    config.wrap = (("mixup", dict(alpha=0.2)), ("ema", dict(decay=0.5)))
     loop.fit(config, tmp_path / "w", say=quiet)
     assert run("evaluate", "--from", str(tmp_path / "w"), "--json") == 0
 
@@ -214,7 +214,7 @@ def test_a_metric_of_other_labels_is_refused_before_data_is_read(task, metric, w
 
 def test_an_attack_on_what_is_not_learned_is_refused():
     config = make_tiny_config()
-    config.task, config.evals, config.wrap = dict(name="mae"), dict(), dict(adversarial=dict())
+    config.task, config.evals, config.wrap = dict(name="mae"), dict(), (("adversarial", {}),)
     with pytest.raises(UserError, match="task mae learns without labels: remove it"):
         check.check(config)
 
@@ -245,7 +245,7 @@ def test_a_class_without_a_sample_is_refused(tables, tmp_path):
     (tmp_path / "classes.txt").write_text("a dark one\nbright\ndazzling\n")
     config = config_of("binary", uri)
     config.task.name = "classification"
-    config.evals = Config()
+    config.evals = {}
     config.data.train = f"csv:{folder}/binary-train.csv?classes={tmp_path / 'classes.txt'}"
     with pytest.raises(UserError, match="has no sample of the class 'dazzling': remove it from the class list"):
         loop.fit(config, tmp_path / "w", say=quiet)
@@ -260,10 +260,9 @@ def test_a_label_outside_the_classes_ends_the_command_with_its_place(tables, tmp
 
     monkeypatch.setattr(Csv, "_label", lambda self, i: 7)
     config = config_of("binary", tables[1], 2)
-    config.evals = Config()
+    config.evals = {}
     (tmp_path / "config.py").write_text(
-        "import jaxvision.config\nfrom jaxvision.config import Config\n"
-        f"import json\nconfig = jaxvision.config.from_json({to_json(config)!r})\n"
+        f"import jaxvision.config\nconfig = jaxvision.config.from_json({to_json(config)!r})\n"
     )
     assert run("train", "--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / "w")) == 2
     error = capsys.readouterr().err

@@ -16,7 +16,7 @@ import pytest
 
 from jaxvision import config as config_lib
 from jaxvision import metrics, models, tasks
-from jaxvision.config import PROVIDED, Config
+from jaxvision.config import PROVIDED, as_config
 from jaxvision.data import reader
 from jaxvision.data.sample import fields_of
 from jaxvision.errors import Diverged, UserError
@@ -30,9 +30,11 @@ VALUES = (
     0, 1, 2, 3, 7, -1, -2, 10**12, 0.0, 0.1, 0.5, 0.999, 1.0, 1.5, 5.0, -0.1, 1e-12, 1e30, float("inf"), float("nan"),
     True, False, None, "", "x", "nan", "(", "*", "../x", "a/b", "test", "batch", "none", "auto", "cosine", "bicubic",
     "digits:train", "fake:8x8?classes=3", (), (0,), (1,), (-1,), (2, 2), (0.5, 0.5, 0.5), (0.0, 1.0), (1.0, 0.5),
-    ("x",), (("x", 1.0),), (("conv", 0.5),), (("(", 1.0),), (("flip", {}),), (("multi_view", {}), ("flip", {})), {},
+    ("x",), (("x", 1.0),), (("conv", 0.5),), (("(", 1.0),), (("flip", {}),), (("multi_view", {}), ("flip", {})),
+    (("ema", {}),), (("mixup", {}),), (("adversarial", {}),), {},
     {"x": 1},
 )  # fmt: skip
+PAIRS = ("transforms", "wrap")  # keys whose values are tuples of (name, arguments) pairs
 REFUSED_WITHIN = 10.0  # seconds of this process
 
 
@@ -41,7 +43,7 @@ def places(node, prefix=()):
     items = node.items() if isinstance(node, dict) else enumerate(node)
     for key, value in items:
         yield (*prefix, key)
-        if isinstance(value, dict) or (key == "transforms") or (prefix[-1:] == ("transforms",)):
+        if isinstance(value, dict) or key in PAIRS or prefix[-1:] in [(name,) for name in PAIRS]:
             yield from places(value, (*prefix, key))
 
 
@@ -80,8 +82,8 @@ def more_places(config):
     """Keys that the config could have and has not: arguments of what it names, wrappers, another evaluation."""
     for group, space in (("model", models), ("task", tasks), ("optim", optim)):
         yield from ((group, name) for name in arguments_of(space, config[group].name) if name not in config[group])
-    yield from (("wrap", name) for name in tasks.WRAPPERS if name not in config.wrap)
-    yield from (("wrap", name, key) for name in config.wrap for key in arguments_of(tasks, name))
+    for place, (name, _) in enumerate(config.wrap):
+        yield from (("wrap", place, 1, key) for key in arguments_of(tasks, name))
     for name, entry in config.evals.items():
         yield from (
             ("evals", name, key) for key in (*config_lib.EVAL, *arguments_of(metrics, entry.get("metric", "topk")))
@@ -153,7 +155,7 @@ def outcome(tree, workdir):
     """What becomes of a config: "refused", "diverged" or "trained"; `workdir` None: trained without compiling."""
     start = time.process_time()
     try:
-        config = Config(tree)
+        config = as_config(tree)
         check.check(config)
         if workdir is None:
             rehearse(config)

@@ -55,7 +55,7 @@ def trained(photos, tmp_path_factory):
         near=dict(data=train, bank=val, metric="knn", **often),
     )
     workdir = tmp_path_factory.mktemp("some")
-    _, said = fit(workdir, data__train=train, evals=some, batch_size=16, steps=30)
+    _, said = fit(workdir, data__train=train, evals=some, checkpoint__best="val", batch_size=16, steps=30)
     return workdir, said
 
 

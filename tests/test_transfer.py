@@ -77,8 +77,8 @@ def test_a_checkpoint_on_few_digits(workdir, tmp_path, capsys):
     assert len(before) == 6  # two rates and a seed, twice
     configs = {how: json.loads((tmp_path / "digits-train" / how / "seed-0" / "config.json").read_text())
                for how in ("fine-tuned", "from-scratch")}  # fmt: skip
-    assert configs["fine-tuned"]["optim"]["unfreeze"] == [["^model/(?!fc(/|$))", 0.5]]
-    assert configs["from-scratch"]["optim"]["unfreeze"] == []
+    assert configs["fine-tuned"]["optim"]["unfreeze_share"] == [["^model/(?!fc(/|$))", 0.5]]
+    assert configs["from-scratch"]["optim"]["unfreeze_share"] == []
     assert transfer(flags) == first
     assert before == {p: p.stat().st_mtime for p in tmp_path.rglob("checkpoints/*/digests.json")}
 

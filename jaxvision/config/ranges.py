@@ -110,6 +110,7 @@ Rate = Annotated[float, RATE]  # of dropping, averaging, smoothing: 1 would leav
 Positive = Annotated[float, POSITIVE]
 NotNegative = Annotated[float, NOT_NEGATIVE]
 Count = Annotated[int, COUNT]
+Steps = Annotated[float, Range(lambda v: 0 <= v < 2**31 and v == int(v), "a whole number of steps")]
 CountOrNone = Annotated[int, between(0, 2**20)]  # 0 is none
 Depth = Annotated[int, between(1, 300)]  # of blocks that are traced one by one
 Counts = Annotated[tuple[Count, ...], SOME]

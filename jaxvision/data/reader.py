@@ -6,8 +6,8 @@ import math
 from collections.abc import Generator, Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from jaxvision.config import Config
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.order import Order, class_weights
@@ -18,7 +18,7 @@ from jaxvision.errors import UserError
 from jaxvision.runtime import machine
 
 
-def contract(config: Config) -> InputContract:
+def contract(config: ConfigDict) -> InputContract:
     """The input contract that the config asks for. Raises UserError."""
     data = config.data
     return InputContract(
@@ -33,27 +33,27 @@ def contract(config: Config) -> InputContract:
     )
 
 
-def options(config: Config) -> dict[str, int]:
+def options(config: ConfigDict) -> dict[str, int]:
     """The readers on this machine: `threads`, `processes` and `max_pixels` of `train_batches` and `eval_batches`."""
     data = config.data
     threads = data.threads or min(16, machine.cores())
     return {"threads": threads, "processes": data.processes, "max_pixels": data.max_pixels}
 
 
-def skips(config: Config, seen: dict[int, str] | None = None) -> Skips | None:
+def skips(config: ConfigDict, seen: dict[int, str] | None = None) -> Skips | None:
     """A new count of unreadable images, going on from those `seen`; None where the first one ends the run."""
     if config.data.on_error == "stop":
         return None
     return Skips(config.data.skip_at_most, seen)
 
 
-def order(config: Config, source: Source) -> Order:
+def order(config: ConfigDict, source: Source) -> Order:
     """Which sample of the training data comes as the n-th."""
     weights = class_weights(source, config.data.sampling, dict(config.data.weights))
     return Order(config.seed, len(source), weights, config.data.repeats)
 
 
-def slots(config: Config, source: Source) -> int:
+def slots(config: ConfigDict, source: Source) -> int:
     """Slots for the objects of a training sample; 0 where the source has none. Raises UserError for too few."""
     objects = getattr(source, "objects", None)
     most = int(objects.max()) if objects is not None and len(objects) else 0
@@ -67,7 +67,7 @@ def slots(config: Config, source: Source) -> int:
 
 
 def train(
-    config: Config,
+    config: ConfigDict,
     source: Source,
     *,
     start: int,

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from jaxvision import config as config_lib
 from jaxvision import targets
 from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.deploy import certificate, exported, formats, inference, network, torch_names, verifying
@@ -94,7 +95,8 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
 
 def _data(uri: str | None, trained: restore.Trained, say: Say) -> Source | None:
     """Images for the certificate; None where none are named. Raises UserError if their classes are others."""
-    uri = uri or next((entry.data for entry in trained.config.evals.values() if entry.data), None)
+    entry = trained.config.evals.get(config_lib.deciding(trained.config), {})
+    uri = uri or entry.get("data")
     if not uri:
         say("warning: no images are named (--data URI): the file is compared on four pictures of noise")
         return None

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvision.config import Config
+from jaxvision.config import as_config
 from jaxvision.data.contract import InputContract
 from jaxvision.deploy.inference import outputs_of
 from jaxvision.errors import UserError
@@ -25,7 +25,7 @@ def function(trained: restore.Trained, pixels: str) -> Callable[[jax.Array], dic
     exported.INPUTS; for "crops" H and W are the contract's size. Raises UserError if a weight is not finite, or they
     are too many for a file.
     """
-    own = Config({**trained.config.to_dict(), "dtype": "float32"})
+    own = as_config({**trained.config.to_dict(), "dtype": "float32"})
     task = build.task(own, len(trained.classes))
     params, extra = jax.tree.map(np.asarray, (jax.device_get(trained.params), jax.device_get(trained.extra)))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))

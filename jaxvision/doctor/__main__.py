@@ -22,7 +22,7 @@ def doctor(argv: list[str]) -> dict[str, Any]:
             "srun python -m jaxvision.doctor --config configs/resnet50.py --workdir /shared/r50",
         ],
     )
-    parser.add_argument("--config", default="", metavar="FILE", help="a config file, see configs/")
+    parser.add_argument("--config", default="", metavar="FILE", help="a config file, as train takes it")
     parser.add_argument("--workdir", default="runs", metavar="DIR", help="that of the run; default %(default)s")
     parser.add_argument("--config.KEY=VALUE", dest="_", action="append", metavar="", help="override any key of it")
     parser.add_wait()

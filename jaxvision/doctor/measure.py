@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import PartitionSpec
+from ml_collections import ConfigDict
 
 from jaxvision import config as config_lib
-from jaxvision.config import Config
 from jaxvision.data import reader
 from jaxvision.doctor import findings
 from jaxvision.doctor.words import step_in_words, table
@@ -33,7 +33,7 @@ ROWS = 64  # of a batch that a reader makes at a time: the readers' first batche
 SECONDS = 2.0  # at least, of reading and of stepping
 
 
-def examine(config: Config | None, workdir: str, say: Any) -> dict[str, Any]:
+def examine(config: ConfigDict | None, workdir: str, say: Any) -> dict[str, Any]:
     """Measures, from what needs no other host to what needs all, and says the numbers. The same facts on all hosts."""
     folder = paths.path(workdir)
     facts: dict[str, Any] = {"workdir": str(folder)}
@@ -174,7 +174,7 @@ def shared(workdir: epath.Path) -> str:
     return ""
 
 
-def loader(config: Config, workdir: epath.Path, say: Any) -> tuple[Setup | None, dict[str, Any]]:
+def loader(config: ConfigDict, workdir: epath.Path, say: Any) -> tuple[Setup | None, dict[str, Any]]:
     """What train would build, and images/s of its reader on this host with nothing else to do; or why it does not."""
     reading = {**reader.options(config), "cores": machine.cores()}
     try:

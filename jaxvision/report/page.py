@@ -36,7 +36,7 @@ CONFIG = {
     **dict.fromkeys(SHOWN, (str, int, dict)),
     "model": dict,
     "task": {"name": str},
-    "wrap": dict,
+    "wrap": (list, dict),
     "data": {"train": str},
     "evals": {...: dict},
     "batch_size": int,
@@ -109,13 +109,14 @@ def _read(workdir: epath.Path, say: Say) -> Run:
     try:
         if SHOWN - read_json(workdir / "config.json").keys():
             raise UserError(f"{workdir} is no workdir, its config.json is of something else: name that of a training")
-        config = read_json(workdir / "config.json", CONFIG)
+        config = config_lib.translated(read_json(workdir / "config.json", CONFIG))
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in config["wrap"]):
+            raise Damaged(f"{workdir / 'config.json'} is damaged (wrap holds no pairs)")
         summary = read_summary(workdir, run)
         evals = {path.stem: _certificate(path, run) for path in sorted((workdir / "eval").glob("*.json"))}
     except Damaged as error:
         raise Damaged(f"{error}: remove it, or write it anew by running its training or evaluation again") from error
-    order = {name: k for k, name in enumerate(config["evals"])}
-    evals = dict(sorted(evals.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
+    evals = dict(sorted(evals.items(), key=lambda item: (item[0] not in config["evals"], item[0])))
     name = workdir.name or str(workdir)
     return Run(name, config, summary, read_records(workdir, run, say), evals)
 
@@ -170,13 +171,14 @@ def _head(run: Run) -> Html:
     status += ", stopped early" if summary.get("stopped_early") else ""
     versions = summary.get("versions", {})
     wall = sum(session["wall_s"] for session in summary.get("sessions", ()))
-    model = ", ".join(f"{k} {v}" if k != "name" else str(v) for k, v in config["model"].items())
+    options = [f"{k} {v}" for k, v in config["model"].items() if k != "name"]
+    model = ", ".join([str(config["model"].get("name")), *options])
     parameters, devices = summary.get("parameters"), summary.get("devices")
     programs = ("jaxvision", "jax", "flax", "optax", "numpy", "python")
     facts = {
         "Model": model,
         "Parameters": f"{parameters:,}" if parameters else "-",
-        "Task": ", ".join([config["task"]["name"], *config["wrap"]]),
+        "Task": ", ".join([config["task"]["name"], *(name for name, _ in config["wrap"])]),
         "Training data": config["data"]["train"],
         "Steps": f"{summary['step']:,} of {summary['steps']:,}" if {"step", "steps"} <= summary.keys() else "-",
         "Batch, computed in": f"{config['batch_size']:,}, {config['dtype']}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +46,7 @@ def _labels(source: Any) -> list[Html]:
 
 def _augmented(config: Mapping[str, Any], source: Any) -> list[Html]:
     """Cards of the first samples, from the same order, generators and transforms as training."""
-    tree = config_lib.from_json(config_lib.to_json(config_lib.Config(config)))
+    tree = config_lib.from_json(json.dumps(config))
     order, skips = reader.order(tree, source), reader.skips(tree)
     rows = range(min(SHOWN, tree.batch_size))
     (batch,) = reader.train(tree, source, start=0, stop=1, rows=rows, order=order, skips=skips, threads=0, processes=0)
@@ -60,6 +61,6 @@ def _augmented(config: Mapping[str, Any], source: Any) -> list[Html]:
         caption = tag("div", told), tag("div", last_part(where), cls="file")
         cards.append(tag("div", join(shown), *caption, cls="card", title=where or None))
     note = f"The first {len(cards)} of step 1, after data.transforms."
-    if {"mixup", "cutmix"} & set(config["wrap"]):
+    if {"mixup", "cutmix"} & {name for name, _ in config["wrap"]}:
         note += " Mixing of images comes later, within the step."
     return [tag("h3", "As training saw them"), tag("p", note, cls="note"), tag("div", join(cards), cls="cards")]

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvision.config.ranges import Count, Norm, Share, Temperature
+from jaxvision.config.durations import FORMS, Length
+from jaxvision.config.ranges import Count, Norm, NotNegative, Share, Steps, Temperature
 from jaxvision.data.contract import InputContract
 from jaxvision.losses import dino_cross_entropy
 from jaxvision.ops import at_temperature, masked_mean
@@ -32,10 +33,13 @@ def dino(
     student_temperature: Temperature = 0.1,
     teacher_temperature: Temperature = 0.04,
     teacher_temperature_start: Temperature = 0.04,
-    teacher_warmup: Share = 0.0,
+    teacher_warmup_steps: Steps = 0,
+    teacher_warmup_epochs: NotNegative = 0.0,
+    teacher_warmup_share: Share = 0.0,
     momentum: Share = 0.996,
     centre_momentum: Share = 0.9,
     total_steps: int = 0,
+    steps_per_epoch: float = 0.0,
 ) -> Task:
     """Caron et al. 2021, https://arxiv.org/abs/2104.14294: `losses.dino_cross_entropy` of every student's view with
     each teacher's view but the same one, the mean over the pairs.
@@ -47,9 +51,9 @@ def dino(
     wrapper `ema` keeps one, so what predicts, is saved and is fine-tuned is the teacher. Its momentum rises from
     `momentum` to 1 as a cosine. Its outputs are centred by their running mean (`centre_momentum`; 1.0 is the ablation
     without centring, which collapses) and sharpened by `teacher_temperature`, which rises linearly from
-    `teacher_temperature_start` over the share `teacher_warmup` of the steps. `outputs`, `hidden`, `bottleneck`,
-    `norm`: of the head, see `Prototypes`; its last layer stays as it is in the first epoch with config.optim.unfreeze =
-    (("projector/last", SHARE),).
+    `teacher_temperature_start` over the duration `teacher_warmup`, given in one of its forms. `outputs`, `hidden`,
+    `bottleneck`, `norm`: of the head, see `Prototypes`; its last layer stays as it is in the first epoch with
+    config.optim.unfreeze_epochs = (("projector/last", 1),).
 
     Logs: those of `spread`, of the student's features; `output_information`, the mutual information of image and
     teacher's output, over its maximum, the log of the smaller of B and `outputs`: it is 0 when all images have one
@@ -66,9 +70,12 @@ def dino(
     for name, value in (
         ("momentum", momentum),
         ("centre_momentum", centre_momentum),
-        ("teacher_warmup", teacher_warmup),
+        ("teacher_warmup_share", teacher_warmup_share),
     ):
         check_share(name, value)
+    forms = zip(FORMS, (teacher_warmup_steps, teacher_warmup_epochs, teacher_warmup_share), strict=True)
+    form, duration = next(((form, value) for form, value in forms if value), ("share", 0.0))
+    warm = Length(total_steps, steps_per_epoch).steps(form, duration) if total_steps else 0
     head = Prototypes(outputs, hidden, bottleneck=bottleneck, norm=norm)
     net = encoder(model, contract, projector=head)
     calm = encoder(without_drops(model), contract, projector=head)
@@ -80,7 +87,7 @@ def dino(
         return params, {**extra, "ema": teacher, "centre": jnp.zeros((outputs,), jnp.float32)}
 
     def temperature(step: jax.Array) -> jax.Array:
-        done = jnp.minimum(step / max(teacher_warmup * total_steps, 1), 1.0) if teacher_warmup else jnp.float32(1)
+        done = jnp.minimum(step / max(warm, 1), 1.0) if warm else jnp.float32(1)
         return teacher_temperature_start + (teacher_temperature - teacher_temperature_start) * done
 
     def loss(params: PyTree, extra: PyTree, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple:

@@ -14,12 +14,13 @@ import numpy as np
 import optax
 from jax.dtypes import canonicalize_dtype as canonical
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 import jaxvision.metrics
 import jaxvision.models
 import jaxvision.tasks
 from jaxvision import config as config_lib
-from jaxvision.config import Config, Take
+from jaxvision.config import Length, Take
 from jaxvision.data import reader, transforms
 from jaxvision.data.sample import LABEL, Field, batch_spec, fields_for
 from jaxvision.data.sources import Source, hold_out
@@ -32,9 +33,9 @@ from jaxvision.training.hyper import Numbers, traced
 from jaxvision.weights.plan import count
 
 
-def resolve(config: Config) -> Config:
+def resolve(config: ConfigDict) -> ConfigDict:
     """A copy in which nothing depends on the machine any more: what config.json holds."""
-    config = Config(config.to_dict())
+    config = config_lib.as_config(config)
     if config.dtype == "auto":
         config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if not config.data.resize:
@@ -43,12 +44,12 @@ def resolve(config: Config) -> Config:
     return config
 
 
-def without_data(config: Config) -> list[str]:
+def without_data(config: ConfigDict) -> list[str]:
     """Names of the evaluations that name no data: `resolve` holds out a tenth of the training data for them."""
     return [name for name, entry in config.evals.items() if not entry.get("data")]
 
 
-def _hold_out(config: Config) -> None:
+def _hold_out(config: ConfigDict) -> None:
     names, whole = without_data(config), config.data.train
     if not names:
         return
@@ -62,7 +63,7 @@ def _hold_out(config: Config) -> None:
         entry.update({"bank": config.data.train} if entry.get("bank") == whole else {})
 
 
-def factories(config: Config, take: Take | None = None) -> tuple[Callable, Callable, list[Callable]]:
+def factories(config: ConfigDict, take: Take | None = None) -> tuple[Callable, Callable, list[Callable]]:
     """What makes the model, the task and each wrapper, arguments checked and bound. Raises UserError."""
     return (
         config_lib.factory(jaxvision.models, config.model, "model"),
@@ -71,46 +72,48 @@ def factories(config: Config, take: Take | None = None) -> tuple[Callable, Calla
             config_lib.factory(
                 jaxvision.tasks, {"name": name, **arguments}, f"wrap.{name}", jaxvision.tasks.WRAPPERS, (), take
             )
-            for name, arguments in config.wrap.items()
+            for name, arguments in config.wrap
         ],
     )
 
 
-def declared(config: Config) -> Any:
+def declared(config: ConfigDict) -> Any:
     """The factory of the config's task, with what it says of itself: see `task.declares`."""
     return getattr(jaxvision.tasks, config.task.name)
 
 
-def names(config: Config, classes: tuple[str, ...]) -> tuple[str, ...]:
+def names(config: ConfigDict, classes: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the classes or values that the task predicts; `classes`: those of the training data."""
     return declared(config).names or classes
 
 
-def model(config: Config, classes: int) -> Any:
+def model(config: ConfigDict, classes: int) -> Any:
     """The flax module that the config names, with so many outputs."""
     dtype = jnp.dtype("float32" if config.dtype == "auto" else config.dtype)
     return factories(config)[0](classes=classes, dtype=dtype)
 
 
 def task(
-    config: Config,
+    config: ConfigDict,
     classes: int,
     labels: Callable[[], np.ndarray] | None = None,
     *,
     teaching: Task | None = None,
     total_steps: int = 0,
+    steps_per_epoch: float = 0.0,
     take: Take | None = None,
 ) -> Task:
     """Model in task in wrappers, as the config names them.
 
     `labels` gives those of the training data, which some settings need and which may take long to read; without it
     such a task still predicts, and init makes the right shapes. `teaching`: the trained task that it learns from.
-    `total_steps`: of a training, else 0. `take`: see `config.factory`.
+    `total_steps`, `steps_per_epoch`: of a training, else 0. `take`: see `config.factory`.
     """
     _, make_task, wrappers = factories(config, take)
     network = model(config, classes)
     more = () if teaching is None else (teaching,)
-    built = make_task(network, reader.contract(config), *more, classes=classes, labels=labels, total_steps=total_steps)
+    length = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    built = make_task(network, reader.contract(config), *more, classes=classes, labels=labels, **length)
     for wrap in wrappers:
         built = wrap(built, classes=classes)
     return built
@@ -128,31 +131,31 @@ class Parts(NamedTuple):
 
 
 def parts(
-    config: Config, classes: int, labels: Callable[[], np.ndarray], *, teaching: Task | None, total_steps: int
+    config: ConfigDict, classes: int, labels: Callable[[], np.ndarray], *, teaching: Task | None, length: Length
 ) -> Parts:
-    """Task and optimiser of a training of so many steps on data of so many classes; arguments as of `task`."""
-    plain = task(config, classes, labels, teaching=teaching, total_steps=total_steps)
+    """Task and optimiser of a training of such a length on data of so many classes; arguments as of `task`."""
+    plain = task(config, classes, labels, teaching=teaching, **length._asdict())
     params, _ = abstract_init(plain, config)
     known: dict[str, Any] = {"frozen": plain.frozen}
     if config.optim.layer_decay != 1:
         known["modules"] = modules(config)
 
     def make(take: Take) -> tuple[Task, optax.GradientTransformation]:
-        steps = take("total_steps", total_steps)
-        taken = task(config, classes, labels, teaching=teaching, total_steps=steps, take=take)
-        return taken, optim.make(config.optim, steps, params, take=take, **known)[0]
+        numbers = {name: take(name, value) for name, value in length._asdict().items()}
+        taken = task(config, classes, labels, teaching=teaching, **numbers, take=take)
+        return taken, optim.make(config.optim, params=params, **numbers, take=take, **known)[0]
 
-    tx, _ = optim.make(config.optim, total_steps, params, **known)
+    tx, _ = optim.make(config.optim, params=params, **length._asdict(), **known)
     return Parts(plain, tx, optim.table(config.optim, params, **known), count(params), make)
 
 
-def abstract_state(config: Config, parts: Parts, mesh: Mesh) -> step.TrainState:
+def abstract_state(config: ConfigDict, parts: Parts, mesh: Mesh) -> step.TrainState:
     """A fresh state's shapes, and where each leaf lies on the mesh."""
     return step.abstract_state(parts.task, parts.tx, example(config), mesh, config.mesh.rules)
 
 
 def lower_step(
-    config: Config, parts: Parts, mesh: Mesh, state: step.TrainState, data: Data
+    config: ConfigDict, parts: Parts, mesh: Mesh, state: step.TrainState, data: Data
 ) -> tuple[jax.stages.Lowered, dict[str, jax.Array]]:
     """The train step for this state, which may be abstract, and batches of the config, with the numbers of task and
     optimiser and the seed as its third argument; and their values, see hyper.py."""
@@ -174,23 +177,24 @@ class Data(NamedTuple):
     slots: int = 0
 
 
-def data(config: Config, source: Source) -> Data:
+def data(config: ConfigDict, source: Source) -> Data:
     """Of a source: what the task learns from, and the label. Raises UserError for too few data.slots."""
     learns = declared(config).learns
     fields = fields_for(source, learns.fields if learns else ())
     return Data(fields, len(source.classes), reader.slots(config, source))
 
 
-def learning_rate(config: Config, total_steps: int) -> Callable[[int], jax.Array]:
+def learning_rate(config: ConfigDict, length: Length) -> Callable[[int], jax.Array]:
     """A function step -> learning rate, compiled."""
     numbers = Numbers()
-    rate = optim.schedule(optim.taken(config.optim, numbers.take), numbers.take("total_steps", total_steps))
+    taken = Length(*(numbers.take(name, value) for name, value in length._asdict().items()))
+    rate = optim.schedule(optim.taken(config.optim, numbers.take), taken)
     program, hyper = traced(rate, numbers, 0)
     compiled = jax.jit(program)
     return lambda step: compiled(step, hyper)
 
 
-def modules(config: Config) -> tuple[str, ...]:
+def modules(config: ConfigDict) -> tuple[str, ...]:
     """Top-level names of the network's parameters in the order in which it creates them."""
     net, size, names = model(config, 1), config.data.size, []
 
@@ -203,17 +207,17 @@ def modules(config: Config) -> tuple[str, ...]:
     return tuple(names)
 
 
-def body(config: Config) -> str:
+def body(config: ConfigDict) -> str:
     """A pattern of all of the network's parameters but its last layer's."""
     return f"^model/(?!{re.escape(modules(config)[-1])}(/|$))"
 
 
-def metric(config: Config, name: str, classes: tuple[str, ...]) -> Metric:
+def metric(config: ConfigDict, name: str, classes: tuple[str, ...]) -> Metric:
     """The metric of the eval `name`, whose data has these classes."""
     return metric_factory(name, config.evals[name])(classes=len(classes), names=classes)
 
 
-def measures(config: Config, name: str, classes: tuple[str, ...], training: tuple[str, ...]) -> dict[str, Metric]:
+def measures(config: ConfigDict, name: str, classes: tuple[str, ...], training: tuple[str, ...]) -> dict[str, Metric]:
     """The metrics that the eval `name` hands to `evals.run`: its own, and where something is predicted OUTCOMES.
 
     classes: those of the evaluation's data, as `eval_data` gives it; training: those of the network. Where the data
@@ -227,14 +231,14 @@ def measures(config: Config, name: str, classes: tuple[str, ...], training: tupl
     return made if classes == training else {name: over_classes(m, columns) for name, m in made.items()}
 
 
-def among(config: Config, classes: tuple[str, ...], training: tuple[str, ...]) -> tuple[str, ...]:
+def among(config: ConfigDict, classes: tuple[str, ...], training: tuple[str, ...]) -> tuple[str, ...]:
     """Among which classes or values the answers of an evaluation are: those of its data, or those of the network where
     the task learns without labels and predicts something of its own."""
     task_ = declared(config)
     return training if task_.predicts is not None and task_.learns is None else classes
 
 
-def metric_factory(name: str, entry: Config) -> Callable:
+def metric_factory(name: str, entry: ConfigDict) -> Callable:
     """What makes the metric of an entry of `evals`."""
     spec = {k: v for k, v in entry.items() if k not in config_lib.EVAL}
     spec["name"] = entry.get("metric", config_lib.EVAL["metric"])
@@ -242,7 +246,7 @@ def metric_factory(name: str, entry: Config) -> Callable:
 
 
 def example(
-    config: Config,
+    config: ConfigDict,
     rows: int = 2,
     *,
     train: bool = False,
@@ -257,7 +261,7 @@ def example(
     return {name: jax.ShapeDtypeStruct(array.shape, canonical(array.dtype)) for name, array in spec.items()}
 
 
-def zeros(config: Config) -> Batch:
+def zeros(config: ConfigDict) -> Batch:
     """A batch of zeros, in the shapes of `example`: what `Task.init` is called with."""
     return {k: np.zeros(v.shape, v.dtype) for k, v in example(config).items()}
 
@@ -270,7 +274,7 @@ def jit_once(f: Callable, **options: Any) -> Callable:
     return jax.jit(f, **options)
 
 
-def abstract_init(task_: Task, config: Config) -> tuple[PyTree, PyTree]:
+def abstract_init(task_: Task, config: ConfigDict) -> tuple[PyTree, PyTree]:
     """Abstract (params, extra): shapes without computing anything. UserError where the model refuses its options."""
     try:
         return jax.eval_shape(lambda k, b: task_.init(k, b, None), jax.random.key(0), example(config))
@@ -279,7 +283,7 @@ def abstract_init(task_: Task, config: Config) -> tuple[PyTree, PyTree]:
         raise UserError(f"model {options} at {config.data.size} px: {error}") from error
 
 
-def abstract_batch(config: Config, mesh: Mesh, rows: int, **options: Any) -> Batch:
+def abstract_batch(config: ConfigDict, mesh: Mesh, rows: int, **options: Any) -> Batch:
     """An abstract batch of `rows` rows, split over the mesh; see `example`."""
     split = sharding.batch_sharding(mesh)
     return {name: sharding.placed(leaf, split) for name, leaf in example(config, rows, **options).items()}

@@ -15,10 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import topologies
+from ml_collections import ConfigDict
 
 import jaxvision.models
+from jaxvision import config as config_lib
 from jaxvision import targets
-from jaxvision.config import Config
 from jaxvision.data.sources import open_source
 from jaxvision.errors import UserError
 from jaxvision.models.layers import REMAT
@@ -95,7 +96,7 @@ class Planner:
     """Compiles variants of a config, each once, and says what it finds."""
 
     def __init__(
-        self, config: Config, classes: int, say: Say, at: Callable[[str], None], *, exact: bool = False
+        self, config: ConfigDict, classes: int, say: Say, at: Callable[[str], None], *, exact: bool = False
     ) -> None:
         """at: is told what is being compiled; exact: see `largest_that_fits`, whose `most` has no limit then."""
 
@@ -259,13 +260,13 @@ def _meets(needs: dict[int, float], limit: float) -> float:
     return nearest_ + (limit - needs[nearest_]) / slope
 
 
-def compile_step(config: Config, mesh: Any, data: build.Data) -> Any:
+def compile_step(config: ConfigDict, mesh: Any, data: build.Data) -> Any:
     """The compiled train step of a config on the devices of a mesh, of which none need be here.
 
     `data`: of the training. Raises JaxRuntimeError where it finds no room.
     """
 
-    config = type(config)({**config.to_dict(), "evals": {}})  # a train step does not depend on them
+    config = config_lib.as_config({**config.to_dict(), "evals": {}})  # a train step does not depend on them
     if config.dtype == "auto" and mesh.devices.flat[0].platform != "cpu":
         config.dtype = "bfloat16"
     config = build.resolve(config)
@@ -274,7 +275,7 @@ def compile_step(config: Config, mesh: Any, data: build.Data) -> Any:
     teacher = restore.teacher(config, names)
     # of the labels themselves, and of the number of steps, only numbers would change
     labels, teaching = lambda: np.arange(classes), teacher and teacher.task
-    parts = build.parts(config, classes, labels, teaching=teaching, total_steps=1000)
+    parts = build.parts(config, classes, labels, teaching=teaching, length=config_lib.Length(1000, 100.0))
     state = build.abstract_state(config, parts, mesh)
     return build.lower_step(config, parts, mesh, state, data)[0].compile()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from ml_collections import ConfigDict
+
 from jaxvision import config as config_lib
 from jaxvision import metrics, targets, tasks
-from jaxvision.config import Config
 from jaxvision.data import reader, transforms
 from jaxvision.data.sample import VALUE, label_field
 from jaxvision.data.sources import Source, absent, only_present, with_classes
@@ -16,7 +17,7 @@ from jaxvision.task import Metric
 from jaxvision.training import build, optim
 
 
-def check(config: Config) -> None:
+def check(config: ConfigDict) -> None:
     """Checks every name and argument in the config, before any data is read or compiled. Raises UserError."""
     config_lib.check(config)
     build.factories(config)
@@ -29,7 +30,7 @@ def check(config: Config) -> None:
     _check_wrappers(config)
 
 
-def _check_metric(config: Config, name: str, entry: Config) -> None:
+def _check_metric(config: ConfigDict, name: str, entry: ConfigDict) -> None:
     task_, metric = config.task.name, build.metric_factory(name, entry)(classes=2)
     predicts = build.declared(config).predicts
     if metric.of_features:
@@ -47,7 +48,7 @@ def _check_metric(config: Config, name: str, entry: Config) -> None:
         )
 
 
-def _metric_of(entry: Config) -> str:
+def _metric_of(entry: ConfigDict) -> str:
     return entry.get("metric", config_lib.EVAL["metric"])
 
 
@@ -62,7 +63,7 @@ def _either(names: Iterable[str]) -> str:
     return " or ".join(f'"{name}"' for name in names)
 
 
-def _check_subset(name: str, entry: Config) -> None:
+def _check_subset(name: str, entry: ConfigDict) -> None:
     metric = build.metric_factory(name, entry)(classes=2)
     says_a_class = metric.compares is targets.class_ and not metric.of_features
     if entry.get("classes") == "subset" and not says_a_class:
@@ -72,7 +73,7 @@ def _check_subset(name: str, entry: Config) -> None:
         )
 
 
-def _check_bank(config: Config, name: str, entry: Config) -> None:
+def _check_bank(config: ConfigDict, name: str, entry: ConfigDict) -> None:
     metric = build.metric_factory(name, entry)(classes=2)
     if metric.bank and not entry.get("bank"):
         raise UserError(
@@ -83,9 +84,9 @@ def _check_bank(config: Config, name: str, entry: Config) -> None:
         raise UserError(f"evals.{name}.bank is {entry.bank!r}, and its metric compares with no other images: remove it")
 
 
-def _check_wrappers(config: Config) -> None:
+def _check_wrappers(config: ConfigDict) -> None:
     task_, declared = config.task.name, build.declared(config)
-    for name in config.wrap:
+    for name, _ in config.wrap:
         wrapper = getattr(tasks, name)
         part = getattr(wrapper, "needs", "")
         if part and getattr(declared.learns, part, None) is None:
@@ -97,13 +98,13 @@ def _check_wrappers(config: Config) -> None:
             )
 
 
-def figures(config: Config, measured: dict[str, Metric]) -> None:
+def figures(config: ConfigDict, measured: dict[str, Metric]) -> None:
     """Raises UserError unless checkpoint.best and stop.metric name a figure of an evaluation's metric."""
     best, _, figure = config.checkpoint.best.partition("/")
     stop = config.stop
     for key, value, evaluation, wanted in (
         ("checkpoint.best", config.checkpoint.best, best, figure),
-        ("stop.metric", stop.metric, stop.evaluation or best or next(iter(measured), ""), stop.metric),
+        ("stop.metric", stop.metric, stop.evaluation or config_lib.deciding(config), stop.metric),
     ):
         names = measured[evaluation].names if evaluation in measured else ()
         if wanted and names and wanted not in names:
@@ -112,7 +113,7 @@ def figures(config: Config, measured: dict[str, Metric]) -> None:
             raise UserError(f"{key} is {value!r}, and evals.{evaluation} has no {wanted!r}: {there}")
 
 
-def kind(config: Config, source: Source, of: str = "") -> None:
+def kind(config: ConfigDict, source: Source, of: str = "") -> None:
     """Raises UserError unless the task learns the kind of labels that the source has.
 
     of: whose data it is, such as "evals.val", where it is not the training's: then other data is the way out.
@@ -151,7 +152,7 @@ def classes(uri: str, theirs: tuple[str, ...], mine: tuple[str, ...]) -> None:
 
 
 def eval_data(
-    config: Config, name: str, data: Source, bank: Source | None, training: tuple[str, ...]
+    config: ConfigDict, name: str, data: Source, bank: Source | None, training: tuple[str, ...]
 ) -> tuple[Source, Source | None]:
     """The data and the bank of an evaluation, with labels that count in the classes of the training by their names.
 
@@ -185,7 +186,7 @@ def eval_data(
     return data, bank
 
 
-def _check_bank_labels(config: Config, name: str, bank: Source) -> None:
+def _check_bank_labels(config: ConfigDict, name: str, bank: Source) -> None:
     check = build.metric(config, name, bank.classes).check
     if check is None or getattr(bank, "reads_for_labels", False):
         return
@@ -195,7 +196,9 @@ def _check_bank_labels(config: Config, name: str, bank: Source) -> None:
         raise UserError(f"evals.{name}.bank, {bank.uri}: {error}") from error
 
 
-def eval_lines(config: Config, name: str, data: Source, bank: Source | None, training: tuple[str, ...]) -> list[str]:
+def eval_lines(
+    config: ConfigDict, name: str, data: Source, bank: Source | None, training: tuple[str, ...]
+) -> list[str]:
     """Lines for people about classes of an evaluation that have no sample. data, bank: as `eval_data` gives them."""
     lines = []
     if config.evals[name].get("classes") == "subset" and data.classes != training:

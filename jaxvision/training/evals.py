@@ -16,9 +16,9 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from jaxvision import config as config_lib
-from jaxvision.config import Config
 from jaxvision.data import reader, transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.pipeline import eval_batches
@@ -242,7 +242,7 @@ def identity(options: Mapping[str, Any], source: Source) -> str:
 
 
 def measure(
-    config: Config,
+    config: ConfigDict,
     task: Task,
     state: Any,
     metrics: Mapping[str, Metric],

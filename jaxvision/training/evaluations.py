@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+from ml_collections import ConfigDict
+
 from jaxvision import config as config_lib
-from jaxvision.config import Config
 from jaxvision.errors import UserError, nearest
 from jaxvision.runtime.clock import Clock
 from jaxvision.task import LOWER, Batch
@@ -108,16 +109,17 @@ class Evaluations:
         return True
 
 
-def best_by(config: Config, log: Log, evaluation: str = "", metric: str = "") -> tuple[str, str]:
-    """(evaluation, metric) that decide what is best: those given, else `checkpoint.best`, else the first of each.
+def best_by(config: ConfigDict, log: Log, evaluation: str = "", metric: str = "") -> tuple[str, str]:
+    """(evaluation, metric) that decide what is best: those given, else `checkpoint.best`, else the only evaluation and
+    its first metric.
 
     Which metric is first is known once there was an evaluation, "" before. Raises UserError where there is no such one.
     """
     if not config.evals:
         return "", ""
-    wanted, _, key = config.checkpoint.best.partition("/")
-    name = evaluation or wanted or next(iter(config.evals))
-    key = metric or (key if name == (wanted or name) else "")
+    decides, key = config_lib.deciding(config), config.checkpoint.best.partition("/")[2]
+    name = evaluation or decides
+    key = metric or (key if name == decides else "")
     done = list(log.evaluations(name).values())
     if done:
         key = key or next((k for k in done[-1] if k != "loss"), "loss")

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from jaxvision import config as config_lib
-from jaxvision.config import Config
 from jaxvision.errors import Diverged, Interrupted, UserError
 from jaxvision.report import page
 from jaxvision.runtime import hosts, paths, sharding
@@ -34,7 +34,7 @@ IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host's work, few eno
 
 
 def fit(
-    config: Config,
+    config: ConfigDict,
     workdir: str | epath.Path,
     *,
     say: Say = print,
@@ -76,7 +76,7 @@ def fit(
                 loop.saver.wait()
             good = checkpoint.newest(session.workdir / "checkpoints").path
             raise Diverged(f"{error}. Last good checkpoint: {good or 'none yet'}. A lower optim.lr, a longer "
-                           "optim.warmup or optim.clip=1.0 often helps") from error  # fmt: skip
+                           "optim.warmup_steps or optim.clip=1.0 often helps") from error  # fmt: skip
         finally:
             loop.close(status)
     return loop.state

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
-from jaxvision.config import Config, Take, check_values, factory
+from jaxvision.config import FORMS, Length, Take, as_config, check_values, duration_of, factory, over_at
 from jaxvision.config.ranges import Positive, Rate, Tiny
 from jaxvision.errors import UserError, nearest
 from jaxvision.task import PyTree, leaf_name, leaf_names
@@ -21,8 +22,9 @@ __all__ = ["adamw", "lamb", "lars", "sgd"]
 
 # Keys of config.optim that `make` itself reads; the others are arguments of the optimiser.
 SHARED = (
-    "lr", "weight_decay", "weight_decay_final", "schedule", "warmup", "final", "milestones", "gamma", "clip", "groups",
-    "layer_decay", "unfreeze", "no_decay",
+    "lr", "weight_decay", "weight_decay_final", "schedule", "final", "gamma", "clip", "groups", "layer_decay",
+    "no_decay",
+    *(f"{name}_{form}" for name in ("warmup", "milestones", "unfreeze") for form in FORMS),
 )  # fmt: skip
 
 
@@ -79,32 +81,36 @@ def lars(
 
 
 def make(
-    config: Config,
+    config: ConfigDict,
     total_steps: int,
     params: PyTree,
     *,
+    steps_per_epoch: float = 0.0,
     modules: Sequence[str] = (),
     frozen: Sequence[str] = (),
     take: Take | None = None,
 ) -> tuple[optax.GradientTransformation, Callable]:
     """The optimiser of `config.optim` and its schedule, step -> lr.
 
-    `take`: see `config.factory`. `params` may be abstract; `modules` and `frozen` are those of `rules`, which may
-    raise UserError. Leaves that are frozen for good have no optimiser state. Those of `unfreeze` get an optimiser
-    of their own, which begins with the step that sets them free: neither decay, nor momentum, nor Adam's count has
-    seen the steps before.
+    `take`: see `config.factory`. `steps_per_epoch`: needed where a duration is in epochs. `params` may be abstract;
+    `modules` and `frozen` are those of `rules`, which may raise UserError. Leaves that are frozen for good have no
+    optimiser state. Those of `unfreeze` get an optimiser of their own, which begins with the step that sets them free:
+    neither decay, nor momentum, nor Adam's count has seen the steps before.
     """
     build = check(config, take)
     config = taken(config, take) if take is not None else config
     by_leaf = rules(config, params, modules, frozen)
-    rate = schedule(config, total_steps)
+    length = Length(total_steps, steps_per_epoch)
+    rate = schedule(config, length)
+    form, _ = duration_of(config, "unfreeze")
     decays = functools.partial(decayed, no_decay=config.no_decay)
 
     def from_step(start: int) -> optax.GradientTransformation:
         return gate(build(_decay(config, total_steps, start, decays), decays=decays), start)
 
-    starts = {f"{rule.start:g}": round(rule.start * total_steps) for rule in by_leaf.values() if rule.multiplier}
-    labels = {n: f"{rule.start:g}" if rule.multiplier else "frozen" for n, rule in by_leaf.items()}
+    at = {rule.start: round(length.steps(form, rule.start)) for rule in by_leaf.values() if rule.multiplier}
+    starts = {_label(start): step for start, step in at.items()}
+    labels = {n: _label(rule.start) if rule.multiplier else "frozen" for n, rule in by_leaf.items()}
     if set(labels.values()) == {"0"}:
         optimiser = from_step(0)
     else:
@@ -112,7 +118,7 @@ def make(
         by_label = jax.tree_util.tree_map_with_path(lambda path, _: labels[leaf_name(path)], params)
         optimiser = optax.partition({**several, "frozen": optax.set_to_zero()}, by_label)
     parts = [
-        hold(by_leaf, total_steps) if config.clip else optax.identity(),  # a frozen leaf does not count in the norm
+        hold(by_leaf, at) if config.clip else optax.identity(),  # a frozen leaf does not count in the norm
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optimiser,
         scale(by_leaf),
@@ -121,7 +127,12 @@ def make(
     return optax.chain(*parts), rate
 
 
-def _decay(config: Config, total_steps: int, start: int, decays: Decays) -> optax.GradientTransformation:
+def _label(start: float) -> str:
+    """What the optimiser's state calls the leaves that are free from then on."""
+    return str(start) if isinstance(start, int) else f"{start:g}"
+
+
+def _decay(config: ConfigDict, total_steps: int, start: int, decays: Decays) -> optax.GradientTransformation:
     """Weight decay for an optimiser whose first step is the run's step `start`."""
     if config.weight_decay_final >= 0:
         decay = weight_decay(config, total_steps)
@@ -129,33 +140,36 @@ def _decay(config: Config, total_steps: int, start: int, decays: Decays) -> opta
     return optax.add_decayed_weights(config.weight_decay, mask=decays) if config.weight_decay else optax.identity()
 
 
-def check(config: Config, take: Take | None = None) -> Callable:
+def check(config: ConfigDict, take: Take | None = None) -> Callable:
     """The optimiser's factory, its name and arguments checked; `take` of `config.factory`. Raises UserError."""
     import jaxvision.training.optim as here
 
     spec = {k: v for k, v in config.items() if k not in SHARED}
-    check_values(Config(optim=config))
+    check_values(as_config({"optim": config}))
     return factory(here, spec, "optim", also=("name", *SHARED), take=take)
 
 
-def taken(config: Config, take: Take) -> Config:
+def taken(config: ConfigDict, take: Take) -> ConfigDict:
     """The config with what `take` gives for the numbers that `make` itself reads; when a leaf is freed stays."""
     numbers = {key: take(f"optim.{key}", value) for key, value in config.items() if key in SHARED}
-    numbers["milestones"] = tuple(take(f"optim.milestones[{k}]", v) for k, v in enumerate(config.milestones))
+    for key in (f"milestones_{form}" for form in FORMS):
+        numbers[key] = tuple(take(f"optim.{key}[{k}]", v) for k, v in enumerate(config[key]))
     numbers["groups"] = tuple((name, take(f"optim.groups[{k}]", v)) for k, (name, v) in enumerate(config.groups))
-    return Config({**config, **numbers})
+    return as_config({**config, **numbers})
 
 
-def _patterns(config: Config) -> tuple[tuple[str, tuple], ...]:
+def _patterns(config: ConfigDict) -> tuple[tuple[str, tuple], ...]:
     """(key, (pattern, value) pairs) of the keys that name leaves by patterns."""
     none = tuple((pattern, 0.0) for pattern in config.no_decay)
-    return ("groups", config.groups), ("unfreeze", config.unfreeze), ("no_decay", none)
+    form, pairs = duration_of(config, "unfreeze")
+    return ("groups", config.groups), (f"unfreeze_{form}", pairs), ("no_decay", none)
 
 
-def schedule(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
-    """step -> f32 lr: `warmup` linear from 0 over its share of the steps, then the named curve to the end."""
-    warmup = round(config.warmup * total_steps)
-    left = max(total_steps - warmup, 1)
+def schedule(config: ConfigDict, length: Length) -> Callable[[Any], jax.Array]:
+    """step -> f32 lr: linear from 0 over the warm-up, then the named curve to the end."""
+    warmup = round(length.steps(*duration_of(config, "warmup")))
+    left = max(length.total_steps - warmup, 1)
+    form, milestones = duration_of(config, "milestones")
 
     # Times an inverse: XLA makes that of a division by a constant, and not of one by an argument.
     def rate(step: Any) -> jax.Array:
@@ -166,7 +180,7 @@ def schedule(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
         elif config.schedule == "linear":
             share = config.final + (1 - config.final) * (1 - done)
         elif config.schedule == "step":
-            passed = sum((step >= round(m * total_steps) for m in config.milestones), jnp.int32(0))
+            passed = sum((step >= round(length.steps(form, m)) for m in milestones), jnp.int32(0))
             share = config.gamma**passed
         else:
             share = jnp.float32(1.0)
@@ -176,7 +190,7 @@ def schedule(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
     return rate
 
 
-def weight_decay(config: Config, total_steps: int) -> Callable[[Any], jax.Array]:
+def weight_decay(config: ConfigDict, total_steps: int) -> Callable[[Any], jax.Array]:
     """step -> f32 decay: half a cosine from `weight_decay` at step 0 to `weight_decay_final` at the end, as DINO's
     (Caron et al. 2021, https://arxiv.org/abs/2104.14294; 0.04 to 0.4)."""
     begin, end = config.weight_decay, config.weight_decay_final
@@ -192,13 +206,16 @@ def weight_decay(config: Config, total_steps: int) -> Callable[[Any], jax.Array]
 
 
 class Rule(NamedTuple):
-    """How a leaf learns: at `multiplier` times the learning rate, once the share `start` of all steps is done."""
+    """How a leaf learns: at `multiplier` times the learning rate, once `start` is over, a duration in the form that
+    `unfreeze` is given in."""
 
     multiplier: float  # 0: frozen for good
     start: float
 
 
-def rules(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: Sequence[str] = ()) -> dict[str, Rule]:
+def rules(
+    config: ConfigDict, params: PyTree, modules: Sequence[str] = (), frozen: Sequence[str] = ()
+) -> dict[str, Rule]:
     """Name to rule, of every leaf; the multiplier is that of `groups` times that of `layer_decay`.
 
     Args:
@@ -210,6 +227,7 @@ def rules(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: S
     Raises UserError for a pattern that matches nothing, or that would free what is frozen for good.
     """
     names = leaf_names(params)
+    form, unfreeze = duration_of(config, "unfreeze")
     for key, pairs in _patterns(config):
         for pattern, _ in pairs:
             if not any(re.search(pattern, n) for n in names):
@@ -220,10 +238,12 @@ def rules(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: S
     for n in names:
         still = any(re.search(pattern, n) for pattern in frozen)
         multiplier = 0.0 if still else first(config.groups, n, 1.0) * layer.get(n, 1.0)
-        found[n] = Rule(multiplier, first(config.unfreeze, n, 0.0) if multiplier else 0.0)
-    for pattern, _ in config.unfreeze:
+        found[n] = Rule(multiplier, first(unfreeze, n, 0.0) if multiplier else 0.0)
+    for pattern, _ in unfreeze:
         if not any(re.search(pattern, n) and rule.multiplier for n, rule in found.items()):
-            raise UserError(f"optim.unfreeze: all that matches {pattern!r} is frozen for good, by optim.groups or task")
+            raise UserError(
+                f"optim.unfreeze_{form}: all that matches {pattern!r} is frozen for good, by optim.groups or task"
+            )
     if not any(rule.multiplier for rule in found.values()):
         raise UserError("optim.groups: every parameter is frozen, nothing is left to train")
     return found
@@ -271,18 +291,19 @@ def _holds(module: PyTree) -> bool:
     return isinstance(module, dict) and any(isinstance(part, dict) for part in module.values())
 
 
-def table(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: Sequence[str] = ()) -> str:
+def table(config: ConfigDict, params: PyTree, modules: Sequence[str] = (), frozen: Sequence[str] = ()) -> str:
     """What learns how, for people; "" where all learn alike. Arguments and errors are those of `rules`."""
     rows: dict[Rule, list[tuple[str, int]]] = {}
     by_leaf = rules(config, params, modules, frozen)
+    form, unfreeze = duration_of(config, "unfreeze")
     for n, leaf in zip(leaf_names(params), jax.tree.leaves(params), strict=True):
         rows.setdefault(by_leaf[n], []).append((n, math.prod(leaf.shape)))
     lines = []
-    if len(rows) > 1 or config.groups or config.unfreeze or config.layer_decay != 1:
+    if len(rows) > 1 or config.groups or unfreeze or config.layer_decay != 1:
         lines += ["optim: learning rate times  leaves    parameters"]
         for rule in sorted(rows):
             leaves = rows[rule]
-            when = "frozen" if not rule.multiplier else f"from {rule.start:.0%} of the steps" if rule.start else ""
+            when = "frozen" if not rule.multiplier else f"from {over_at(form, rule.start)}" if rule.start else ""
             examples = ", ".join(n for n, _ in leaves[:2]) + (", ..." if len(leaves) > 2 else "")
             lines.append(
                 f"  {rule.multiplier:<25.6g} {len(leaves):>6}  {sum(size for _, size in leaves):>12,}"
@@ -292,7 +313,7 @@ def table(config: Config, params: PyTree, modules: Sequence[str] = (), frozen: S
     return "\n".join(lines)
 
 
-def _decay_lines(config: Config, params: PyTree, learning: set[str]) -> list[str]:
+def _decay_lines(config: ConfigDict, params: PyTree, learning: set[str]) -> list[str]:
     """What decays, of the leaves that learn; kernels are counted, other leaves named."""
     begin, end = config.weight_decay, config.weight_decay_final
     if not begin and end <= 0:
@@ -341,15 +362,15 @@ def gate(inner: optax.GradientTransformation, start: int) -> optax.GradientTrans
     return optax.GradientTransformation(init, update)
 
 
-def hold(by_leaf: dict[str, Rule], total_steps: int) -> optax.GradientTransformation:
-    """Gradients of 0 for what is frozen, for good or still."""
+def hold(by_leaf: dict[str, Rule], at: dict[float, int]) -> optax.GradientTransformation:
+    """Gradients of 0 for what is frozen, for good or still. at: a rule's start -> the step."""
 
     def update(updates: PyTree, state: jax.Array, params: PyTree = None) -> tuple[PyTree, jax.Array]:
         def one(leaf: str, u: jax.Array) -> jax.Array:
             rule = by_leaf[leaf]
             if not rule.multiplier:
                 return jnp.zeros_like(u)
-            return jnp.where(state >= round(rule.start * total_steps), u, jnp.zeros_like(u)) if rule.start else u
+            return jnp.where(state >= at[rule.start], u, jnp.zeros_like(u)) if rule.start else u
 
         return _map_named(one, updates), state + 1
 

@@ -12,10 +12,10 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from jaxvision import config as config_lib
 from jaxvision import models
-from jaxvision.config import Config
 from jaxvision.config.ranges import one_of
 from jaxvision.data import reader
 from jaxvision.data.contract import InputContract
@@ -126,7 +126,7 @@ def _folder(source: str) -> epath.Path:
     raise UserError(f"{source!r} is a file, and none of weights: {_NAME_ONE}")
 
 
-def config_of(source: Source) -> Config:
+def config_of(source: Source) -> ConfigDict:
     """The config.json of the checkpoint's workdir. Raises UserError where there is none, or it is of another run."""
     if source.workdir is None:
         raise UserError(
@@ -151,7 +151,7 @@ def config_of(source: Source) -> Config:
     return config
 
 
-def checkpoint_mismatch(about: dict[str, Any], config: Config, classes: tuple[str, ...] | None = None) -> list[str]:
+def checkpoint_mismatch(about: dict[str, Any], config: ConfigDict, classes: tuple[str, ...] | None = None) -> list[str]:
     """Lines "key: in the checkpoint -> here" where a checkpoint and a run disagree; none where they agree.
 
     Args:
@@ -175,7 +175,7 @@ def checkpoint_mismatch(about: dict[str, Any], config: Config, classes: tuple[st
     return lines
 
 
-def load_plan(source: Source | Published, task_: Task, config: Config, classes: tuple[str, ...]) -> plan.Plan:
+def load_plan(source: Source | Published, task_: Task, config: ConfigDict, classes: tuple[str, ...]) -> plan.Plan:
     """How the weights of `source` fill this config's task; see `weights.plan.match`. Raises UserError."""
     _check_made_for(source, config)
     fresh, head = _leaves(task_, config)
@@ -205,7 +205,7 @@ def load_plan(source: Source | Published, task_: Task, config: Config, classes: 
 _MAY_DIFFER = one_of("mean", "std", "filter", "range", "background")  # fields of a contract
 
 
-def _check_made_for(source: Source | Published, config: Config) -> None:
+def _check_made_for(source: Source | Published, config: ConfigDict) -> None:
     """Raises UserError, all in one, unless the network (of published weights) and the pixels are those that the weights
     were made for, but for what `init_policy.contract` names. Sizes and crops may differ."""
     for field in config.init_policy.contract:
@@ -237,7 +237,7 @@ def _check_made_for(source: Source | Published, config: Config) -> None:
     raise UserError(f"init: the weights in {source} want {differ}: set {lines} (flags: {flags}){meant}")
 
 
-def _leaves(task_: Task, config: Config) -> tuple[dict[str, PyTree], set[str]]:
+def _leaves(task_: Task, config: ConfigDict) -> tuple[dict[str, PyTree], set[str]]:
     """The task's abstract leaves that are loaded, and the names of those that go with its classes: the network's last
     layer, whose shape depends on the number of its outputs, and what the task has beside the network."""
     params, extra = build.abstract_init(task_, config)
@@ -251,16 +251,16 @@ def _leaves(task_: Task, config: Config) -> tuple[dict[str, PyTree], set[str]]:
     return fresh, {n for n in traverse_util.flatten_dict(fresh, sep="/") if n in last or not n.startswith(_NETWORK)}
 
 
-def _spare_head(config: Config, head: set[str]) -> dict[str, Any]:
+def _spare_head(config: ConfigDict, head: set[str]) -> dict[str, Any]:
     """Abstract leaves of the network's own head where the task has the network without one: the source's is dropped."""
     if any(name.startswith("params/model/") for name in head):
         return {}
-    plain = Config({**config.to_dict(), "task": dict(name="classification"), "wrap": {}})
+    plain = config_lib.as_config({**config.to_dict(), "task": dict(name="classification"), "wrap": ()})
     whole, names = _leaves(build.task(plain, 1), plain)
     return {name: leaf for name, leaf in traverse_util.flatten_dict(whole, sep="/").items() if name in names}
 
 
-def _published_leaves(source: Published, fresh: dict[str, Any], config: Config) -> plan.Source:
+def _published_leaves(source: Published, fresh: dict[str, Any], config: ConfigDict) -> plan.Source:
     """A file's tensors by our names, of the network's abstract leaves by theirs. Raises UserError."""
     names = {variable(n): n for n in fresh if n.startswith(("params/model/", "extra/model/"))}
     want = {v: fresh[n] for v, n in names.items()}
@@ -318,7 +318,7 @@ def digest(found: Source | Published) -> str:
 class Trained(NamedTuple):
     """A finished or running training, or published weights, loaded for evaluation."""
 
-    config: Config
+    config: ConfigDict
     contract: InputContract
     classes: tuple[str, ...]
     named: bool  # whether the classes are names; if not, they are "0", "1", ... in the order of the weights
@@ -376,10 +376,10 @@ def load_found(found: Source | Published, source: str) -> Trained:
 def _load_published(found: Published) -> Trained:
     """In the compute dtype float32, with the config's defaults for all that the weights do not say."""
     config = config_lib.default()
-    config.model = Config(dict(name=found.model, **found.options))
+    config.model = dict(name=found.model, **found.options)
     config.dtype = "float32"
     config.data.update({k: v for k, v in found.contract.to_dict().items() if k in config.data})
-    config.evals = Config(dict(data=dict(config_lib.EVAL)))
+    config.evals = dict(data=dict(config_lib.EVAL))
     fresh, head = _leaves(build.task(config, 1000), config)
     state = _published_leaves(found, traverse_util.flatten_dict(fresh, sep="/"), config)
     count = _class_count(state.leaves, head)
@@ -415,7 +415,7 @@ class Teacher(NamedTuple):
         return {**given, "extra": {**given.get("extra", {}), "teacher": self.leaves}}
 
 
-def teacher(config: Config, classes: tuple[str, ...]) -> Teacher | None:
+def teacher(config: ConfigDict, classes: tuple[str, ...]) -> Teacher | None:
     """What config.task.teacher names, for a run on data of these classes; None where the task has no teacher.
 
     With its averaged weights where it kept some, in this run's compute dtype. Raises UserError where its pixels or
@@ -440,7 +440,7 @@ def teacher(config: Config, classes: tuple[str, ...]) -> Teacher | None:
         )
     check.classes(f"the teacher {trained.source}", trained.classes_of(config.data.train, classes), classes)
     # Without its wrappers: what they keep beside the network (averages, anchors) is not carried along.
-    own = Config({**trained.config.to_dict(), "wrap": {}, "dtype": config.dtype})
+    own = config_lib.as_config({**trained.config.to_dict(), "wrap": (), "dtype": config.dtype})
     task_ = build.task(own, len(classes))
     params, extra = build.abstract_init(task_, own)
     if "logits" not in jax.eval_shape(task_.predict, params, extra, build.example(own)):

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from jaxvision import config as config_lib
-from jaxvision.config import Config
 from jaxvision.data import reader
 from jaxvision.data.pipeline import Skips
 from jaxvision.data.sample import fields_of
@@ -59,7 +59,7 @@ class Session:
 
 
 def open_session(
-    config: Config, workdir: epath.Path, say: Say, clock: Clock, held: ExitStack
+    config: ConfigDict, workdir: epath.Path, say: Say, clock: Clock, held: ExitStack
 ) -> tuple[Session, TrainState]:
     """Opens the data and the workdir, restores or makes a state, compiles; says what is trained on what.
 
@@ -132,7 +132,7 @@ def compile_programs(
         counted = hlo.flops(lowered, compiled, list(setup.mesh.devices.flat))
         # of an image: what was counted is of one device, and of one micro-batch
         flops = counted * config.accumulate * setup.mesh.size / config.batch_size
-        learning_rate = build.learning_rate(config, setup.total_steps)
+        learning_rate = build.learning_rate(config, setup.length)
         learning_rate(0)
         rows = evals.padded_size(config.batch_size, setup.mesh)
         for name, metrics in setup.metrics.items():
@@ -182,7 +182,7 @@ def _summary_before(workdir: epath.Path, run: str, say: Say) -> dict[str, Any]:
         return {}
 
 
-def _identities(setup: Setup, config: Config) -> dict[str, str]:
+def _identities(setup: Setup, config: ConfigDict) -> dict[str, str]:
     """Evaluation -> what it measures, as `config` has it on the data that are there now."""
     return {
         name: evals.identity(config_lib.eval_options(config.evals[name]), source)
@@ -210,6 +210,7 @@ def _introduction(setup: Setup, leader: bool) -> Iterator[str]:
             f"step sees each about {1 / setup.steps_per_epoch:.3g} times, and the run has {setup.total_steps:,} of "
             "them. A smaller batch_size makes more steps of an epoch"
         )
+    yield from config_lib.past_the_end(config, setup.length)
     if setup.task.frozen and not config.init:
         yield (
             f"warning: task {config.task.name} never moves {', '.join(setup.task.frozen)}, and config.init is "

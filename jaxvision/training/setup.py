@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from jaxvision import config as config_lib
-from jaxvision.config import Config
 from jaxvision.data import reader, survey
 from jaxvision.data.pipeline import Skips
 from jaxvision.data.sources import Source, open_source, with_classes
@@ -37,7 +37,7 @@ class Setup:
     another order, their labels count in that of the checkpoint.
     """
 
-    def __init__(self, config: Config, classes: tuple[str, ...] = ()) -> None:
+    def __init__(self, config: ConfigDict, classes: tuple[str, ...] = ()) -> None:
         check.check(config)
         self.held_out, self.undivided = build.without_data(config), config.data.train
         self.config = config = build.resolve(config)
@@ -65,13 +65,14 @@ class Setup:
         if self.total_steps >= 2**31:
             size = f"epochs={config.epochs:g} of {len(self.source):,} images"
             raise UserError(f"{size} are {self.total_steps:,} steps: the most are {2**31 - 1:,}")
+        self.length = config_lib.Length(self.total_steps, self.steps_per_epoch)
         self.teacher = restore.teacher(config, self.source.classes)
         self.parts = build.parts(
             config,
             len(training),
             lambda: self.source.labels,
             teaching=self.teacher and self.teacher.task,
-            total_steps=self.total_steps,
+            length=self.length,
         )
         self.task, self.tx, self.optimiser_table, self.parameters, _ = self.parts
         self.order = reader.order(config, self.source)
@@ -131,7 +132,7 @@ class Setup:
         return build.lower_step(self.config, self.parts, self.mesh, state, self.data)
 
 
-def _open_sources(config: Config) -> tuple[Source, dict[str, Source], dict[str, Source]]:
+def _open_sources(config: ConfigDict) -> tuple[Source, dict[str, Source], dict[str, Source]]:
     """Training data, the data of each evaluation, and what they compare with. Raises UserError, with a way to try
     without any data."""
     try:
@@ -161,7 +162,7 @@ def stored_classes(workdir: epath.Path) -> tuple[str, ...]:
     return ()
 
 
-def open_workdir(workdir: epath.Path, config: Config, say: Say) -> tuple[checkpoint.Found, Config | None]:
+def open_workdir(workdir: epath.Path, config: ConfigDict, say: Say) -> tuple[checkpoint.Found, ConfigDict | None]:
     """Holds a resolved config against the one that is there; finds the checkpoint to go on from.
 
     Returns that checkpoint and the config of the session before, None if there was none. Raises UserError.
@@ -185,7 +186,7 @@ def open_workdir(workdir: epath.Path, config: Config, say: Say) -> tuple[checkpo
     return found, before
 
 
-def _config_before(workdir: epath.Path, found: checkpoint.Found, say: Say) -> Config:
+def _config_before(workdir: epath.Path, found: checkpoint.Found, say: Say) -> ConfigDict:
     """What config.json holds; where it is lost, what the checkpoint holds of it. Raises UserError without either."""
     try:
         return config_lib.read(workdir / "config.json")
@@ -198,7 +199,7 @@ def _config_before(workdir: epath.Path, found: checkpoint.Found, say: Say) -> Co
         return config_lib.from_json(json.dumps(kept))
 
 
-def check_checkpoint(path: epath.Path, config: Config, source: Source, say: Say) -> None:
+def check_checkpoint(path: epath.Path, config: ConfigDict, source: Source, say: Say) -> None:
     """Holds a checkpoint that would go on against the config and the training data.
 
     Raises UserError where pixels, task, config or classes are others; another number of samples is told.
@@ -223,7 +224,7 @@ def check_checkpoint(path: epath.Path, config: Config, source: Source, say: Say)
         )
 
 
-def _check_divisible(config: Config, devices: int) -> None:
+def _check_divisible(config: ConfigDict, devices: int) -> None:
     unit = devices * config.accumulate
     if config.batch_size % unit:
         below, above = config.batch_size // unit * unit, (config.batch_size // unit + 1) * unit
@@ -234,7 +235,7 @@ def _check_divisible(config: Config, devices: int) -> None:
         )
 
 
-def _check_batch_fits(config: Config) -> None:
+def _check_batch_fits(config: ConfigDict) -> None:
     """Raises UserError unless this host can hold the batches that are kept ready."""
     leaves = build.example(config, config.batch_size, train=True).values()
     kept = config.data.prefetch + 1

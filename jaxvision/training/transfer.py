@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
 from jaxvision import config as config_lib
 from jaxvision import metrics
-from jaxvision.config import Config
 from jaxvision.data import reader
 from jaxvision.data.sources import open_source, vtab, with_classes
 from jaxvision.errors import UserError
@@ -146,7 +146,7 @@ def compare(
     }
 
 
-def recipe(found: restore.Source | Published, options: Options, data: DataSet) -> Config:
+def recipe(found: restore.Source | Published, options: Options, data: DataSet) -> ConfigDict:
     """The recipe of both trainings: network, pixels and augmentation as those of the checkpoint."""
     config = config_lib.default()
     config.data.transforms = (("random_resized_crop", {}), ("flip", {}))
@@ -155,7 +155,7 @@ def recipe(found: restore.Source | Published, options: Options, data: DataSet) -
         config.model, config.dtype = theirs.model, theirs.dtype
         config.data.transforms = _one_view(theirs.data.transforms)
     else:
-        config.model = Config(dict(name=found.model, **found.options))
+        config.model = dict(name=found.model, **found.options)
     contract = found.contract.to_dict()
     config.data.update({k: v for k, v in contract.items() if k in config.data})
     config.data.train = data.train
@@ -163,7 +163,7 @@ def recipe(found: restore.Source | Published, options: Options, data: DataSet) -
         config.data.resize, config.data.transforms = config.data.size, (("resize", {}),)
     config.batch_size, config.steps, config.epochs = options.batch_size, options.steps, 0.0
     config.task = dict(name="classification")
-    config.optim.update(name="adamw", weight_decay=1e-4, warmup=0.1)
+    config.optim.update(name="adamw", weight_decay=1e-4, warmup_share=0.1)
     config.evals = dict(test=dict(metric="topk", data=data.test, every_epochs=0.0, every_steps=options.steps))
     config.checkpoint.update(every_epochs=0.0, keep=1)
     config.log.tensorboard = False
@@ -180,10 +180,10 @@ def _one_view(transforms: tuple) -> tuple:
 
 
 def frozen(
-    found: restore.Source | Published, config: Config, data: DataSet, seeds: Iterable[int]
+    found: restore.Source | Published, config: ConfigDict, data: DataSet, seeds: Iterable[int]
 ) -> dict[str, list[float]]:
     """Top-1 by the nearest neighbours and by a linear classifier, of features that do not move; of each seed's draw."""
-    config = Config({**build.resolve(config).to_dict(), "task": dict(name="linear_probe")})
+    config = config_lib.as_config({**build.resolve(config).to_dict(), "task": dict(name="linear_probe")})
     draws, test = [open_source(data.draw(seed)) for seed in seeds], open_source(data.test)
     source = draws[0]
     check.kind(config, source)
@@ -210,15 +210,15 @@ def frozen(
     return {name: [result.metrics[name] for result in results] for name in measures}
 
 
-def _trained(config: Config, data: DataSet, out: epath.Path, options: Options, say: Say) -> dict[str, list[float]]:
+def _trained(config: ConfigDict, data: DataSet, out: epath.Path, options: Options, say: Say) -> dict[str, list[float]]:
     """Top-1 of each seed, fine-tuned and from scratch, each with the rate that was best on held-out training data.
 
     A new last layer's first gradients are of noise, and distort what was pretrained (Kumar et al. 2022,
     https://arxiv.org/abs/2202.10054): so it learns alone first.
     """
-    results, tuned = {}, Config(config.to_dict())
-    if options.freeze and not config.optim.unfreeze:
-        tuned.optim.unfreeze = ((build.body(config), options.freeze),)
+    results, tuned = {}, config_lib.as_config(config)
+    if options.freeze and not config_lib.duration_of(config.optim, "unfreeze")[1]:
+        tuned.optim.unfreeze_share = ((build.body(config), options.freeze),)
     for how, init, own in (("fine-tuned", options.source, tuned), ("from scratch", "", config)):
         folder = out / data.name / how.replace(" ", "-")
         rates, best = options.rates, options.rates[0]
@@ -237,10 +237,10 @@ def _trained(config: Config, data: DataSet, out: epath.Path, options: Options, s
 
 
 def _top1(
-    config: Config, workdir: epath.Path, init: str, lr: float, seed: int, say: Say, *, train: str, test: str
+    config: ConfigDict, workdir: epath.Path, init: str, lr: float, seed: int, say: Say, *, train: str, test: str
 ) -> float:
     """Test top-1 of one training; one that is finished is not done again."""
-    config = Config(config.to_dict())
+    config = config_lib.as_config(config)
     config.seed, config.init, config.optim.lr, config.data.train = seed, init, lr, train
     config.evals.test.data = test
     loop.fit(config, workdir, say=lambda text: None)

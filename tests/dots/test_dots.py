@@ -32,7 +32,7 @@ config = make_tiny_config()
 config.task = dict(name="spotting")
 config.data.update(train="dots:64", size=48, resize=48, transforms={transforms!r})
 config.steps, config.batch_size = 40, 16
-config.optim.update(lr=0.3, momentum=0.9, schedule="constant", warmup=0.0)
+config.optim.update(lr=0.3, momentum=0.9, schedule="constant")
 config.evals = dict(test=dict(metric="distance", data="dots:40", every_epochs=0, every_steps=40))
 config.checkpoint.update(every_steps=40)
 config.log.update(every_steps=20)

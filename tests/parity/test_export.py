@@ -31,7 +31,7 @@ def check(network, name, leaves, size, channels=3):
     ("name", "options"),
     [
         ("vit_tiny_patch16_224", dict(size=64, channels=1)),
-        ("efficientnet_b0", dict(size=64, wrap=dict(ema=dict(decay=0.9)))),
+        ("efficientnet_b0", dict(size=64, wrap=(("ema", dict(decay=0.9)),))),
         ("resnet18", dict(size=64)),
     ],
 )

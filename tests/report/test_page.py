@@ -447,7 +447,7 @@ def test_the_command_that_ran_and_the_keys_that_differ_come_first(finished):
     before, folded = found.said.split("keys that are as the defaults")
     for key in ("batch_size 16 128", "optim.lr 0.05 0.1", "model.name"):
         assert key in before
-    assert "optim.warmup 0.0" in folded
+    assert "optim.warmup_share 0.0" in folded
     assert "optim.warmup" not in before
     assert len(found.of("details")) == len(found.of("summary")) == 1
 

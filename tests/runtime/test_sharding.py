@@ -74,7 +74,7 @@ def test_a_device_of_eight_holds_an_eighth_of_the_state(name, optim):
     config.data.train = "fake:1000x224?classes=1000"
     config.model = dict(name=name)
     config.optim = dict(config.optim, **optim)
-    config.wrap = dict(ema=dict(decay=0.99))
+    config.wrap = (("ema", dict(decay=0.99)),)
     config = build.resolve(config)
     task = build.task(config, 1000)
     params, _ = build.abstract_init(task, config)

@@ -21,7 +21,7 @@ config = make_tiny_config()
 config.task = dict(name="colourfulness")
 config.data.update(train="images:{folder}", transforms=(("flip", {{}}),))
 config.steps, config.batch_size = 200, 16
-config.optim.update(lr=0.02, schedule="constant", warmup=0.0)
+config.optim.update(lr=0.02, schedule="constant")
 config.evals = dict(test=dict(metric="regression", data="images:{folder}", every_epochs=0, every_steps=200))
 config.checkpoint.update(every_steps=200)
 config.log.update(every_steps=50)

@@ -42,7 +42,7 @@ def config_of(wrapper, name):
     config = make_tiny_config()
     config.init, config.evals, config.stop.patience = "some", {}, 0
     config.task = dict(name=name, **({"teacher": "some"} if name == "distillation" else {}))
-    config.wrap = {wrapper: {}}
+    config.wrap = ((wrapper, {}),)
     config.checkpoint.best = ""
     return config
 

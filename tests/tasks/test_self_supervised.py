@@ -220,7 +220,7 @@ def test_a_batch_of_one_has_no_negatives(name):
         (lambda: tasks.moco(model("none"), CONTRACT, temperature=-1.0), "temperature must be positive"),
         (lambda: tasks.byol(model("none"), CONTRACT, momentum=1.5), "byol momentum must be in"),
         (lambda: tasks.dino(model("none"), CONTRACT, teacher_temperature=0.0), "teacher_temperature must be positive"),
-        (lambda: tasks.dino(model("none"), CONTRACT, teacher_warmup=2.0), "teacher_warmup must be in"),
+        (lambda: tasks.dino(model("none"), CONTRACT, teacher_warmup_share=2.0), "teacher_warmup_share must be in"),
         (lambda: tasks.mae(model("none"), CONTRACT), "from a Vision Transformer, and this is a ResNet"),
         (lambda: tasks.mae(transformer(), CONTRACT, hidden=1.0), "in \\(0, 1\\), got 1.0"),
     ],
@@ -228,6 +228,21 @@ def test_a_batch_of_one_has_no_negatives(name):
 def test_bad_arguments_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_dinos_warm_up_is_the_same_in_every_form():
+    """Of the teacher's temperature, 40 of 100 steps; eight are an epoch. Without one it is another loss."""
+    forms = [dict(teacher_warmup_steps=40), dict(teacher_warmup_epochs=5.0), dict(teacher_warmup_share=0.4), {}]
+    losses = []
+    for form in forms:
+        task = tasks.dino(
+            model("none"), CONTRACT, outputs=16, hidden=16, bottleneck=8, teacher_temperature_start=0.01,
+            total_steps=100, steps_per_epoch=8.0, **form,
+        )  # fmt: skip
+        data = batch(name="dino")
+        params, extra = task.init(jax.random.key(0), data)
+        losses.append(float(task.loss(params, extra, data, key=jax.random.key(0), step=jnp.int32(10))[0]))
+    assert losses[0] == losses[1] == losses[2] != losses[3]
 
 
 def test_mae_of_too_few_patches_says_so():

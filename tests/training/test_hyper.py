@@ -13,7 +13,6 @@ import pytest
 
 from jaxvision import config as config_lib
 from jaxvision import targets
-from jaxvision.config import Config
 from jaxvision.runtime import sharding
 from jaxvision.training import build
 from jaxvision.training.hyper import Number, Numbers, traced
@@ -64,26 +63,26 @@ OPTIMISERS = {
     "lars": (dict(momentum=0.87, trust=0.002), dict(momentum=0.77, trust=0.003)),
 }
 SHARED = (
-    dict(lr=0.013, weight_decay=0.03, warmup=0.13, clip=0.7, final=0.1),
-    dict(lr=0.023, weight_decay=0.07, warmup=0.41, clip=0.3, final=0.2),
+    dict(lr=0.013, weight_decay=0.03, warmup_share=0.13, clip=0.7, final=0.1),
+    dict(lr=0.023, weight_decay=0.07, warmup_share=0.41, clip=0.3, final=0.2),
 )
 
 
 def recipe(network, optimiser, which, **wrap):
     config = config_lib.default()
     config.data.update(train="fake:64x8?classes=3", size=8)
-    config.model, config.batch_size, config.dtype, config.evals = Config(NETWORKS[network]), 8, "float32", Config()
+    config.model, config.batch_size, config.dtype, config.evals = NETWORKS[network], 8, "float32", {}
     config.steps, config.seed = 47 + 10 * which, which
     config.optim.update(name=optimiser, **OPTIMISERS[optimiser][which], **SHARED[which])
     config.task.label_smoothing = (0.13, 0.23)[which]
-    config.wrap = Config(wrap)
+    config.wrap = tuple(wrap.items())
     return build.resolve(config)
 
 
 def lowered(config):
     """(plain step, its lowered form with arguments, their values, a function that makes a state)."""
     labels, mesh = functools.partial(np.arange, 3), sharding.make_mesh(devices=jax.devices()[:1])
-    parts = build.parts(config, 3, labels, teaching=None, total_steps=config.steps)
+    parts = build.parts(config, 3, labels, teaching=None, length=config_lib.Length(config.steps, 11.5))
     program, hyper = build.lower_step(
         config, parts, mesh, build.abstract_state(config, parts, mesh), build.Data(targets.class_.fields, 3)
     )
@@ -118,6 +117,20 @@ def same_weights(network, optimiser, steps, **wrap):
     _, again, others, _ = lowered(recipe(network, optimiser, 1, **wrap))
     assert again.as_text() == program.as_text()
     assert any(hyper[name] != others[name] for name in hyper)
+
+
+@pytest.mark.parametrize("durations", [dict(warmup_steps=5), dict(warmup_epochs=0.3)], ids=str)
+def test_another_duration_is_the_same_program(durations):
+    """In steps and in epochs, as in shares; and the step is the one that constants would make."""
+    texts, ends = [], []
+    for times in (1, 2):
+        config = recipe("resnet", "sgd", 0)
+        config.optim.update(warmup_share=0.0, **{key: value * times for key, value in durations.items()})
+        _, program, hyper, _ = lowered(config)
+        texts.append(program.as_text())
+        ends.append({name: float(value) for name, value in hyper.items() if "warmup" in name})
+    assert texts[0] == texts[1]
+    assert ends[0] != ends[1]
 
 
 def test_weights_and_program_are_the_same():

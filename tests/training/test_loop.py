@@ -37,7 +37,7 @@ CONFIG = f"""
 from tests.tiny import make_tiny_config
 config = make_tiny_config()
 config.steps = {STEPS}
-config.wrap = dict(mixup=dict(alpha=0.2), ema=dict(decay=0.9))
+config.wrap = (("mixup", dict(alpha=0.2)), ("ema", dict(decay=0.9)))
 config.evals.test.every_steps = 30
 config.checkpoint.every_steps = 20
 config.log.every_steps = 20
@@ -322,7 +322,7 @@ def test_another_config_is_refused_with_the_differences(four_steps):
 
 def test_divergence_exits_3_and_keeps_the_last_good_checkpoint(tmp_path, files, capsys):
     code = run("train", "--config", files[1], "--workdir", str(tmp_path), "--config.optim.lr=1e4",
-               "--config.steps=40", "--config.optim.warmup=0.7", "--config.checkpoint.every_steps=1")  # fmt: skip
+               "--config.steps=40", "--config.optim.warmup_share=0.7", "--config.checkpoint.every_steps=1")  # fmt: skip
     err = capsys.readouterr().err
     assert code == 3, err
     assert "diverged at step" in err

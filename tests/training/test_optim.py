@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from jaxvision import config as config_lib
+from jaxvision.config import Length
 from jaxvision.errors import UserError
 from jaxvision.task import leaf_names
 from jaxvision.training import build, optim
@@ -103,10 +104,10 @@ def test_frozen_leaf_with_nan_gradient_stays():
      (dict(groups=(("(", 2.0),)), "no regular expression"),
      (dict(groups=(("fc", -1.0),)), "at least 0"),
      (dict(groups=(("", 0.0),)), "nothing is left to train"),
-     (dict(unfreeze=(("head", 0.5),)), "optim.unfreeze: no parameter's name matches 'head'.*fc/kernel"),
-     (dict(unfreeze=(("(", 0.5),)), "optim.unfreeze holds .* no regular expression"),
-     (dict(unfreeze=(("fc", 1.0),)), r"share of all steps, in \[0, 1\); to freeze for good"),
-     (dict(unfreeze=(("fc", 0.5),), groups=(("fc", 0.0),)), "all that matches 'fc' is frozen for good"),
+     (dict(unfreeze_share=(("head", 0.5),)), "optim.unfreeze_share: no parameter's name matches 'head'.*fc/kernel"),
+     (dict(unfreeze_share=(("(", 0.5),)), "optim.unfreeze_share holds .* no regular expression"),
+     (dict(unfreeze_share=(("fc", 1.0),)), r"share of all steps, in \[0, 1\); to freeze for good"),
+     (dict(unfreeze_share=(("fc", 0.5),), groups=(("fc", 0.0),)), "all that matches 'fc' is frozen for good"),
      (dict(name="sdg"), "did you mean 'sgd'"),
      (dict(name="sgd", b1=0.9), 'unknown key "optim.b1" for sgd')],
 )  # fmt: skip
@@ -116,7 +117,7 @@ def test_errors(changes, words):
 
 
 def test_cosine_with_warmup():
-    rate = optim.schedule(settings(lr=2.0, warmup=0.2, final=0.1, schedule="cosine"), 100)
+    rate = optim.schedule(settings(lr=2.0, warmup_share=0.2, final=0.1, schedule="cosine"), Length(100))
     assert float(rate(0)) == pytest.approx(2.0 / 21)
     assert float(rate(20)) == pytest.approx(2.0)
     assert float(rate(60)) == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))
@@ -125,10 +126,37 @@ def test_cosine_with_warmup():
 
 
 def test_linear_and_step():
-    rate = optim.schedule(settings(lr=1.0, schedule="linear"), 10)
+    rate = optim.schedule(settings(lr=1.0, schedule="linear"), Length(10))
     np.testing.assert_allclose([float(rate(s)) for s in (0, 5, 10)], [1.0, 0.5, 0.0], atol=1e-6)
-    rate = optim.schedule(settings(lr=1.0, milestones=(1 / 3, 2 / 3), schedule="step"), 90)
+    rate = optim.schedule(settings(lr=1.0, milestones_share=(1 / 3, 2 / 3), schedule="step"), Length(90))
     np.testing.assert_allclose([float(rate(s)) for s in (29, 30, 59, 60, 89)], [1, 0.1, 0.1, 0.01, 0.01], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("form", "one", "two"), [("steps", 20, 30), ("epochs", 2.5, 3.75), ("share", 0.2, 0.3)])
+def test_a_duration_is_the_same_in_every_form(form, one, two):
+    """100 steps, of which eight are an epoch: to the bit, also which steps a leaf is frozen for."""
+    length = Length(100, 8.0)
+    durations = dict(warmup_steps=20, milestones_steps=(20, 30))
+    mine = {f"warmup_{form}": one, f"milestones_{form}": (one, two)}
+    for schedule in ("cosine", "step"):
+        want, got = (optim.schedule(settings(schedule=schedule, **d), length) for d in (durations, mine))
+        assert all(same_bits(want(step), got(step)) for step in range(101))
+    found = []
+    for frozen in (dict(unfreeze_steps=(("fc", 20),)), {f"unfreeze_{form}": (("fc", one),)}):
+        tx, _ = optim.make(settings(clip=1.0, **frozen), 100, PARAMS, steps_per_epoch=8.0)
+        params, state, update = PARAMS, tx.init(PARAMS), jax.jit(tx.update)
+        for _ in range(22):
+            updates, state = update(jax.tree.map(jnp.ones_like, params), state, params)
+            params = optax.apply_updates(params, updates)
+            found.append(jax.device_get(params))
+    assert all(same_bits(a["fc"]["kernel"], b["fc"]["kernel"]) for a, b in zip(found[:22], found[22:], strict=True))
+    assert same_bits(found[19]["fc"]["kernel"], PARAMS["fc"]["kernel"])
+    assert not same_bits(found[20]["fc"]["kernel"], PARAMS["fc"]["kernel"])
+
+
+def test_epochs_need_their_length():
+    with pytest.raises(ValueError, match="needs steps_per_epoch"):
+        optim.schedule(settings(warmup_epochs=1.0), Length(100))
 
 
 # --------------------------------------------------------------------------- freezing and layers
@@ -153,10 +181,10 @@ def same_bits(a, b):
 
 
 @pytest.mark.parametrize("options", OPTIMISERS, ids=lambda o: o["name"])
-@pytest.mark.parametrize("how", ["groups", "task", "unfreeze"])
+@pytest.mark.parametrize("how", ["groups", "task", "unfreeze_share"])
 def test_frozen_leaves_keep_every_bit_for_50_steps(options, how):
     start = {**PARAMS, "fc": {"kernel": PARAMS["fc"]["kernel"].at[0].set(-0.0)}}  # a sum with +0 would lose the sign
-    keys = dict(groups=dict(groups=(("fc", 0.0),)), unfreeze=dict(unfreeze=(("fc", 0.999),)), task={})[how]
+    keys = dict(groups=dict(groups=(("fc", 0.0),)), unfreeze_share=dict(unfreeze_share=(("fc", 0.999),)), task={})[how]
     config = settings(weight_decay=0.1, clip=1.0, **keys, **options)
     tx, _ = optim.make(config, 10**6, start, frozen=("^fc/",) if how == "task" else ())
     params, state = start, tx.init(start)
@@ -168,13 +196,13 @@ def test_frozen_leaves_keep_every_bit_for_50_steps(options, how):
     assert not np.any(params["layer1"]["kernel"] == start["layer1"]["kernel"])
     assert not np.any(params["layer1"]["bias"] == start["layer1"]["bias"])
     size = sum(leaf.size for leaf in jax.tree.leaves(tx.init(start)) if leaf.shape == (3, 2))
-    assert bool(size) == (how == "unfreeze")  # what is frozen for good takes no memory
+    assert bool(size) == (how == "unfreeze_share")  # what is frozen for good takes no memory
 
 
 @pytest.mark.parametrize("options", OPTIMISERS, ids=lambda o: o["name"])
 def test_unfreezing_at_the_exact_step_begins_as_new(options):
     """Free after 0.25 of 50 steps, rounded: 12. From there on, what an optimiser does that begins at that step."""
-    config = settings(weight_decay=0.1, unfreeze=(("kernel", 0.25),), **options)
+    config = settings(weight_decay=0.1, unfreeze_share=(("kernel", 0.25),), **options)
     found, _ = path_of(config, 20)
     for k in range(13):
         assert same_bits(found[k]["layer1"]["kernel"], PARAMS["layer1"]["kernel"])
@@ -191,7 +219,7 @@ def test_unfreezing_at_the_exact_step_begins_as_new(options):
 
 
 def test_unfreezing_in_turn_and_the_first_match_counts():
-    config = settings(lr=0.1, unfreeze=(("bias", 0.0), ("layer1", 0.2), ("", 0.1)))
+    config = settings(lr=0.1, unfreeze_share=(("bias", 0.0), ("layer1", 0.2), ("", 0.1)))
     found, _ = path_of(config, 12)
     moved = {
         n: next(k for k in range(12) if not same_bits(_leaf(found[k], n), _leaf(found[k + 1], n)))
@@ -207,7 +235,7 @@ def _leaf(tree, name):
 
 
 def test_still_frozen_leaves_do_not_count_in_the_clipped_norm():
-    config = settings(name="sgd", momentum=0.0, lr=1.0, clip=0.5, unfreeze=(("layer1", 0.5),))
+    config = settings(name="sgd", momentum=0.0, lr=1.0, clip=0.5, unfreeze_share=(("layer1", 0.5),))
     found, _ = path_of(config, 1)
     moved = np.linalg.norm(found[1]["fc"]["kernel"] - found[0]["fc"]["kernel"])
     assert moved == pytest.approx(0.5, rel=1e-5)
@@ -216,7 +244,7 @@ def test_still_frozen_leaves_do_not_count_in_the_clipped_norm():
 def test_weight_decay_on_a_cosine():
     """DINO's schedule; a leaf that is set free later joins it where it is."""
     config = settings(name="sgd", momentum=0.0, lr=1.0, weight_decay=0.04, weight_decay_final=0.4,
-                      unfreeze=(("fc", 0.2),))  # fmt: skip
+                      unfreeze_share=(("fc", 0.2),))  # fmt: skip
     decay = optim.weight_decay(config, 50)
     want = 0.4 + 0.5 * (0.04 - 0.4) * (1 + np.cos(np.pi * np.arange(51) / 50))
     np.testing.assert_allclose([float(decay(s)) for s in range(51)], want, rtol=1e-5)
@@ -315,7 +343,9 @@ def test_multipliers_scale_the_updates():
 def test_table_counts_all_leaves():
     params, modules = network("resnet18")
     assert optim.table(settings(), params) == ""
-    text = optim.table(settings(layer_decay=0.5, groups=(("bn", 0.0),), unfreeze=(("fc", 0.25),)), params, modules)
+    text = optim.table(
+        settings(layer_decay=0.5, groups=(("bn", 0.0),), unfreeze_share=(("fc", 0.25),)), params, modules
+    )
     rows = [line.split() for line in text.splitlines()[1:]]
     assert sum(int(row[1]) for row in rows) == len(jax.tree.leaves(params))
     assert sum(int(row[2].replace(",", "")) for row in rows) == sum(x.size for x in jax.tree.leaves(params))
@@ -339,7 +369,9 @@ def test_no_decay_is_as_if_there_were_none(name, final, unfreeze):
     """A leaf that a pattern names moves as a leaf of one dimension does; the others as without the key."""
 
     def trained(params, **changes):
-        config = settings(name=name, lr=0.1, weight_decay=0.1, weight_decay_final=final, unfreeze=unfreeze, **changes)
+        config = settings(
+            name=name, lr=0.1, weight_decay=0.1, weight_decay_final=final, unfreeze_share=unfreeze, **changes
+        )
         tx, _ = optim.make(config, 10, params)
         state = tx.init(params)
         for _ in range(3):

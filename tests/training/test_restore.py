@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from jaxvision import config as config_lib
-from jaxvision.config import Config
+from jaxvision.config import as_config
 from jaxvision.data import reader
 from jaxvision.deploy import inference
 from jaxvision.errors import UserError
@@ -90,7 +90,7 @@ def test_an_edited_contract_is_refused(workdir, read, old):
         ("task.name", "binary", "task.name: 'classification' -> 'binary'"),
         ("task.label_smoothing", 0.1, "task.label_smoothing: '(absent)' -> 0.1"),
         ("model.stem", "imagenet", "model.stem: 'small' -> 'imagenet'"),
-        ("wrap.ema", {"decay": 0.9}, "wrap.ema.decay: '(absent)' -> 0.9"),
+        ("wrap", [["ema", {"decay": 0.9}]], "wrap: () -> (('ema', {'decay': 0.9}),)"),
         ("optim.lr", 0.3, "optim.lr: 0.05 -> 0.3"),
     ],
 )
@@ -131,7 +131,7 @@ def test_the_classes_of_the_data_are_held_against_the_checkpoint(workdir):
         "classes: only in the checkpoint: ['0']; only in the data: ['ant']"
     ]
     assert (
-        reader.contract(Config(about["config"])).to_dict()
+        reader.contract(as_config(about["config"])).to_dict()
         == restore.InputContract.from_dict(about["contract"]).to_dict()
     )
 
