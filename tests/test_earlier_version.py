@@ -89,3 +89,69 @@ def test_resume(run, folder):
     for row, before in zip(again, log):
         assert row["loss"] == pytest.approx(before["loss"], rel=1e-4), row
         assert row["top1"] == pytest.approx(before["top1"], abs=1e-6), row
+
+
+# --------------------------------------------------------------------------- a run of commit f5128af
+#
+# regression_run.tar.xz holds 48 pictures with two numbers each in table.csv, config.py, and what `train` (40 steps,
+# adamw with warm-up, mixup and then ema around regression, two evaluations), `export` and `predict` made of them.
+
+NEW_LINES = (
+    ("warmup=0.1", "warmup_share=0.1"),
+    (
+        "config.wrap = dict(mixup=dict(alpha=0.2, probability=0.5), ema=dict(decay=0.9))",
+        'config.wrap = (("mixup", dict(alpha=0.2, probability=0.5)), ("ema", dict(decay=0.9)))',
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def regression(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("regression run")
+    with tarfile.open(ROOT / "tests" / "regression_run.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def last_line(command, folder, module, *words):
+    done = command(f"jaxvision.{module}", *words, cwd=folder, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_run_with_wrappers_is_evaluated_predicted_and_verified(command, regression):
+    found = last_line(command, regression, "evaluate", "--from", "run", "--out", "evaluated", "--json")["evals"]
+    for name in ("all", "val"):
+        stored = json.loads((regression / "run" / "eval" / f"{name}.json").read_text())
+        measured = {key: value for key, value in found[name].items() if key not in ("count", "digest")}
+        assert measured == pytest.approx(stored["metrics"], rel=1e-5)
+        assert found[name]["digest"] == stored["digest_of_sample_ids"]
+    last_line(command, regression, "predict", "--from", "run", "--out", "again.csv", "--json", "photos")
+    again, want = (
+        list(csv.reader((regression / name).read_text().splitlines())) for name in ("again.csv", "predicted.csv")
+    )
+    assert [row[0] for row in again] == [row[0] for row in want]
+    assert again[0] == want[0] == ["image", "red", "blue"]
+    np.testing.assert_allclose(np.array(again)[1:, 1:].astype(float), np.array(want)[1:, 1:].astype(float), rtol=1e-4)
+    verified = last_line(command, regression, "export", "--verify", "run.onnx", "--json")
+    assert verified["compared"] == "trained network"
+    assert verified["from_files"]["agreement"] == 1.0
+
+
+def test_a_run_with_wrappers_goes_on(command, regression):
+    """From step 39: the same last step, and the same figures of the averaged weights."""
+    text = (regression / "config.py").read_text()
+    for old, new in NEW_LINES:
+        assert old in text
+        text = text.replace(old, new)
+    (regression / "now.py").write_text(text)
+    workdir = regression / "resumed"
+    shutil.copytree(regression / "run", workdir)
+    shutil.rmtree(workdir / "checkpoints" / "40")
+    log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log if row["step"] < 40))
+    last = last_line(command, regression, "train", "--config", "now.py", "--workdir", "resumed", "--json")
+    assert last["step"] == 40
+    for name in ("all", "val"):
+        stored = json.loads((regression / "run" / "eval" / f"{name}.json").read_text())
+        assert last["evals"][name] == pytest.approx(stored["metrics"], rel=1e-4)
