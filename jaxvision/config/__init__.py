@@ -28,6 +28,7 @@ from jaxvision.config.ranges import (
     LEVELS,
     RATE,
     SHARE,
+    SIDES,
     Range,
     annotation_of,
     at_least,
@@ -67,6 +68,7 @@ MAY_CHANGE = (
 )
 WANDB_HAS_NO = r"[/\\#?%:]"  # in the names of projects and runs
 EVAL = dict(metric="topk", data="", bank="", classes="all", every_epochs=1.0, every_steps=0)
+OTHERWISE = {"data.size": (224, 224)}  # values of another type that a key may have
 Take = Callable[[str, Any], Any]  # (name, number) -> what stands for it
 ABSENT = "(absent)"  # in place of the value that a config lacks
 
@@ -136,9 +138,11 @@ def default() -> Config:
     c.data = Config(
         dict(
             train="",  # source URI, such as digits:train, folder:/pets/train, fake:1000x224; all kinds: docs/data.md
-            size=224,  # side of the network's input in pixels
+            size=224,  # side of the network's input in pixels, or (height, width)
+            fit="crop",  # evaluation: how images come to that size; "stretch", "pad", "shortest": docs/data.md
             resize=0,  # evaluation: shorter side before the centre crop; 0 means size / 0.875, as torchvision
-            filter="bilinear",  # evaluation: of that resizing; or "bicubic"; both antialiased, Pillow's
+            longest=0,  # evaluation, fit="shortest": at most so much for the longer side; 0: as the size allows
+            filter="bilinear",  # evaluation: of that resizing; or "bicubic", both antialiased; or "linear", OpenCV's
             channels=3,  # or 1
             mean=(0.485, 0.456, 0.406),  # of pixels in 0..1, one a channel
             std=(0.229, 0.224, 0.225),
@@ -258,7 +262,7 @@ def override(config: Config, key: str, text: str) -> None:
     like = node.get(last) if like is None else like
     if isinstance(like, str):
         value = text
-    if like is not None and not _fits(value, like):
+    if like is not None and not _fits(value, like) and not _fits(value, OTHERWISE.get(key, like)):
         raise UserError(f"--config.{key}={text}: expected {type(like).__name__}, like {like!r}")
     node[last] = value
 
@@ -307,9 +311,11 @@ CHECKS: tuple[tuple[str, Range], ...] = (
     ("init_policy.ignore", _PATTERNS),
     ("init_policy.contract", each(lambda v: isinstance(v, str), 'names, such as "mean"')),
     ("data.train", Range(bool, "a source URI, such as digits:train or folder:/pets/train")),
-    ("data.size", between(1, 2**14)),
+    ("data.size", SIDES),
+    ("data.fit", one_of("crop", "stretch", "pad", "shortest")),
     ("data.resize", between(0, 2**15)),
-    ("data.filter", one_of("bilinear", "bicubic")),
+    ("data.longest", between(0, 2**15)),
+    ("data.filter", one_of("bilinear", "bicubic", "linear")),
     ("data.channels", Range(lambda v: v in (1, 3), "1 or 3")),
     ("data.mean", each(is_number, "numbers, of pixels in 0..1, one a channel")),
     ("data.std", each(lambda v: is_number(v) and v > 0, "numbers above 0, of pixels in 0..1, one a channel")),
@@ -426,7 +432,7 @@ def _check_keys(node: Config, like: Config, prefix: str) -> None:
             if not isinstance(value, Config):
                 raise UserError(f"{name} is {value!r}: expected a group of keys, dict(...)")
             _check_keys(value, like[key], name + ".")
-        elif not _fits(value, like[key]):
+        elif not _fits(value, like[key]) and not _fits(value, OTHERWISE.get(name, like[key])):
             raise UserError(f"{name} is {value!r}: expected {type(like[key]).__name__}, like {like[key]!r}")
     for group in ("wrap", "evals"):
         for key, value in node.get(group, {}).items() if not prefix else ():
@@ -520,7 +526,7 @@ def read(path: epath.Path) -> Config:
 
 
 # Keys that came when there were runs without them, which had these values.
-LATER = (("data.slots", 0), ("data.min_visible", 0.1))
+LATER = (("data.slots", 0), ("data.min_visible", 0.1), ("data.fit", "crop"), ("data.longest", 0))
 
 
 def run_of(config: Config) -> str:
