@@ -7,13 +7,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxvision.config.defaults import EVAL, OPEN, default
+from jaxvision.config.defaults import EVAL, OPEN, OTHERWISE, default
 from jaxvision.config.durations import check_forms
 from jaxvision.config.ranges import (
     COLOUR,
     LEVELS,
     RATE,
     SHARE,
+    SIDES,
     Range,
     at_least,
     between,
@@ -60,9 +61,11 @@ CHECKS: tuple[tuple[str, Range], ...] = (
     ("init_policy.ignore", _PATTERNS),
     ("init_policy.contract", each(lambda v: isinstance(v, str), 'names, such as "mean"')),
     ("data.train", Range(bool, "a source URI, such as digits:train or folder:/pets/train")),
-    ("data.size", between(1, 2**14)),
+    ("data.size", SIDES),
+    ("data.fit", one_of("crop", "stretch", "pad", "shortest")),
     ("data.resize", between(0, 2**15)),
-    ("data.filter", one_of("bilinear", "bicubic")),
+    ("data.longest", between(0, 2**15)),
+    ("data.filter", one_of("bilinear", "bicubic", "linear")),
     ("data.channels", Range(lambda v: v in (1, 3), "1 or 3")),
     ("data.mean", each(is_number, "numbers, of pixels in 0..1, one a channel")),
     ("data.std", each(lambda v: is_number(v) and v > 0, "numbers above 0, of pixels in 0..1, one a channel")),
@@ -198,7 +201,7 @@ def _check_keys(node: ConfigDict, like: ConfigDict, prefix: str) -> None:
             if not isinstance(value, ConfigDict):
                 raise UserError(f"{name} is {value!r}: expected a group of keys, dict(...)")
             _check_keys(value, like[key], name + ".")
-        elif not fits(value, like[key]):
+        elif not fits(value, like[key]) and not fits(value, OTHERWISE.get(name, like[key])):
             raise UserError(f"{name} is {value!r}: expected {type(like[key]).__name__}, like {like[key]!r}")
     for key, value in node.get("evals", {}).items() if not prefix else ():
         if not isinstance(value, ConfigDict):

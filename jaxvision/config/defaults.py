@@ -11,6 +11,7 @@ from jaxvision.config.tree import as_config
 
 # Parts that take keys beyond their defaults: names the user chooses, or arguments of what `name` names.
 OPEN = ("model", "task", "evals", "optim")
+OTHERWISE = {"data.size": (224, 224)}  # values of another type that a key may have
 EVAL = dict(metric="topk", data="", bank="", classes="all", every_epochs=1.0, every_steps=0)
 
 
@@ -37,9 +38,11 @@ def default() -> ConfigDict:
     )
     c.data = dict(
         train="",  # source URI, such as digits:train, folder:/pets/train, fake:1000x224; all kinds: docs/data.md
-        size=224,  # side of the network's input in pixels
+        size=224,  # side of the network's input in pixels, or (height, width)
+        fit="crop",  # evaluation: how images come to that size; "stretch", "pad", "shortest": docs/data.md
         resize=0,  # evaluation: shorter side before the centre crop; 0 means size / 0.875, as torchvision
-        filter="bilinear",  # evaluation: of that resizing; or "bicubic"; both antialiased, Pillow's
+        longest=0,  # evaluation, fit="shortest": at most so much for the longer side; 0: as the size allows
+        filter="bilinear",  # evaluation: of that resizing; or "bicubic", both antialiased; or "linear", OpenCV's
         channels=3,  # or 1
         mean=(0.485, 0.456, 0.406),  # of pixels in 0..1, one a channel
         std=(0.229, 0.224, 0.225),

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxvision.config.checks import WRAP, fits, unknown
-from jaxvision.config.defaults import EVAL, OPEN
+from jaxvision.config.defaults import EVAL, OPEN, OTHERWISE
 from jaxvision.config.translate import refuse_old
 from jaxvision.config.tree import tuples
 from jaxvision.errors import UserError
@@ -60,7 +60,7 @@ def _typed(key: str, text: str, like: Any) -> Any:
     value = _read(text)
     if isinstance(like, str):
         value = text
-    if like is not None and not fits(value, like):
+    if like is not None and not fits(value, like) and not fits(value, OTHERWISE.get(key, like)):
         raise UserError(f"--config.{key}={text}: expected {type(like).__name__}, like {like!r}")
     return value
 

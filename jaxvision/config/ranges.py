@@ -104,6 +104,16 @@ COLOUR = Range(
     "red, green and blue from 0 to 255, as (255, 255, 255), or () to drop alpha",
 )
 
+
+def _side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 2**14
+
+
+SIDES = Range(
+    lambda v: _side(v) or (isinstance(v, tuple | list) and len(v) == 2 and all(map(_side, v))),
+    "a side in pixels, at least 1, at most 16,384, or (height, width)",
+)
+
 # For annotations: the type for type checkers, the range for `check_arguments`.
 Share = Annotated[float, SHARE]
 Rate = Annotated[float, RATE]  # of dropping, averaging, smoothing: 1 would leave nothing
@@ -121,6 +131,7 @@ Epsilon = Annotated[float, Range(lambda v: 0 < v <= 255, "in 255ths of the pixel
 Angle = Annotated[float, between(0, 360)]
 Slant = Annotated[float, Range(lambda v: 0 <= v < 90, "at least 0 and below 90 degrees")]
 Side = Annotated[int, between(1, 2**14)]  # of an image, in pixels
+Canvas = Side | Annotated[Sequence[Side], Range(lambda v: len(v) == 2, "(height, width)")]
 Times = Annotated[int, between(0, 1000)]
 Temperature = Annotated[float, Range(lambda v: 0 < v <= 1000, "above 0, at most 1,000")]
 Tiny = Annotated[float, Range(lambda v: 0 < v <= 1, "above 0, at most 1")]  # beside a divisor, so that it is not 0

@@ -125,16 +125,16 @@ class Encoded:
         self._data, self._header, self._where, self._max_pixels = data, header, where, max_pixels
 
     def cut(
-        self, top: int, left: int, height: int, width: int, size: int
+        self, top: int, left: int, height: int, width: int, sides: tuple[int, int]
     ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-        """The pixels of a box, which will be resized to `size` x `size`: uint8 [height / k, width / k, channels]; and
-        which box (top, left, height, width) they are.
+        """The pixels of a box, which will be resized to `sides` (height, width), uint8 [height / k, width / k, C];
+        and which box (top, left, height, width) they are.
 
-        They are valid until this thread cuts again. k is 1 unless the box has at least twice `size` both ways: then it
-        is the largest of 2, 4 and 8 that leaves `size` pixels, and the box moves to multiples of k. That is as
+        They are valid until this thread cuts again. k is 1 unless the box has at least twice `sides`: then it is the
+        largest of 2, 4 and 8 that leaves `sides`, and the box moves to multiples of k. That is as
         Pillow's `draft` does it, inside the inverse DCT, which averages, so nothing is aliased.
         """
-        factor = next((k for k in (8, 4, 2) if height // k >= size and width // k >= size), 1)
+        factor = next((k for k in (8, 4, 2) if height // k >= sides[0] and width // k >= sides[1]), 1)
         top, left = top // factor * factor, left // factor * factor
         try:
             made = jpeg.cut(self._data, self._header, top, left, height, width, factor)

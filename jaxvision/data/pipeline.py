@@ -91,7 +91,7 @@ def train_batches(
 
     Args:
       source: what `open_source` gives.
-      transforms: what `build` gives; after the last an image must be [size, size, channels] of the contract, or a
+      transforms: what `build` gives; after the last an image must be [height, width, channels] of the contract, or a
         dict of arrays (views), which become entries of the batch.
       contract: size and channels of the images.
       batch_size: global, over all hosts.
@@ -108,8 +108,9 @@ def train_batches(
       prefetch: batches loaded ahead.
 
     Yields:
-      What `sample.batch_spec` says, for a class {"image": uint8 [R, size, size, C], "label": int32 [R], "index": int64
-      [R], "mask": bool [R], all True}, in memory of their own. Closing the iterator (or dropping it) ends the readers.
+      What `sample.batch_spec` says, for a class {"image": uint8 [R, height, width, C], "label": int32 [R], "index":
+      int64 [R], "mask": bool [R], all True}, in memory of their own. Closing the iterator (or dropping it) ends the
+      readers.
 
     Raises:
       UserError: at once for an empty source or bad rows; from the iterator, at its batch, for an unreadable image, a
@@ -309,7 +310,7 @@ class _Writer:
 
     def __init__(self, load: _Load, train: bool) -> None:
         self.load, contract, count = load, load.contract, len(load.rows)
-        self.count, self.shape = count, (contract.size, contract.size, contract.channels)
+        self.count, self.shape = count, contract.shape
         self.images: Batch = {}
         self.skipped: list[Skip] = []
         classes = len(load.source.classes)
@@ -366,16 +367,16 @@ class _Writer:
 
 
 def _wrong_shape(image: np.ndarray, contract: InputContract, where: str) -> str:
-    height, width, size = image.shape[-3], image.shape[-2], contract.size
-    if min(height, width) == size:
+    height, width, sides = image.shape[-3], image.shape[-2], (contract.height, contract.width)
+    if min(height - sides[0], width - sides[1]) == 0:
         advice = 'end the transforms with ("center_crop", {})'
-    elif height == width:
+    elif height == width and sides[0] == sides[1]:
         advice = 'add ("resize", {}) to the transforms'
     else:
         advice = 'add ("random_resized_crop", {}), or ("resize", {}) and ("center_crop", {})'
     return (
         f"{where}: the transforms leave {width} x {height} pixels and {image.shape[-1]} channels, the network "
-        f"takes {size} x {size} and {contract.channels}: {advice}"
+        f"takes {contract.width} x {contract.height} and {contract.channels}: {advice}"
     )
 
 

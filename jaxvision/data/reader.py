@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxvision.data import transforms
-from jaxvision.data.contract import InputContract
+from jaxvision.data.contract import InputContract, default_resize
 from jaxvision.data.order import Order, class_weights
 from jaxvision.data.pipeline import Skips, train_batches
 from jaxvision.data.sample import Field
@@ -21,16 +20,21 @@ from jaxvision.runtime import machine
 def contract(config: ConfigDict) -> InputContract:
     """The input contract that the config asks for. Raises UserError."""
     data = config.data
-    return InputContract(
+    made = InputContract(
         size=data.size,
-        resize=data.resize or math.floor(data.size / 0.875),
+        resize=data.resize or default_resize(data.size, data.fit),
         filter=data.filter,
         channels=data.channels,
         mean=data.mean,
         std=data.std,
         range=data.range,
         background=data.background,
+        fit=data.fit,
+        longest=data.longest,
     )
+    if data.resize and not made.resize:
+        raise UserError(f"data.resize is {data.resize}, and data.fit = {data.fit!r} has no use for it: set it to 0")
+    return made
 
 
 def options(config: ConfigDict) -> dict[str, int]:

@@ -6,7 +6,7 @@ import pathlib
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,15 +31,16 @@ Show = Callable[[Iterator[Any], int, str], Iterator[Any]]
 class Images(NamedTuple):
     """Images of a source that both are shown.
 
-    source: None for pictures of noise; crops: uint8 [N, size, size, C]; squares: uint8 [N, resize, resize, C], whose
-    centres they are; samples: what is known of each, or None; places: in the source; sizes: (H, W) of each file;
-    skipped: what could not be read; max_pixels: an image of more cannot.
+    source: None for pictures of noise; crops: uint8 [N, height, width, C]; squares: of each what `transforms.square`
+    makes, whose pixels the crops are, uint8 [resize, resize, C] where the contract crops; samples: what is known of
+    each, or None; places: in the source; sizes: (H, W) of each file; skipped: what could not be read; max_pixels: an
+    image of more cannot.
     """
 
     source: Source | None
     contract: InputContract
     crops: np.ndarray
-    squares: np.ndarray
+    squares: list[np.ndarray]
     samples: list[dict[str, Any]] | None
     places: list[int]
     sizes: list[tuple[int, int]]
@@ -76,14 +77,16 @@ def choose(source: Source, contract: InputContract, count: int, show: Show, max_
     if not places:
         raise UserError(f"none of {len(chosen)} images of {source.uri} could be read: {skipped[0]}")
     labelled = samples if targets.find(source.kind) else None
-    return Images(source, contract, np.stack(crops), np.stack(squares), labelled, places, sizes, skipped, max_pixels)
+    return Images(source, contract, np.stack(crops), squares, labelled, places, sizes, skipped, max_pixels)
 
 
-def batched(run: Run, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Runs all images, BATCH at a time; the last batch is padded, so that one program does."""
-    size, parts = min(BATCH, len(images)), []
+def batched(run: Run, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Runs all images, BATCH at a time; the last batch is padded, so that one program does. Images of several sizes go
+    one by one."""
+    one_size = len({image.shape for image in images}) == 1
+    size, parts = min(BATCH if one_size else 1, len(images)), []
     for start in range(0, len(images), size):
-        rows = images[start : start + size]
+        rows = np.stack(images[start : start + size])
         padded = np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), np.uint8)])
         parts.append({name: value[: len(rows)] for name, value in run(padded).items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -126,11 +129,11 @@ def from_files(format: str, run: Run, images: Images, show: Show) -> tuple[list[
     return which, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def latency(run: Run, side: int, channels: int) -> dict[str, float]:
-    """Milliseconds of 1 and of 8 images of side x side, medians of up to 10 runs in 3 s, the first left out."""
+def latency(run: Run, shape: tuple[int, ...]) -> dict[str, float]:
+    """Milliseconds of 1 and of 8 images of this shape, medians of up to 10 runs in 3 s, the first left out."""
     made = {}
     for count in (1, 8):
-        images = np.zeros((count, side, side, channels), np.uint8)
+        images = np.zeros((count, *shape), np.uint8)
         run(images)
         seconds: list[float] = []
         while len(seconds) < 10 and sum(seconds) < 3:
@@ -141,19 +144,19 @@ def latency(run: Run, side: int, channels: int) -> dict[str, float]:
     return made
 
 
-def probes(contract: InputContract, side: int) -> np.ndarray:
-    """uint8 [PROBES, side, side, C]: noise of four grains, the same on every machine."""
-    rng = np.random.default_rng(0)
+def probes(contract: InputContract) -> np.ndarray:
+    """uint8 [PROBES, H, W, C]: noise of four grains, the same on every machine, resized already as `Images.squares`."""
+    rng, sized = np.random.default_rng(0), transforms.square(contract)
+    height, width = (contract.resize,) * 2 if contract.fit == "crop" else contract.shape[:2]
     made = []
     for k in range(PROBES):
-        n = -(-side >> k)
-        coarse = rng.integers(0, 256, (n, n, contract.channels), np.uint8)
-        made.append(coarse.repeat(1 << k, 0).repeat(1 << k, 1)[:side, :side])
+        coarse = rng.integers(0, 256, (-(-height >> k), -(-width >> k), contract.channels), np.uint8)
+        made.append(sized(coarse.repeat(1 << k, 0).repeat(1 << k, 1)[:height, :width]))
     return np.stack(made)
 
 
 def centre(contract: InputContract, squares: np.ndarray) -> np.ndarray:
-    """The crops in `Images.squares`."""
+    """The crops of `Images.squares`."""
     crop = transforms.preprocess(contract)
     return np.stack([crop(square) for square in squares])
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from jaxvision import config as config_lib
 from jaxvision import targets
+from jaxvision.data.contract import InputContract
 from jaxvision.data.sources import Source, open_source, with_classes
 from jaxvision.deploy import certificate, exported, formats, inference, network, torch_names, verifying
 from jaxvision.errors import UserError
@@ -46,8 +46,8 @@ def run(arguments: Any, say: Say, show: certificate.Show) -> dict[str, Any]:
     beside = _beside(out, arguments.format, state and state.library)
     source = _data(arguments.data, trained, say)
     images = _images(source, trained, arguments.images or IMAGES, show)
-    probes = certificate.centre(trained.contract, certificate.probes(trained.contract, trained.contract.resize))
-    asked = certificate.batched(verifying.reference(trained), np.concatenate([images.crops, probes]))
+    probes = certificate.centre(trained.contract, certificate.probes(trained.contract))
+    asked = certificate.batched(verifying.reference(trained), [*images.crops, *probes])
     reference = {name: rows[: len(images.crops)] for name, rows in asked.items()}
     answers = asked[target.main][len(images.crops) :]
     with _whole(out) as written:
@@ -109,9 +109,9 @@ def _data(uri: str | None, trained: restore.Trained, say: Say) -> Source | None:
 
 def _about(arguments: Any, trained: Any, found: Any, target: Target, pixels: str, precision: str) -> dict[str, Any]:
     """What the file is: the first part of its certificate."""
-    contract, side = trained.contract, {"images": ["height", "width"]}
+    contract = trained.contract
     batch = 1 if arguments.format == "litert" else "batch"
-    rows = [batch, *side.get(pixels, [contract.size, contract.size]), contract.channels]
+    rows = [batch, *(["height", "width", contract.channels] if pixels == "images" else contract.shape)]
     predicted = jax.eval_shape(trained.task.predict, trained.params, trained.extra, build.example(trained.config, 1))
     return {
         "format": arguments.format,
@@ -206,19 +206,16 @@ def _images(source: Source | None, trained: restore.Trained, count: int, show: c
     contract = trained.contract
     if source is not None:
         return certificate.choose(source, contract, count, show, trained.config.data.max_pixels)
-    squares = certificate.probes(contract, contract.resize)
-    return certificate.Images(None, contract, certificate.centre(contract, squares), squares, None, [], [], [])
-
-
-def _side(about: dict[str, Any]) -> int:
-    """Of what an image is for the file when it is resized already."""
-    return about["contract"]["resize" if about["input"]["pixels"] == "images" else "size"]
+    squares = certificate.probes(contract)
+    return certificate.Images(None, contract, certificate.centre(contract, squares), list(squares), None, [], [], [])
 
 
 def _latency(about: dict[str, Any], run_file: exported.Run) -> dict[str, Any]:
     own = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}.get(about["format"])
     device = own or jax.devices()[0].device_kind
-    return {"device": device, **certificate.latency(run_file, _side(about), about["contract"]["channels"])}
+    contract = InputContract.from_dict(about["contract"])
+    shape = certificate.probes(contract).shape[1:] if about["input"]["pixels"] == "images" else contract.shape
+    return {"device": device, **certificate.latency(run_file, shape)}
 
 
 # --------------------------------------------------------------------------- telling

@@ -59,6 +59,7 @@ class Predictor:
         self._reading = threading.Lock()
         # what resizes by itself gets what is resized already: then all images have one size, and one program does
         self.prepare = transforms.square(contract) if whole else transforms.preprocess(contract)
+        self._one_by_one = whole and contract.fit == "shortest"  # there each keeps its shape
 
     def __repr__(self) -> str:
         return f"<{self.source}: {len(self.classes)} {self.kind}, {self.contract}>"
@@ -105,6 +106,7 @@ class Predictor:
                 return key, error
 
         size = batch_size if count is None else max(1, min(batch_size, count))
+        size = 1 if self._one_by_one else size
         pending = iter(images)
         pool = ThreadPoolExecutor(min(16, machine.cores()))
         try:

@@ -22,7 +22,7 @@ def function(trained: restore.Trained, pixels: str) -> Callable[[jax.Array], dic
     """uint8 [B, H, W, C] -> the outputs that the task's kind of predictions has, as float32 [B, classes].
 
     In float32 whatever it was trained in, with averaged weights where the training kept some. `pixels`: of
-    exported.INPUTS; for "crops" H and W are the contract's size. Raises UserError if a weight is not finite, or they
+    exported.INPUTS; for "crops" H and W are those of the contract. Raises UserError if a weight is not finite, or they
     are too many for a file.
     """
     own = as_config({**trained.config.to_dict(), "dtype": "float32"})
@@ -49,10 +49,10 @@ def function(trained: restore.Trained, pixels: str) -> Callable[[jax.Array], dic
 def symbolic(trained: restore.Trained, pixels: str) -> Any:
     """The abstract input of `function`: any number of images, of any size where it resizes."""
     contract = trained.contract
-    sides = "height, width" if pixels == "images" else f"{contract.size}, {contract.size}"
+    sides = "height, width" if pixels == "images" else f"{contract.height}, {contract.width}"
     return jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"batch, {sides}, {contract.channels}"), np.uint8)
 
 
 def one(contract: InputContract) -> Any:
     """The abstract input of a `function` of "crops": one image."""
-    return jax.ShapeDtypeStruct((1, contract.size, contract.size, contract.channels), np.uint8)
+    return jax.ShapeDtypeStruct((1, *contract.shape), np.uint8)

@@ -122,7 +122,7 @@ def _standard(trained: Any, library: str, models: Any) -> dict[str, Any]:
     contract = trained.contract
     channels = contract.channels if library == "timm" else 3  # torchvision's take no other number
     model = getattr(models, trained.config.model.name)(classes=len(trained.classes))
-    image = jax.ShapeDtypeStruct((1, contract.size, contract.size, channels), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, contract.height, contract.width, channels), jnp.float32)
     return jax.eval_shape(lambda k, x: model.init(k, x, train=False), jax.random.key(0), image)
 
 
@@ -132,12 +132,18 @@ def _standard(trained: Any, library: str, models: Any) -> dict[str, Any]:
 def _timm_config(trained: Any, theirs: str, origin: Any, models: Any) -> dict[str, Any]:
     """What timm reads beside the weights: architecture, classes, and how it wants its pixels."""
     contract, classes = trained.contract, len(trained.classes)
+    square = contract.height == contract.width
+    if contract.filter == "linear" or not (contract.fit == "stretch" or (contract.fit == "crop" and square)):
+        raise UserError(
+            f"{trained.source} makes its pixels so: {contract}. timm's config.json has no words for that: take "
+            "--format onnx or stablehlo, or the workdir itself as --from"
+        )
     cfg = {
-        "input_size": [contract.channels, contract.size, contract.size],
+        "input_size": [contract.channels, contract.height, contract.width],
         "fixed_input_size": models.family(trained.config.model.name) in _ONE_SIZE,
         "interpolation": contract.filter,
-        "crop_pct": crop_share(contract.size, contract.resize),
-        "crop_mode": "center",
+        "crop_pct": 1.0 if contract.fit == "stretch" else crop_share(max(contract.shape[:2]), contract.resize),
+        "crop_mode": "squash" if contract.fit == "stretch" else "center",
         "mean": list(contract.mean),
         "std": list(contract.std),
         "num_classes": classes,
@@ -164,9 +170,9 @@ def _ends(trained: Any, origin: Any, models: Any) -> dict[str, str]:
     from jaxvision.weights import torch
 
     def shapes(channels: int, classes: int) -> dict[str, tuple[int, ...]]:
-        size = trained.contract.size
+        size = trained.contract.shape[:2]
         model = getattr(models, trained.config.model.name)(classes=classes)
-        image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+        image = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
         variables = jax.eval_shape(lambda k, x: model.init(k, x, train=False), jax.random.key(0), image)
         return {name: leaf.shape for name, leaf in traverse_util.flatten_dict(variables["params"], sep="/").items()}
 

@@ -31,7 +31,7 @@ def measure(
     show: certificate.Show,
 ) -> dict[str, Any]:  # fmt: skip
     target, whole = inference.target_of(about), about["input"]["pixels"] == "images"
-    answers = certificate.batched(run_file, images.squares if whole else images.crops)
+    answers = certificate.batched(run_file, images.squares if whole else list(images.crops))
     from_files = None
     if whole and images.source is not None:
         which, rows = certificate.from_files(about["format"], run_file, images, show)
@@ -96,7 +96,7 @@ def verify(
         say(unproved)
 
     target = inference.target_of(about)
-    squares = certificate.probes(contract, contract.resize)
+    squares = certificate.probes(contract)
     whole = about["input"]["pixels"] == "images"
     asked = run_file(squares if whole else certificate.centre(contract, squares))[target.main]
     expected = np.asarray(about["probes"], np.float64).reshape(asked.shape)
@@ -132,13 +132,13 @@ def verify(
     except UserError as error:
         trained, reason = None, str(error)
     if trained is not None:
-        theirs = certificate.batched(reference(trained), images.crops)
+        theirs = certificate.batched(reference(trained), list(images.crops))
         measured = measure(about, run_file, theirs, images, show)
         agree(path, measured, bound)
         say(told({**about, **measured, "latency_ms": None}))  # that is of where it was exported
         return {**result, "compared": "trained network", **plain(measured)}
     say(f"the trained network is not here ({reason}): its accuracy is the certificate's")
-    answers = certificate.batched(run_file, images.squares if whole else images.crops)
+    answers = certificate.batched(run_file, images.squares if whole else list(images.crops))
     now = certificate.accuracy(target, answers, images)
     say(f"{source.uri}: {words(now)} now, {words(about['accuracy']['exported'])} when it was exported")
     return {**result, "compared": "accuracy", "accuracy": now, "certified": about["accuracy"]["exported"]}

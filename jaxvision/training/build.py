@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ import jaxvision.tasks
 from jaxvision import config as config_lib
 from jaxvision.config import Length, Take
 from jaxvision.data import reader, transforms
+from jaxvision.data.contract import default_resize
 from jaxvision.data.sample import LABEL, Field, batch_spec, fields_for
 from jaxvision.data.sources import Source, hold_out
 from jaxvision.errors import UserError
@@ -39,7 +39,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     if config.dtype == "auto":
         config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if not config.data.resize:
-        config.data.resize = math.floor(config.data.size / 0.875)
+        config.data.resize = default_resize(config.data.size, config.data.fit)
     _hold_out(config)
     return config
 
@@ -196,14 +196,14 @@ def learning_rate(config: ConfigDict, length: Length) -> Callable[[int], jax.Arr
 
 def modules(config: ConfigDict) -> tuple[str, ...]:
     """Top-level names of the network's parameters in the order in which it creates them."""
-    net, size, names = model(config, 1), config.data.size, []
+    net, shape, names = model(config, 1), reader.contract(config).shape, []
 
     def init(key: jax.Array, image: jax.Array) -> PyTree:
         variables = net.init({"params": key, "dropout": key}, image, train=False)
         names.extend(variables["params"])  # here, since what eval_shape returns is sorted
         return variables
 
-    jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, config.data.channels), jnp.float32))
+    jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     return tuple(names)
 
 
@@ -280,7 +280,7 @@ def abstract_init(task_: Task, config: ConfigDict) -> tuple[PyTree, PyTree]:
         return jax.eval_shape(lambda k, b: task_.init(k, b, None), jax.random.key(0), example(config))
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:
         options = ", ".join(f"{k}={v!r}" for k, v in config.model.items())
-        raise UserError(f"model {options} at {config.data.size} px: {error}") from error
+        raise UserError(f"model {options} at {reader.contract(config).canvas} px: {error}") from error
 
 
 def abstract_batch(config: ConfigDict, mesh: Mesh, rows: int, **options: Any) -> Batch:

@@ -165,8 +165,8 @@ def checkpoint_mismatch(about: dict[str, Any], config: ConfigDict, classes: tupl
     if "config" in about:
         pairs = config_lib.changes(config_lib.from_json(json.dumps(about["config"])), config)
         pairs.pop("data.train", None)
-    theirs, mine = InputContract.from_dict(about["contract"]).to_dict(), reader.contract(config).to_dict()
-    pairs |= {f"data.{field}": (theirs[field], mine[field]) for field in mine if theirs[field] != mine[field]}
+    theirs = InputContract.from_dict(about["contract"])
+    pairs |= {f"data.{field}": pair for field, pair in theirs.differences(reader.contract(config)).items()}
     if about.get("task", config.task.name) != config.task.name:
         pairs["task.name"] = (about["task"], config.task.name)
     lines = [f"{key}: {a!r} -> {b!r}" for key, (a, b) in sorted(pairs.items())]

@@ -140,7 +140,7 @@ def _open_sources(config: ConfigDict) -> tuple[Source, dict[str, Source], dict[s
         data = {name: open_source(entry.data) for name, entry in config.evals.items()}
         return train, data, {name: open_source(e.bank) for name, e in config.evals.items() if e.get("bank")}
     except UserError as error:
-        fake = f"fake:1024x{config.data.size}?classes=1000"
+        fake = f"fake:1024x{max(reader.contract(config).shape[:2])}?classes=1000"
         flags = [
             f"'--config.data.train={fake}'",
             *(
@@ -241,8 +241,8 @@ def _check_batch_fits(config: ConfigDict) -> None:
     kept = config.data.prefetch + 1
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) // jax.process_count()
     _require_memory(
-        size * kept, f"batch_size={config.batch_size} at {config.data.size} px makes batches of {size / 1e9:,.1f} GB; "
-        f"the {kept} that data.prefetch={config.data.prefetch} keeps need"
+        size * kept, f"batch_size={config.batch_size} at {reader.contract(config).canvas} px makes batches of "
+        f"{size / 1e9:,.1f} GB; the {kept} that data.prefetch={config.data.prefetch} keeps need"
     )  # fmt: skip
 
 

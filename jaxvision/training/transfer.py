@@ -160,7 +160,9 @@ def recipe(found: restore.Source | Published, options: Options, data: DataSet) -
     config.data.update({k: v for k, v in contract.items() if k in config.data})
     config.data.train = data.train
     if data.whole:
-        config.data.resize, config.data.transforms = config.data.size, (("resize", {}),)
+        config.data.transforms = (("resize", {}),)
+        if config.data.fit == "crop":
+            config.data.resize = max(found.contract.shape[:2])
     config.batch_size, config.steps, config.epochs = options.batch_size, options.steps, 0.0
     config.task = dict(name="classification")
     config.optim.update(name="adamw", weight_decay=1e-4, warmup_share=0.1)

@@ -234,7 +234,7 @@ def test_a_large_box_is_decoded_smaller(decoder, kind, box, size, factor):
     data, (top, left, height, width) = example(kind, 375, 500), box
     encoded = open_image(data, 1 if kind == "grey" else 3, "here")
     assert isinstance(encoded, Encoded)
-    part, _ = encoded.cut(*box, size)
+    part, _ = encoded.cut(*box, (size, size))
     want = whole(data, factor)[top // factor :, left // factor :][: height // factor, : width // factor]
     assert np.array_equal(part, want)
 
@@ -247,7 +247,7 @@ def test_the_whole_box_is_what_decode_gives(decoder, kind):
     if kind == "arithmetic":
         assert isinstance(opened, np.ndarray)
     else:
-        opened, _ = opened.cut(0, 0, *opened.shape[:2], max(opened.shape))
+        opened, _ = opened.cut(0, 0, *opened.shape[:2], opened.shape[:2])
     assert np.array_equal(opened, decode(data, channels, "here"))
 
 
@@ -264,7 +264,7 @@ def test_a_file_that_fails_after_its_header_names_the_place(decoder):
     encoded = open_image(data, 3, "a/b.jpg")
     assert isinstance(encoded, Encoded)
     with pytest.raises(Unreadable, match=r"^a/b\.jpg: cannot decode"):
-        encoded.cut(0, 0, 64, 64, 64)
+        encoded.cut(0, 0, 64, 64, (64, 64))
 
 
 # --------------------------------------------------------------------------- what scan refuses

@@ -85,6 +85,21 @@ def test_a_point_is_where_the_spot_is(name):
     assert name in STILL or checked >= 5, checked
 
 
+@pytest.mark.parametrize("filter", ["bilinear", "bicubic", "linear"])
+@pytest.mark.parametrize("size", [(96, 96), (64, 128), (128, 64), (120, 100)])
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad", "shortest"])
+def test_a_point_is_where_a_contract_puts_the_spot(fit, size, filter):
+    """Within what the grey levels move its middle by; and its place comes back."""
+    contract = InputContract(size=size, resize=max(size) if fit == "crop" else 70, fit=fit, filter=filter,
+                             longest=90 if fit == "shortest" else 0, mean=(0, 0, 0))  # fmt: skip
+    made, warp = transforms.preprocess(contract)(spotted()), transforms.warp(contract, HEIGHT, WIDTH)
+    assert made.shape == contract.shape
+    assert warp.size == size
+    ((x, y),) = warp.points(np.array([SPOT]))
+    assert np.hypot(*(middle(made) - (x, y))) < 0.05
+    assert np.abs(warp.points_back(np.array([[x, y]])) - SPOT).max() < 1e-9
+
+
 def _plain(image):
     """Whether the picture is still one bright spot on black: policies change colours, too."""
     return image.mean() < 60 and image.max() > 100 and np.median(image) < 5

@@ -10,7 +10,10 @@ import jax
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
+import jaxvision
 from jaxvision import targets
 from jaxvision.deploy import certificate
 from jaxvision.errors import UserError
@@ -80,6 +83,55 @@ def test_the_certificate(files, name):
     assert {"jaxvision", "jax", "numpy"} <= found["versions"].keys()
     assert ("onnxruntime" in found["versions"]) == name.endswith(".onnx")
     assert len(found["probes"]) == certificate.PROBES
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.onnx", dict(size=(16, 24), resize=16, fit="shortest", longest=30)),
+        ("a.stablehlo", dict(size=(16, 24), resize=0, fit="pad", filter="linear")),
+        ("crops.onnx", dict(size=(24, 16), resize=0, fit="stretch", filter="bicubic")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["fit"],
+)
+def test_files_of_every_fit(tmp_path, photos, name, data):
+    """They agree with the trained network on photos of many shapes, and where they are deployed they say the same."""
+    workdir, _ = seeing(tmp_path / "run", "classification", width=8, depths=(1, 1), stem="small", data=data)
+    uri, out = f"images:{photos}", tmp_path / name
+    crops = ("--pixels", "crops") if name.startswith("crops") else ()
+    assert run("export", "--from", str(workdir), "--out", str(out), "--data", uri, *crops) == 0
+    found = about(out)
+    assert found["from_crops"]["agreement"] == 1
+    assert found["from_crops"]["largest_difference"] < 1e-5
+    if not crops:
+        assert found["from_files"]["agreement"] == 1
+        # a level in some pixels, see test_resize
+        assert found["from_files"]["largest_difference"] < (0.005 if "filter" in data else 1e-3)
+    assert run("export", "--verify", str(out)) == 0
+    files = sorted(str(p) for p in photos.rglob("*.png"))
+    trained, deployed = jaxvision.load(workdir), jaxvision.load(out)
+    for one, other in zip(trained.predict(files), deployed.predict(files), strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+    together, alone = trained.predict(files), [trained.predict(file)[0] for file in files]
+    np.testing.assert_allclose([p.scores for p in together], [p.scores for p in alone], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Photos of several shapes."""
+    folder, photo = tmp_path_factory.mktemp("photos"), Image.fromarray(load_sample_image("china.jpg"))
+    for k, sides in enumerate([(40, 30), (30, 40), (90, 20), (20, 90), (24, 16), (16, 24), (8, 9), (64, 64)]):
+        photo.rotate(20 * k).resize(sides).save(folder / f"{k}.png")
+    return folder
+
+
+def test_timms_config_has_no_words_for_padding(tmp_path, capsys):
+    workdir, _ = seeing(
+        tmp_path / "run", "classification", width=64, depths=(2, 2, 2, 2), data=dict(size=32, resize=0, fit="pad")
+    )
+    assert run("export", "--from", str(workdir), "--out", str(tmp_path / "a.safetensors"), "--names", "timm") == 2
+    assert "timm's config.json has no words for that" in capsys.readouterr().err
+    assert not (tmp_path / "a.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", ["a.onnx", "a.stablehlo"])

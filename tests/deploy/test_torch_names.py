@@ -23,12 +23,13 @@ CLASSES = ("class 0", "class 1", "class 2")  # of fake:16x32?classes=3
 
 
 def workdir_of(folder, name="vit_tiny_patch16_224", size=32, wrap=(), channels=3, task="classification",
-               classes=CLASSES, **options):  # fmt: skip
+               classes=CLASSES, data=(), **options):  # fmt: skip
     """(workdir, the leaves that are to be exported): as a training leaves it, of random numbers, without compiling."""
     config = jaxvision.config.default()
     config.model = dict(name=name, **options)
     config.data.update(train="fake:16x32?classes=3", size=size, resize=size + 5, channels=channels)
     config.data.update(mean=(0.25,) * channels, std=(0.5,) * channels)
+    config.data.update(dict(data))
     config.wrap, config.task.name = wrap, task
     config.evals = dict(val=dict(metric="topk", data="fake:16x32?classes=3", every_epochs=1.0))
     config.steps = 1

@@ -132,16 +132,21 @@ def test_an_evaluation_batch_holds_no_truth():
         assert (batch["size"].shape, batch["size"].dtype) == ((4, 2), np.int32)
 
 
-def test_a_place_comes_back_from_the_canvas():
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad", "shortest"])
+def test_a_place_comes_back_from_the_canvas(fit):
     rng = np.random.default_rng(0)
-    for _ in range(200):
-        height, width, size = rng.integers(1, (5000, 5000, 1000)).tolist()
+    for _ in range(100):
+        height, width, *size = rng.integers(1, (5000, 5000, 1000, 1000)).tolist()
         height, width = max(height, width // 20), max(width, height // 20)
-        warp = transforms.warp(InputContract(size=size, resize=size + size // 7), height, width)
+        resize = max(size) + max(size) // 7 if fit == "crop" else min(size)
+        warp = transforms.warp(InputContract(size=size, resize=resize, fit=fit), height, width)
+        assert warp.size == tuple(size)
         points = rng.uniform(0, (width, height), (50, 2))
         assert np.abs(warp.points_back(warp.points(points)) - points).max() < 1e-6  # float64; a network adds float32
         canvas = warp.points(points).astype(np.float32)
         assert np.abs(warp.points_back(canvas) - points).max() < 1e-3
+        if fit != "crop":
+            assert (warp.points(np.array([[width, height]])) < np.add(size[::-1], 1e-9)).all()
 
 
 @pytest.fixture(scope="module")

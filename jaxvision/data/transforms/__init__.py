@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvision.config.ranges import Side, Times, check_arguments
+from jaxvision.config.ranges import Canvas, Times, check_arguments
 from jaxvision.data.contract import InputContract
 from jaxvision.data.sample import Field, stepped
 from jaxvision.data.transforms.color import (
@@ -33,6 +33,7 @@ from jaxvision.data.transforms.color import (
     solarize,
 )  # fmt: skip
 from jaxvision.data.transforms.erasing import erasing
+from jaxvision.data.transforms.evaluation import preprocess, square, warp  # noqa: F401  of a contract, not of a config
 from jaxvision.data.transforms.geometry import (
     affine,
     center_crop,
@@ -47,15 +48,7 @@ from jaxvision.data.transforms.geometry import (
     vertical_flip,
     zoom,
 )  # fmt: skip
-from jaxvision.data.transforms.pixels import (
-    Transform,
-    center,
-    center_corner,
-    check,
-    check_size,
-    resized,
-    shorter_side_to,
-)
+from jaxvision.data.transforms.pixels import Transform, check, check_size, sides_of
 from jaxvision.data.transforms.policies import (
     aug_mix,
     auto_augment,
@@ -63,7 +56,6 @@ from jaxvision.data.transforms.policies import (
     rand_augment_timm,
     trivial_augment,
 )  # fmt: skip
-from jaxvision.data.warp import Warp, scaled, shifted
 from jaxvision.errors import UserError, nearest
 
 __all__ = [
@@ -98,46 +90,9 @@ __all__ = [
 ]
 
 
-def preprocess(contract: InputContract) -> Callable[[np.ndarray], np.ndarray]:
-    """The evaluation pixels of a contract: `f(image uint8[H, W, C]) -> uint8[size, size, C]`.
-
-    The shorter side to `contract.resize`, then the centre `contract.size` (torchvision's `Resize` and
-    `CenterCrop`, with their rounding), and nothing else.
-    """
-
-    def apply(image: np.ndarray) -> np.ndarray:
-        return center(resized(image, *shorter_side_to(image, contract.resize), contract.filter), contract.size)
-
-    return apply
-
-
-def warp(contract: InputContract, height: int, width: int) -> Warp:
-    """Where `preprocess` puts the pixels of an image of height x width."""
-    sides = shorter_side_to(np.broadcast_to(np.uint8(0), (height, width)), contract.resize)
-    top, left = center_corner(*sides, contract.size)
-    resized_ = Warp.identity(height, width).then(scaled((height, width), sides), sides)
-    return resized_.then(shifted(-left, -top), (contract.size, contract.size))
-
-
-def square(contract: InputContract) -> Callable[[np.ndarray], np.ndarray]:
-    """`f(image uint8[H, W, C]) -> uint8[resize, resize, C]`, whose `preprocess` is that of the image itself.
-
-    For what does its own resizing and cropping: this is resized already, and images of any size come as one.
-    """
-
-    def first(side: int) -> int:
-        return round((side - contract.size) / 2)
-
-    def apply(image: np.ndarray) -> np.ndarray:
-        image = resized(image, *shorter_side_to(image, contract.resize), contract.filter)
-        top, left = (first(side) - first(contract.resize) for side in image.shape[:2])
-        return image[top : top + contract.resize, left : left + contract.resize]
-
-    return apply
-
-
 # What a transform may say of itself. step, decodes: see `Geometry`; scatters: see `scattering`; partners: how many
-# other samples it takes; makes: of what makes several images of one, (name in the batch, images, side) of each kind.
+# other samples it takes; makes: of what makes several images of one, (name in the batch, images, (height, width)) of
+# each kind.
 ATTRIBUTES = ("step", "decodes", "scatters", "partners", "makes")
 
 
@@ -177,13 +132,13 @@ def build(specs: Sequence[tuple[str, Any]], contract: InputContract) -> list[Bui
 
 
 def shapes(specs: Sequence[tuple[str, Any]], contract: InputContract) -> dict[str, tuple[int, ...]]:
-    """What the transforms make of an image, by its name in the batch: {"image": (size, size, channels)}, or what the
-    last one says that it `makes`."""
+    """What the transforms make of an image, by its name in the batch: {"image": (height, width, channels)}, or what
+    the last one says that it `makes`."""
     last = build(specs, contract)[-1:]
     makes = getattr(last[0], "makes", None) if last else None
     if makes is None:
-        return {"image": (contract.size, contract.size, contract.channels)}
-    return {name: (count, side, side, contract.channels) for name, count, side in makes}
+        return {"image": contract.shape}
+    return {name: (count, *sides, contract.channels) for name, count, sides in makes}
 
 
 def check_fields(transforms: Sequence[Any], fields: Sequence[Field]) -> None:
@@ -217,7 +172,7 @@ def applied(
     return {**sample, "image": image}
 
 
-def _build(specs: Sequence[tuple[str, Any]], size: int) -> list[Built]:
+def _build(specs: Sequence[tuple[str, Any]], size: int | Sequence[int]) -> list[Built]:
     transforms: list[Built] = []
     for spec in specs:
         pair = isinstance(spec, tuple | list) and len(spec) == 2
@@ -245,37 +200,41 @@ ONE_VIEW: tuple[tuple[str, dict[str, Any]], ...] = (("random_resized_crop", {}),
 
 
 def multi_view(
-    size: Side,
+    size: Canvas,
     views: Sequence[Sequence[tuple[str, Any]]] = (ONE_VIEW, ONE_VIEW),
     local: Sequence[tuple[str, Any]] = (),
     local_count: Times = 0,
-    local_size: Side = 96,
+    local_size: Canvas = 96,
 ) -> Callable[[np.ndarray, np.random.Generator], dict[str, np.ndarray]]:
     """Several views of one image, for self-supervision; the last transform of all.
 
-    `views`: a list of transforms for each view of `size` x `size`; they give batch["image"] uint8 [B, V, size, size,
-    C]. `local`: one list for all `local_count` smaller views, which give batch["local"] uint8 [B, L, local_size,
-    local_size, C] (multi-crop, Caron et al. 2020). All draw from one generator, one after the other.
+    `views`: a list of transforms for each view of `size` x `size`, or (height, width); they give batch["image"] uint8
+    [B, V, size, size, C]. `local`: one list for all `local_count` smaller views, which give batch["local"] uint8 [B, L,
+    local_size, local_size, C] (multi-crop, Caron et al. 2020). All draw from one generator, one after the other.
     """
     check(len(views) >= 1, "views is empty: at least one is needed")
     nested = any(spec[:1] == ("multi_view",) for specs in (*views, local) for spec in specs)
     check(not nested, "a view cannot be a multi_view itself")
     check(bool(local) == (local_count > 0), "local and local_count go together: give both or neither")
     check_size(local_size)
+    sides, local_sides = sides_of(size), sides_of(local_size)
     large = [_build(specs, size) for specs in views]
     small = [_build(local, local_size)] * local_count
 
-    def view(transforms: Sequence[Transform], side: int, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def view(
+        transforms: Sequence[Transform], sides: tuple[int, int], image: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         for transform in transforms:
             image = transform(image, rng)
-        check(image.shape[:2] == (side, side), f"a view is {image.shape[1]} x {image.shape[0]}, not {side} x {side}")
+        height, width = sides
+        check(image.shape[:2] == sides, f"a view is {image.shape[1]} x {image.shape[0]}, not {width} x {height}")
         return image
 
     def apply(image: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        made = {"image": np.stack([view(transforms, size, image, rng) for transforms in large])}
+        made = {"image": np.stack([view(transforms, sides, image, rng) for transforms in large])}
         if small:
-            made["local"] = np.stack([view(transforms, local_size, image, rng) for transforms in small])
+            made["local"] = np.stack([view(transforms, local_sides, image, rng) for transforms in small])
         return made
 
-    apply.makes = (("image", len(large), size), *([("local", local_count, local_size)] if small else []))  # type: ignore[attr-defined]
+    apply.makes = (("image", len(large), sides), *([("local", local_count, local_sides)] if small else []))  # type: ignore[attr-defined]
     return apply

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from jaxvision.config.ranges import Angle, Fill, Level, Positive, Share, Side, Slant, Times
+from jaxvision.config.ranges import Angle, Canvas, Fill, Level, Positive, Share, Slant, Times
 from jaxvision.data.decode import Encoded
 from jaxvision.data.transforms.color import check_colour, check_p, colour_of
 from jaxvision.data.transforms.pixels import (
@@ -26,6 +26,7 @@ from jaxvision.data.transforms.pixels import (
     moved,
     quickly_resized,
     shorter_side_to,
+    sides_of,
     to_pillow,
     turned_by,
 )  # fmt: skip
@@ -33,8 +34,8 @@ from jaxvision.data.warp import Move, scaled, shifted
 from jaxvision.errors import nearest
 
 
-def resize(size: Side, filter: str = "bilinear") -> Transform:
-    """The shorter side to `size` pixels, the longer in proportion (torchvision's `Resize(int)`).
+def resize(size: Canvas, filter: str = "bilinear") -> Transform:
+    """The shorter side to `size` pixels, the longer in proportion (torchvision's `Resize(int)`); or to (height, width).
 
     `filter`: "bilinear" and "bicubic" are antialiased (they widen with the reduction, as Pillow's), "linear" is not.
     """
@@ -42,14 +43,14 @@ def resize(size: Side, filter: str = "bilinear") -> Transform:
     check_size(size)
 
     def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
-        sides = shorter_side_to(image, size)
+        sides = shorter_side_to(image, size) if isinstance(size, int) else sides_of(size)
         return quickly_resized(image, *sides, filter), [scaled(image.shape, sides)]
 
     return Geometry(step)
 
 
-def center_crop(size: Side) -> Transform:
-    """The middle `size` x `size` pixels (torchvision's `CenterCrop`, but small images raise, unpadded)."""
+def center_crop(size: Canvas) -> Transform:
+    """The middle `size` x `size` pixels, or (height, width) (torchvision's `CenterCrop`, but small images raise)."""
     check_size(size)
 
     def step(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
@@ -60,12 +61,13 @@ def center_crop(size: Side) -> Transform:
 
 
 def random_resized_crop(
-    size: Side,
+    size: Canvas,
     scale: tuple[Positive, Positive] = (0.08, 1.0),
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3),
     filter: str = "bilinear",
 ) -> Transform:
-    """A random box, resized to `size` x `size` (torchvision's `RandomResizedCrop`, its law and its fallback).
+    """A random box, resized to `size` x `size`, or (height, width) (torchvision's `RandomResizedCrop`, its law and its
+    fallback).
 
     `scale` is the share of the image's area, uniform; `ratio` is width / height, uniform in its logarithm.
     After ten boxes that do not fit comes the largest centred one within `ratio`. Szegedy et al. 2015.
@@ -76,16 +78,17 @@ def random_resized_crop(
     check_size(size)
     check(0 < scale[0] <= scale[1], f"scale is {scale}, must be (low, high) with 0 < low <= high")
     check(0 < ratio[0] <= ratio[1], f"ratio is {ratio}, must be (low, high) with 0 < low <= high")
+    sides = sides_of(size)
 
     def step(image: np.ndarray | Encoded, rng: np.random.Generator) -> tuple[np.ndarray, list[Move]]:
         top, left, height, width = crop_box(image.shape[0], image.shape[1], scale, ratio, rng)
         # Cut before resizing: a resizer's own box argument lets the filter see the pixels around the box.
         if isinstance(image, Encoded):
-            part, (top, left, height, width) = image.cut(top, left, height, width, size)
-            done = part.copy() if part.shape[:2] == (size, size) else quickly_resized(part, size, size, filter)
+            part, (top, left, height, width) = image.cut(top, left, height, width, sides)
+            done = part.copy() if part.shape[:2] == sides else quickly_resized(part, *sides, filter)
         else:
-            done = quickly_resized(image[top : top + height, left : left + width], size, size, filter)
-        x, y = size / width, size / height
+            done = quickly_resized(image[top : top + height, left : left + width], *sides, filter)
+        x, y = sides[1] / width, sides[0] / height
         return done, [Move((x, 0.0, -left * x, 0.0, y, -top * y))]
 
     return Geometry(step, decodes=True)
