@@ -333,7 +333,7 @@ class Ticker:
 ticker = Ticker()
 
 
-def sayer(arguments: argparse.Namespace) -> Callable[[str], None]:
+def printer(arguments: argparse.Namespace) -> Callable[[str], None]:
     """print, or nothing with --json; of several processes only the first says anything."""
 
     def say(text: str) -> None:
@@ -344,7 +344,7 @@ def sayer(arguments: argparse.Namespace) -> Callable[[str], None]:
     return say
 
 
-def shower(arguments: argparse.Namespace) -> Callable[[Iterator[Any], int | None, str], Iterator[Any]]:
+def progress(arguments: argparse.Namespace) -> Callable[[Iterator[Any], int | None, str], Iterator[Any]]:
     """(iterator, how many if known, what) -> the same iterator, with a progress bar if standard error is a terminal."""
 
     def show(items: Iterator[Any], total: int | None, what: str) -> Iterator[Any]:

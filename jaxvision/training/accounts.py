@@ -42,12 +42,12 @@ class Accounts:
             self._name_straggler()
 
     def publish(self, *, last: bool = False) -> None:
-        """Tells the other hosts where this one's time went."""
-        hosts.tell("time", {"machine": platform.node(), "time": self._clock.read()[1], "last": last})
+        """Publishes where this host's time went, for the other hosts to read."""
+        hosts.publish("time", {"machine": platform.node(), "time": self._clock.read()[1], "last": last})
 
     def _name_straggler(self) -> None:
         """Says, once, who holds the others up."""
-        now = {k: host["time"] for k, host in hosts.told("time").items()} if self._session.leader else {}
+        now = {k: host["time"] for k, host in hosts.published("time").items()} if self._session.leader else {}
         found, self._seen = goodput.behind(now, self._seen), now
         if found and found[0] != self._named:
             self._named, part, share = found
@@ -99,12 +99,12 @@ class Accounts:
         }
 
     def _hosts(self, *, wait: bool) -> list[dict[str, Any]]:
-        """The time of each, where there are several; at the end after a moment for all to have told theirs."""
+        """The time of each host, where there are several. wait: up to 5 s, until all have published their last."""
         deadline = time.monotonic() + (5.0 if wait else 0.0)
-        found = hosts.told("time")
+        found = hosts.published("time")
         while not all(host["last"] for host in found.values()) and time.monotonic() < deadline:
             time.sleep(0.05)
-            found = hosts.told("time")
+            found = hosts.published("time")
         return [
             {"process": k, "machine": host["machine"], "time": {p: round(v, 3) for p, v in host["time"].items()}}
             for k, host in sorted(found.items())

@@ -135,17 +135,17 @@ def _collect(
     update: Update, state: Any, batches: Iterable[Batch], compact: Mapping[str, Callable], truth: Truth | None
 ) -> tuple[PyTree, PyTree, np.ndarray, np.ndarray]:
     """Sums added up and rows concatenated, as numpy, the rows' ids, and which rows of all batches they are, padding
-    counted: in a source that comes in order, the samples' places. At most two batches in flight."""
+    counted: in a source that comes in order, the samples' places. At most two batches are pending."""
     total: PyTree = None
     kept: list[PyTree] = []
     places: list[np.ndarray] = []
     small: dict[str, list[tuple[int, Any]]] = {name: [] for name in compact}
     seen = 0
-    flight: deque = deque()
+    pending: deque = deque()
 
-    def land() -> None:
+    def drain() -> None:
         nonlocal total, seen
-        sums, rows = flight.popleft()
+        sums, rows = pending.popleft()
         # float64 on the host: a float32 sum over a million samples would lose digits
         sums = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
         total = sums if total is None else jax.tree.map(np.add, total, sums)
@@ -160,11 +160,11 @@ def _collect(
         seen += len(mask)
 
     for batch in batches:
-        flight.append(update(state.params, state.extra, batch))
-        if len(flight) > 2:
-            land()
-    while flight:
-        land()
+        pending.append(update(state.params, state.extra, batch))
+        if len(pending) > 2:
+            drain()
+    while pending:
+        drain()
     if not kept:
         return {}, {}, np.zeros(0, np.int64), np.zeros(0, np.int64)
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
