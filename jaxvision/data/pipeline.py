@@ -52,7 +52,7 @@ class Skips:
         self.seen = dict(seen or {})
 
     def rows(self) -> list[dict[str, Any]]:
-        """For a report."""
+        """Skipped samples for a report: a row of {"sample": place, "reason"} each, by place."""
         return [{"sample": place, "reason": reason} for place, reason in sorted(self.seen.items())]
 
     def add(self, skips: Iterable[Skip], source: Source) -> None:
@@ -268,7 +268,7 @@ def _rounded(sample: dict[str, Any], fields: Sequence[Field]) -> dict[str, np.nd
 
 @contextlib.contextmanager
 def _named(where: str, image: Any) -> Iterator[None]:
-    """Errors of transforms say of which image they are."""
+    """Names, in errors of transforms, the image that was transformed."""
     try:
         yield
     except UserError as error:

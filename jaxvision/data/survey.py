@@ -1,4 +1,4 @@
-"""What a look at some of the data tells before a run begins: unused levels, hidden colours, images that are shared."""
+"""A look at some of the data before a run begins: unused levels, hidden colours, images that are shared."""
 
 from __future__ import annotations
 
@@ -99,8 +99,10 @@ def _unused(found: list[Levels], those: str, contract: InputContract) -> list[st
 
 
 class _Image(NamedTuple):
-    """What is known of an image: its place in the source, the file that it is (device and inode) if it is one, its
-    size in bytes, and its SHA-256 if it was read."""
+    """Known facts of an image: its place in the source, device and inode of its file, its size, its SHA-256.
+
+    Device and inode are known where the image is a file, the SHA-256 if the image was read. The size is in bytes.
+    """
 
     place: int
     file: tuple[int, int] | None

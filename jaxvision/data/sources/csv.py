@@ -27,7 +27,7 @@ from jaxvision.runtime import paths
 
 
 class Holds(NamedTuple):
-    """What the cells of a kind of labels hold: numbers; one name a row; or several."""
+    """Content of the cells of a kind of labels: numbers; one name a row; or several."""
 
     numbers: bool = False
     one: bool = False
@@ -192,7 +192,7 @@ class Csv:
 
 
 class _Columns(NamedTuple):
-    """Which column of a table holds what."""
+    """Roles of the columns of a table."""
 
     header: tuple[str, ...]
     image: int

@@ -576,7 +576,7 @@ def _paired(path: str, names: list[bytes], labels: dict[bytes, bytes], part: str
 
 
 def _beside(file: int, names: list[bytes], beside: dict[bytes, tuple[int, int]]) -> str:
-    """What an error says of .txt or .json files that have the names of images; "" where there are none."""
+    """Text for an error about .txt or .json files that have the names of images; "" where there are none."""
     if not beside:
         return ""
     stems = {name.rpartition(b".")[0] for name in names}
