@@ -49,7 +49,9 @@ def write_onnx(path: pathlib.Path, function: Function, spec: Any, about: dict[st
 
 
 def write_litert(path: pathlib.Path, function: Function, spec: Any) -> None:
-    """For a `spec` without symbols. Raises UserError where litert-converter is missing or cannot convert it.
+    """Writes a function as a LiteRT file, for a `spec` without symbols.
+
+    Raises UserError where litert-converter is missing or cannot convert it.
 
     litert-converter is the end of Google's litert-torch. Its bindings, which this calls as that does, are not
     documented and less than a year old: the extra names a minor version.
@@ -159,7 +161,10 @@ def _silent() -> Iterator[None]:
 
 
 def needed(name: str, format: str = "onnx") -> Any:
-    """The module of that name. Raises UserError where it is not installed."""
+    """Imports the module of a name.
+
+    Raises UserError where it is not installed.
+    """
     import importlib
 
     try:

@@ -18,7 +18,7 @@ _ONE_SIZE = ("vit", "mixer", "swin")
 
 
 class StateDict(NamedTuple):
-    """What `write` writes.
+    """A network in another library's names, as `write` writes it.
 
     tensors: by the library's names; mine: those of them that the training holds, the others are made again; theirs: the
     library's name of the network; header: the file's metadata; config: timm's config.json, None for torchvision.
@@ -96,7 +96,7 @@ def _check_options(trained: Any, library: str, theirs: str, models: Any) -> None
 
 
 def _check_leaves(trained: Any, leaves: dict[str, Any], standard: dict[str, Any], library: str, theirs: str) -> None:
-    """The same by what shows: names and shapes of the leaves of the variant as the library has it."""
+    """Raises UserError where names or shapes of leaves differ from the variant as the library has it."""
     wrong = sorted(leaves.keys() ^ standard.keys())
     wrong += [n for n in sorted(leaves.keys() & standard.keys()) if leaves[n].shape != standard[n].shape]
     if not wrong:
@@ -115,7 +115,7 @@ def _other(trained: Any, option: str, library: str, theirs: str, key: str) -> Us
 
 
 def _standard(trained: Any, library: str, models: Any) -> dict[str, Any]:
-    """Abstract variables of the variant as it is without options, for the same classes and images."""
+    """Abstract variables of the plain variant, without options, for the same classes and images."""
     import jax
     import jax.numpy as jnp
 
@@ -130,7 +130,7 @@ def _standard(trained: Any, library: str, models: Any) -> dict[str, Any]:
 
 
 def _timm_config(trained: Any, theirs: str, origin: Any, models: Any) -> dict[str, Any]:
-    """What timm reads beside the weights: architecture, classes, and how it wants its pixels."""
+    """timm's config.json beside the weights: architecture, classes, and how the network wants its pixels."""
     contract, classes = trained.contract, len(trained.classes)
     cfg = {
         "input_size": [contract.channels, contract.size, contract.size],
@@ -148,7 +148,7 @@ def _timm_config(trained: Any, theirs: str, origin: Any, models: Any) -> dict[st
 
 
 def crop_share(size: int, resize: int) -> float:
-    """size / resize, as a float of which floor(size / it) is `resize`: what timm computes from it."""
+    """Crop share size / resize, as a float of which floor(size / share) is `resize`: what timm computes from it."""
     share = size / resize
     while math.floor(size / share) < resize:
         share = math.nextafter(share, 0.0)
@@ -156,7 +156,7 @@ def crop_share(size: int, resize: int) -> float:
 
 
 def _ends(trained: Any, origin: Any, models: Any) -> dict[str, str]:
-    """Their names of the first convolution and the last layer: those whose shape follows channels and classes."""
+    """The library's names of the first convolution and the last layer, whose shapes follow channels and classes."""
     import jax
     import jax.numpy as jnp
     from flax import traverse_util
