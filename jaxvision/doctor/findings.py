@@ -1,4 +1,6 @@
-"""What the doctor's facts mean: a list of findings, each with what to do next. Nothing is measured here.
+"""Findings from the doctor's facts, each with what to do next.
+
+Nothing is measured here.
 
 Facts are JSON, as doctor.py gathers them. What is not there was not measured, and nothing is said of it.
 """
@@ -268,7 +270,7 @@ def bottleneck(step: Facts) -> str:
 
 
 def faster_reading(config: Facts) -> str:
-    """What may make the loader faster, the cheapest first."""
+    """Advice on a faster loader, the cheapest measure first."""
     ways = []
     if not config["processes"]:
         if config["threads"] < min(config["cores"], 16):

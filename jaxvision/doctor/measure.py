@@ -123,7 +123,7 @@ def storage(workdir: epath.Path) -> dict[str, Any]:
 
 
 def devices() -> dict[str, Any]:
-    """This process's, as JAX starts them."""
+    """Facts of this process's devices, as JAX starts them: platform, kinds, count, memory in bytes."""
     try:
         local = jax.local_devices()
     except RuntimeError as error:
@@ -144,7 +144,10 @@ def devices() -> dict[str, Any]:
 
 
 def all_reduce() -> list[dict[str, Any]]:
-    """Over all devices, in float32: for each size the median seconds, bytes/s as a ring sends them, if it is right."""
+    """Measures sums over all devices, in float32.
+
+    A row for each size: the median seconds, bytes/s as a ring sends them, whether the sum is right.
+    """
     mesh, rows = sharding.make_mesh(), []
     count = mesh.size
     add = jax.shard_map(
@@ -166,7 +169,7 @@ def all_reduce() -> list[dict[str, Any]]:
 
 
 def shared(workdir: epath.Path) -> str:
-    """Why the workdir is not one for all hosts; "" if it is."""
+    """Reason why the workdir is not one for all hosts; "" if it is."""
     try:
         hosts.require_shared(workdir)
     except UserError as error:
@@ -175,7 +178,10 @@ def shared(workdir: epath.Path) -> str:
 
 
 def loader(config: Config, workdir: epath.Path, say: Any) -> tuple[Setup | None, dict[str, Any]]:
-    """What train would build, and images/s of its reader on this host with nothing else to do; or why it does not."""
+    """Builds what train would build, and measures images/s of its reader on this host with nothing else to do.
+
+    Where that fails, the facts say why.
+    """
     reading = {**reader.options(config), "cores": machine.cores()}
     try:
         setup = Setup(config, stored_classes(workdir))
