@@ -57,7 +57,7 @@ CERTIFICATE = {
 
 
 class Run(NamedTuple):
-    """What a workdir holds; `evals`: the certificates by name."""
+    """Contents of a workdir; `evals`: the certificates by name."""
 
     name: str
     config: dict[str, Any]
@@ -121,7 +121,10 @@ def _read(workdir: epath.Path, say: Say) -> Run:
 
 
 def _run_of(workdir: epath.Path) -> str:
-    """Which run the newest checkpoint is of; "" where none says it. Without checkpoint.py, which loads JAX."""
+    """Name of the run that the newest checkpoint is of; "" where none says it.
+
+    Without checkpoint.py, which loads JAX.
+    """
     folder = workdir / "checkpoints"
     names = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
     for name in sorted(names, key=int, reverse=True):
