@@ -44,7 +44,7 @@ _LONG = 3_600_000  # ms that one may work while the others wait; one that died i
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where this process stands among the others."""
+    """Position of this process among the others."""
 
     address: str  # host:port of process 0
     count: int
@@ -53,7 +53,10 @@ class Place:
 
 
 def detect() -> Place | None:
-    """This process's place, from the environment; None where it is alone. Raises UserError if something is missing."""
+    """Returns this process's place, from the environment; None where the process is alone.
+
+    Raises UserError if something is missing.
+    """
     from jax._src import clusters  # what jax.distributed.initialize asks, before the roll-call
 
     for name in (*_VARIABLES[1:], _POD):
@@ -129,7 +132,10 @@ def several() -> bool:
 
 
 def index() -> int:
-    """Of this process; 0 where it is alone. Starts no backend."""
+    """Index of this process; 0 where it is alone.
+
+    Starts no backend.
+    """
     return _state().process_id if several() else 0
 
 
@@ -156,7 +162,10 @@ def published(subject: str) -> dict[int, Any]:
 
 
 def of_first(number: float) -> float:
-    """The number of process 0, on all; they call it at the same step."""
+    """The number that process 0 has, on all processes.
+
+    All call it at the same step.
+    """
     if not several():
         return number
     import numpy as np

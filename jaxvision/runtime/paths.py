@@ -197,7 +197,7 @@ def read_json(path: epath.Path, shape: Any = dict) -> Any:
 
 
 def _misfit(content: Any, shape: Any, where: str) -> str:
-    """Where and how the content has another shape; "" if it has this one."""
+    """Place and way in which the content has another shape; "" if it has the stated one."""
     if isinstance(shape, list | dict):
         if not isinstance(content, type(shape)):
             return f"{where or 'its content'} is {_brief(content)} instead of a {type(shape).__name__}"
@@ -275,7 +275,10 @@ class Lines:
             self.flush()
 
     def flush(self) -> None:
-        """All lines so far are in the file. Another thread may write more meanwhile."""
+        """Waits until all lines so far are in the file.
+
+        Another thread may write more meanwhile.
+        """
         if self._file is not None:
             self._require_there()
         with self._lock:
@@ -310,7 +313,7 @@ class Lines:
 
 
 def cache() -> pathlib.Path:
-    """Where is kept what can be had again: $XDG_CACHE_HOME/jaxvision, ~/.cache/jaxvision where that is not set."""
+    """Folder of what can be had again: $XDG_CACHE_HOME/jaxvision, ~/.cache/jaxvision where that is not set."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return pathlib.Path(home, "jaxvision")
 
