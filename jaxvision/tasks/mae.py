@@ -24,7 +24,7 @@ ALIKE = 0.01
 
 
 class Decoder(nn.Module):
-    """From the tokens of the seen patches to the pixels of all: a small Vision Transformer."""
+    """Small Vision Transformer that decodes the tokens of the seen patches to the pixels of all patches."""
 
     width: int
     depth: int
@@ -62,7 +62,9 @@ def mae(
     decoder_heads: Count = 16,
     normalise_patches: bool = True,
 ) -> Task:
-    """He et al. 2021, https://arxiv.org/abs/2111.06377: `losses.masked_patch_error` of the patches that were hidden.
+    """Masked autoencoder of He et al. 2021, https://arxiv.org/abs/2111.06377.
+
+    The loss is `losses.masked_patch_error` of the patches that were hidden.
 
     batch["image"] is uint8 [B, H, W, C]; the share `hidden` of its patches, drawn anew for each image, is left out, so
     the network runs on the others alone. The decoder under params["decoder"] is dropped afterwards. The paper's
