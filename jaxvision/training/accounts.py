@@ -1,4 +1,4 @@
-"""Where a training's time goes: images/s, MFU, goodput, and who holds the others up."""
+"""Accounts of a training's time: images/s, MFU, goodput, and who holds the others up."""
 
 from __future__ import annotations
 
@@ -61,13 +61,15 @@ class Accounts:
         return [*self._session.earlier, this]
 
     def training_seconds(self) -> float:
-        """Everything since the start but start-up, compiling and evaluating."""
+        """Seconds since the start without start-up, compiling and evaluating."""
         wall, parts = self._clock.read()
         return wall - sum(parts[k] for k in ("start", "restore", "compile", "evaluate"))
 
     def summary(self, step: int, saves: list[float], *, wait: bool) -> dict[str, Any]:
-        """What summary.json has of time, speed and memory. saves: seconds that each save blocked; wait: a moment for
-        all hosts to have told their time."""
+        """Time, speed and memory, as summary.json has them.
+
+        saves: seconds that each save blocked; wait: for up to 5 s until all hosts have published their time.
+        """
         session, setup = self._session, self._session.setup
         seconds = self.training_seconds()
         wall, parts = self._clock.read()

@@ -167,7 +167,7 @@ class Loop:
             self.stop.at(self.clock.started + 60 * self.stop_after, f"{self.stop_after:g} minutes are over")
 
     def save(self) -> None:
-        """This step's state, once."""
+        """Saves the state of the current step, once."""
         self.pending.drain()
         self.saver.save(self.step, self.state)
 
@@ -223,7 +223,7 @@ class Loop:
             paths.write_json(self.session.workdir / "summary.json", plain(self.summary(status)))
 
     def summary(self, status: str) -> dict[str, Any]:
-        """What summary.json holds."""
+        """Contents of summary.json."""
         return {
             "status": status,
             "command": self.resume,
@@ -238,7 +238,10 @@ class Loop:
         }
 
     def _write_report(self) -> None:
-        """After the summary, which it shows. Whatever goes wrong with it must not spoil a run that is saved."""
+        """Writes the report, after the summary, which the report shows.
+
+        Whatever goes wrong with it must not spoil a run that is saved.
+        """
         if not self.session.leader:
             return
         setup = self.session.setup
