@@ -1,4 +1,4 @@
-"""What all commands share: flags, messages, exit codes, the clock on a terminal, the last line of JSON."""
+"""Flags, messages, exit codes, the clock on a terminal and the last line of JSON, shared by all commands."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_wait(self) -> None:
-        """For how long the processes of a job wait for each other."""
+        """Adds --wait: for how long, in seconds, the processes of a job wait for each other."""
         self.add_argument(
             "--wait",
             type=float,
@@ -121,7 +121,7 @@ class Parser(argparse.ArgumentParser):
         return arguments, overrides
 
     def need_positive(self, arguments: argparse.Namespace, *names: str) -> None:
-        """Raises UserError for the first of these flags that was given a number below 1."""
+        """Raises UserError for the first of the flags `names` that was given a number below 1."""
         for name in names:
             value = getattr(arguments, name)
             if value is not None and value < 1:
@@ -132,7 +132,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def _keys_called(name: str) -> list[str]:
-    """Keys of the config that somebody may mean by a flag: of this name, or what names the group of this name."""
+    """Keys of the config that somebody may mean by a flag: keys of that name, or `name` and `train` of a group so
+    named.
+    """
     from jaxvision import config
 
     tree = config.default()
@@ -177,8 +179,10 @@ def main(
 
 
 def _result(command: Callable[[list[str]], dict[str, Any]], argv: list[str], unheard: bool) -> dict[str, Any]:
-    """What the command returns. Raises KeyboardInterrupt also where a library swallowed it, or made another error of
-    it."""
+    """Runs a command and returns the result for its last line of JSON.
+
+    Raises KeyboardInterrupt also where a library swallowed the interrupt, or made another error of it.
+    """
     try:
         _open_standard_streams()
         if unheard:
@@ -256,8 +260,11 @@ class _Unheard:
 
 
 def _open_standard_streams() -> None:
-    """Opens those that were closed (`>&-`): a file that is opened next would get their numbers, and what is printed.
-    Has what their encoding lacks printed as escapes: the name of a file must not end a command."""
+    """Opens the standard streams that were closed (`>&-`).
+
+    Else a file that is opened next would get the number of one, and what is printed. Has what their encoding lacks
+    printed as escapes: the name of a file must not end a command.
+    """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -298,7 +305,7 @@ class Ticker:
         return self._thread is not None
 
     def tell(self, at: str) -> None:
-        """What the command is at now."""
+        """Sets the text that says what the command is at now."""
         self.at = lambda: at
 
     def _tick(self) -> None:
@@ -359,7 +366,7 @@ def progress(arguments: argparse.Namespace) -> Callable[[Iterator[Any], int | No
 
 
 def quiet_libraries() -> None:
-    """Orbax, TensorStore, XLA and TFDS tell at INFO and WARNING what no user can act on."""
+    """Silences what Orbax, TensorStore, XLA and TFDS log at INFO and WARNING, on which no user can act."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
     import logging
@@ -397,7 +404,11 @@ def keep_compiled() -> None:
 
 
 def _processor() -> str:
-    """Of machines that share a home, those whose processors have the same instructions; programs for a CPU use them."""
+    """Name of the instruction set of this machine's processor.
+
+    Compiled programs for a CPU are kept by this name: machines that share a home use each other's only where their
+    processors have the same instructions.
+    """
     flags = ""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
@@ -409,7 +420,10 @@ _YNN_TRIED = ("0.10",)
 
 
 def _unraisable(unraisable: Any) -> None:
-    """Python's own, but for one: when a save failed (full disk), writes of TensorStore that were still under way
-    report to Orbax's event loop, which is closed by then, and print that beside the error that matters."""
+    """Python's own hook for unraisable errors, silent about one that follows a failed save.
+
+    When a save failed (full disk), writes of TensorStore that were still under way report to Orbax's event loop, which
+    is closed by then, and print that beside the error that matters.
+    """
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
