@@ -320,7 +320,10 @@ class Packing:
     def _write(
         self, k: int, samples: Iterable[tuple[int, bytes, bytes, str]], step: Callable[[], None]
     ) -> dict[str, Any]:
-        """Shard k, under its final name only when whole and on the disk. Returns what its file of JSON says."""
+        """Writes shard k, under its final name only when whole and on the disk.
+
+        Returns what its file of JSON says.
+        """
         path = self.out / self.names[k]
         digest, count, skipped = hashlib.sha256(), 0, []
         with paths.whole(path, synced=True) as partial:
@@ -504,7 +507,10 @@ def _ahead(function: Callable[[T], R], items: Iterable[T], threads: int) -> Gene
 
 @contextlib.contextmanager
 def _writing(path: pathlib.Path) -> Iterator[None]:
-    """Names the file where a disk is full, or a limit is reached. The writer of shards raises RuntimeError then."""
+    """Raises errors of writing that name the file, where a disk is full or a limit is reached.
+
+    The writer of shards raises RuntimeError then.
+    """
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:

@@ -66,7 +66,10 @@ def _length(stream: Any) -> float:
 
 
 def require() -> Any:
-    """PyAV. Raises UserError where it is not installed."""
+    """Imports PyAV.
+
+    Raises UserError where it is not installed.
+    """
     try:
         import av
     except ImportError as error:

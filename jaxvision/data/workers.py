@@ -166,7 +166,10 @@ def _begin(load: Load, places: Any, number: Any) -> None:
 
 
 def _die_with_parent() -> None:
-    """A worker waits for work with both ends of a pipe in hand, so it would never see that its parent is gone."""
+    """Ends this worker when its parent is gone.
+
+    A worker waits for work with both ends of a pipe in hand, so it would never see that its parent is gone.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

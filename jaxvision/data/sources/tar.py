@@ -391,7 +391,7 @@ def _digest(file: int, offsets: np.ndarray) -> str:
 
 
 def _index(path: str, label: str) -> _Index:
-    """The index of a tar: from beside it if that one is whole and of this very tar, else made and saved."""
+    """The index of a tar: the saved one beside it if that is whole and of this very tar, else made and saved."""
     try:
         if os.path.isdir(path):
             raise UserError(f"{path} is a folder, wanted a tar file: did you mean 'folder:{path}'?")

@@ -78,7 +78,7 @@ def _bin(value: float, thresholds: tuple[float, ...]) -> int:
 
 
 def _count_all(objects: Mapping[str, Any]) -> int:
-    """CLEVR's scenes have 3 to 10 objects."""
+    """Class of the number of objects in a CLEVR scene, which has 3 to 10."""
     return len(objects["size"]) - 3
 
 
@@ -89,7 +89,7 @@ def _closest_object_distance(objects: Mapping[str, Any]) -> int:
 def _closest_vehicle_distance(objects: Mapping[str, Any]) -> int:
     """Class of the distance to the closest car, van or truck (types 0 to 2), in metres along the camera's axis.
 
-    The last class: there is none.
+    The last class says that there is none.
     """
     vehicles = [place[2] for place, kind in zip(objects["location"], objects["type"], strict=True) if kind < 3]
     return _bin(min(vehicles, default=1000.0), (-100.0, 8.0, 20.0, 999.0))
