@@ -38,7 +38,10 @@ def write_stablehlo(path: pathlib.Path, function: Function, spec: Any) -> None:
 
 
 def write_onnx(path: pathlib.Path, function: Function, spec: Any, about: dict[str, Any]) -> None:
-    """`about` goes into the file's metadata. Raises UserError where onnx is missing or knows no such network."""
+    """Writes a function as an ONNX file, with `about` in the file's metadata.
+
+    Raises UserError where onnx is missing or knows no such network.
+    """
     onnx = needed("onnx")
     from jaxvision.deploy.onnx_graph import to_onnx
 
@@ -138,7 +141,10 @@ def write_int8(path: pathlib.Path, source: pathlib.Path, images: Iterator[np.nda
 
 
 class _Images:
-    """onnxruntime's CalibrationDataReader, which it asks for the next inputs until there are none."""
+    """Images for calibration as onnxruntime's CalibrationDataReader.
+
+    onnxruntime asks it for the next inputs until there are none.
+    """
 
     def __init__(self, images: Iterator[np.ndarray]) -> None:
         self.images = images
@@ -150,7 +156,7 @@ class _Images:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """onnxruntime's quantisation logs advice at the root logger."""
+    """Silences the advice that onnxruntime's quantisation logs at the root logger."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)

@@ -133,7 +133,7 @@ class Graph:
 
 
 class Unknown(Exception):
-    """Something that has no rule here."""
+    """An operation or form of one that has no rule for its conversion here."""
 
 
 def to_onnx(closed: Any, inputs: Sequence[str], outputs: Sequence[str], name: str = "jaxvision") -> onnx.ModelProto:
@@ -447,7 +447,10 @@ def _squeeze(context: Context, x: Operand) -> Operand:
 
 
 def _transpose(context: Context, x: Operand) -> Operand:
-    """Nothing moves: the tensor's axes are other ones of the array."""
+    """Rule for transpose.
+
+    Nothing moves: the tensor's axes are other ones of the array.
+    """
     order = context.params["permutation"]
     if isinstance(x, np.ndarray):
         return x.transpose(order)
@@ -601,7 +604,10 @@ def _pad(context: Context, x: Value, filling: Operand) -> Value:
 
 
 def _product(context: Context, a: Operand, b: Operand) -> Value:
-    """Batch axes, then a's own, then b's own. One axis of each is left as it is, more are joined for the product."""
+    """Rule for dot_general, which gives batch axes, then a's own, then b's own.
+
+    One axis of each is left as it is, more are joined for the product.
+    """
     graph = context.graph
     (mine, theirs), (batch_a, batch_b) = context.params["dimension_numbers"]
     own_a, own_b = (

@@ -123,5 +123,5 @@ class Search:
 
 
 def _key(variable: Any) -> Any:
-    """A literal is no key of a dict."""
+    """A variable as a key of a dict; None for a literal, which is none."""
     return None if isinstance(variable, core.Literal) else variable

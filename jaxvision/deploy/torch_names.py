@@ -33,7 +33,10 @@ class StateDict(NamedTuple):
 
 
 def state_dict(trained: Any, names: str | None, about: dict[str, str]) -> StateDict:
-    """Averaged weights where the training kept some. `about` goes into the header. Raises UserError."""
+    """State dict of a trained network in the library's names; of averaged weights where the training kept some.
+
+    `about` goes into the header. Raises UserError.
+    """
     import numpy as np
     from flax import traverse_util
 
@@ -187,7 +190,10 @@ def _version() -> str:
 
 
 def write(path: pathlib.Path, state: StateDict) -> None:
-    """The tensors and their header, on the disk when it returns. Raises UserError where it does not take them."""
+    """Writes the tensors and their header, on the disk when it returns.
+
+    Raises UserError where the disk does not take them.
+    """
     import safetensors.numpy
 
     try:
@@ -221,7 +227,7 @@ def table(state: StateDict) -> str:
 
 
 def how_to_load(trained: Any, out: pathlib.Path, library: str, theirs: str) -> str:
-    """The line of Python."""
+    """The line of Python that loads the file."""
     from jaxvision import models
 
     family = models.family(trained.config.model.name)
