@@ -27,7 +27,10 @@ class Finding(NamedTuple):
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """Problems first. What several hosts have alike is one finding that names them."""
+    """Findings from the facts, problems first.
+
+    What several hosts have alike is one finding that names them.
+    """
     hosts = facts["hosts"]
     whose: dict[Finding, list[int]] = {}
     for k, host in enumerate(hosts):
@@ -208,7 +211,7 @@ def _at(host: Any, path: str) -> Any:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Bytes of memory may differ by what a machine keeps for itself."""
+    """Whether two values are the same; bytes of memory may differ by what a machine keeps for itself."""
     if isinstance(a, int) and isinstance(b, int):
         return abs(a - b) <= 0.05 * max(a, b) if max(a, b) > 10**6 else a == b
     return a == b
