@@ -37,7 +37,7 @@ def colours(records: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _kinds(records: list[dict[str, Any]]) -> list[str]:
-    """Kind of each record, for the legend.
+    """Name of each record's kind, as charts show it.
 
     Values of an evaluation that has measured something else since then are marked.
     """

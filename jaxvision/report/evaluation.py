@@ -80,7 +80,10 @@ class Pictures:
         self.pixels = preprocess(self.contract)
 
     def _card(self, row: int, caption: Callable[[int], Html]) -> Html:
-        """Raises UserError if another sample is in its place now."""
+        """Card of a sample.
+
+        Raises UserError if another sample is in its place now.
+        """
         from jaxvision.data.decode import decode
         from jaxvision.errors import Unreadable
 

@@ -100,7 +100,10 @@ def build(workdir: epath.Path, sources: Mapping[str, Any] | None = None, say: Sa
 
 
 def _read(workdir: epath.Path, say: Say) -> Run:
-    """Raises UserError if that is no workdir."""
+    """Reads the run of a workdir.
+
+    Raises UserError if that is no workdir.
+    """
     if not workdir.exists():
         raise UserError(f"{workdir} does not exist: name the --workdir of a training")
     if not (workdir / "config.json").exists():
@@ -134,7 +137,10 @@ def _run_of(workdir: epath.Path) -> str:
 
 
 def _certificate(path: epath.Path, run: str) -> dict[str, Any]:
-    """Raises Damaged."""
+    """Reads a certificate.
+
+    Raises Damaged.
+    """
     certificate = read_json(path, CERTIFICATE)
     require_run(path, certificate, run)
     return certificate
