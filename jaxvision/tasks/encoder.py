@@ -31,7 +31,9 @@ class Encoder(NamedTuple):
 
 
 def encoder(model: nn.Module, contract: InputContract, **heads: nn.Module) -> Encoder:
-    """`heads` follow one another: the first takes the features, each other what the one before it gives.
+    """The functions of a network and the heads behind it.
+
+    `heads` follow one another: the first takes the features, each other what the one before it gives.
 
     A head is a module of float[B, D] with an attribute `train`.
     """
