@@ -17,7 +17,7 @@ from jaxvision.training.session import Session
 
 
 class Accounts:
-    """Reads the clock: for each line of the log, and for summary.json."""
+    """Accounts of one session, read from the clock: for each line of the log, and for summary.json."""
 
     def __init__(self, session: Session, clock: Clock, log: Log) -> None:
         self._session, self._clock, self._log = session, clock, log

@@ -80,7 +80,10 @@ class Slice:
 
     @classmethod
     def find(cls, topology: str) -> Slice:
-        """The slice of that name, or the devices that are "here". Raises UserError."""
+        """The slice of a name, or the devices that are "here".
+
+        Raises UserError.
+        """
 
         if topology == "here":
             return cls(topology, jax.devices(), jax.device_count(), None)

@@ -1,4 +1,7 @@
-"""run(): the one evaluator. Every sample counts exactly once, on any number of devices and hosts."""
+"""The one evaluator, `run`.
+
+Every sample counts exactly once, on any number of devices and hosts.
+"""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def sgd(decay: optax.GradientTransformation, *, momentum: Rate = 0.9, nesterov: 
 
 
 def adamw(decay: optax.GradientTransformation, *, b1: Rate = 0.9, b2: Rate = 0.999, eps: Tiny = 1e-8):
-    """Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, decay times lr as torch has it."""
+    """AdamW of Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, decay times lr as torch has it."""
     return optax.chain(optax.scale_by_adam(b1, b2, eps), decay)
 
 
