@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def add_from(self, *, required: bool = True, exported: bool = False) -> None:
-        """The flags that name a trained network; `exported`: or a file that was exported of one."""
+        """Adds the flags that name a trained network; with `exported`, also those that name an exported file."""
         self.add_argument(
             "--from",
             dest="source",
@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
 
     def add_max_pixels(self, default: int | None = None) -> None:
-        """The flag that bounds what an image may take; without a default the training's."""
+        """Adds --max-pixels, which bounds the pixels of an image; without a default the training's bound holds."""
         told = "data.max_pixels of the training" if default is None else f"{default:,}"
         self.add_argument(
             "--max-pixels",
@@ -88,7 +88,10 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse(self, argv: Sequence[str], prefix: str = "") -> tuple[argparse.Namespace, dict[str, str]]:
-        """Flags, and what was given as `--PREFIX.KEY=VALUE` or `--PREFIX.KEY VALUE`. Raises UserError."""
+        """Returns the flags, and what was given as `--PREFIX.KEY=VALUE` or `--PREFIX.KEY VALUE`.
+
+        Raises UserError.
+        """
         overrides: dict[str, str] = {}
         rest: list[str] = []
         pending = list(argv)
@@ -203,7 +206,10 @@ def _result(command: Callable[[list[str]], dict[str, Any]], argv: list[str], unh
 
 
 def _report(error: UserError | OSError, argv: list[str]) -> int:
-    """Tells people and the other processes of an error; the exit code. Ends the process itself where a disk failed."""
+    """Reports an error to people and to the other processes, and returns the exit code.
+
+    Ends the process itself where a disk failed.
+    """
     if "--debug" in argv:
         traceback.print_exc()
     code = getattr(error, "exit_code", 2)
@@ -323,14 +329,14 @@ class Ticker:
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """The line is not there meanwhile."""
+        """Clears the line for as long as the block runs."""
         with self._lock:
             if self._thread is not None:
                 self._write("\r\x1b[K")
             yield
 
     def stop(self) -> None:
-        """Takes the line away for good; nothing where none is."""
+        """Removes the line for good; does nothing where none is shown."""
         if self._thread is not None:
             self._ends.set()
             with self.away():
