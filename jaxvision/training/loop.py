@@ -30,7 +30,7 @@ from jaxvision.training.session import Session, open_session
 from jaxvision.training.step import TrainState
 from jaxvision.weights import checkpoint
 
-IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host's work, few enough to notice NaN at once
+MAX_PENDING = 2  # steps dispatched ahead: enough to hide the host's work, few enough to notice NaN at once
 
 
 def fit(
@@ -125,7 +125,7 @@ class Loop:
             self.step += 1
             self.pending.add(self.step, logs)
             if self.first_step:
-                self.pending.drain(IN_FLIGHT)
+                self.pending.drain(MAX_PENDING)
             else:
                 self.pending.drain()
                 self._after_first_step()
