@@ -1,4 +1,4 @@
-"""What all commands share: flags, messages, exit codes, the clock on a terminal, the last line of JSON."""
+"""Flags, messages, exit codes, the clock on a terminal and the last line of JSON, shared by all commands."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def add_from(self, *, required: bool = True, exported: bool = False) -> None:
-        """The flags that name a trained network; `exported`: or a file that was exported of one."""
+        """Adds the flags that name a trained network; with `exported`, also those that name an exported file."""
         self.add_argument(
             "--from",
             dest="source",
@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--checkpoint", default="", metavar="C", help="best, last (default) or a step")
 
     def add_max_pixels(self, default: int | None = None) -> None:
-        """The flag that bounds what an image may take; without a default the training's."""
+        """Adds --max-pixels, which bounds the pixels of an image; without a default the training's bound holds."""
         told = "data.max_pixels of the training" if default is None else f"{default:,}"
         self.add_argument(
             "--max-pixels",
@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_wait(self) -> None:
-        """For how long the processes of a job wait for each other."""
+        """Adds --wait: for how long, in seconds, the processes of a job wait for each other."""
         self.add_argument(
             "--wait",
             type=float,
@@ -88,7 +88,10 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse(self, argv: Sequence[str], prefix: str = "") -> tuple[argparse.Namespace, dict[str, str]]:
-        """Flags, and what was given as `--PREFIX.KEY=VALUE` or `--PREFIX.KEY VALUE`. Raises UserError."""
+        """Returns the flags, and what was given as `--PREFIX.KEY=VALUE` or `--PREFIX.KEY VALUE`.
+
+        Raises UserError.
+        """
         overrides: dict[str, str] = {}
         rest: list[str] = []
         pending = list(argv)
@@ -121,7 +124,7 @@ class Parser(argparse.ArgumentParser):
         return arguments, overrides
 
     def need_positive(self, arguments: argparse.Namespace, *names: str) -> None:
-        """Raises UserError for the first of these flags that was given a number below 1."""
+        """Raises UserError for the first of the flags `names` that was given a number below 1."""
         for name in names:
             value = getattr(arguments, name)
             if value is not None and value < 1:
@@ -132,7 +135,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def _keys_called(name: str) -> list[str]:
-    """Keys of the config that somebody may mean by a flag: of this name, or what names the group of this name."""
+    """Keys of the config that somebody may mean by a flag: keys of that name, or `name` and `train` of a group so
+    named.
+    """
     from ml_collections import ConfigDict
 
     from jaxvision import config
@@ -179,8 +184,10 @@ def main(
 
 
 def _result(command: Callable[[list[str]], dict[str, Any]], argv: list[str], unheard: bool) -> dict[str, Any]:
-    """What the command returns. Raises KeyboardInterrupt also where a library swallowed it, or made another error of
-    it."""
+    """Runs a command and returns the result for its last line of JSON.
+
+    Raises KeyboardInterrupt also where a library swallowed the interrupt, or made another error of it.
+    """
     try:
         _open_standard_streams()
         if unheard:
@@ -201,7 +208,10 @@ def _result(command: Callable[[list[str]], dict[str, Any]], argv: list[str], unh
 
 
 def _report(error: UserError | OSError, argv: list[str]) -> int:
-    """Tells people and the other processes of an error; the exit code. Ends the process itself where a disk failed."""
+    """Reports an error to people and to the other processes, and returns the exit code.
+
+    Ends the process itself where a disk failed.
+    """
     if "--debug" in argv:
         traceback.print_exc()
     code = getattr(error, "exit_code", 2)
@@ -258,8 +268,11 @@ class _Unheard:
 
 
 def _open_standard_streams() -> None:
-    """Opens those that were closed (`>&-`): a file that is opened next would get their numbers, and what is printed.
-    Has what their encoding lacks printed as escapes: the name of a file must not end a command."""
+    """Opens the standard streams that were closed (`>&-`).
+
+    Else a file that is opened next would get the number of one, and what is printed. Has what their encoding lacks
+    printed as escapes: the name of a file must not end a command.
+    """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -300,7 +313,7 @@ class Ticker:
         return self._thread is not None
 
     def tell(self, at: str) -> None:
-        """What the command is at now."""
+        """Sets the text that says what the command is at now."""
         self.at = lambda: at
 
     def _tick(self) -> None:
@@ -318,14 +331,14 @@ class Ticker:
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """The line is not there meanwhile."""
+        """Clears the line for as long as the block runs."""
         with self._lock:
             if self._thread is not None:
                 self._write("\r\x1b[K")
             yield
 
     def stop(self) -> None:
-        """Takes the line away for good; nothing where none is."""
+        """Removes the line for good; does nothing where none is shown."""
         if self._thread is not None:
             self._ends.set()
             with self.away():
@@ -335,7 +348,7 @@ class Ticker:
 ticker = Ticker()
 
 
-def sayer(arguments: argparse.Namespace) -> Callable[[str], None]:
+def printer(arguments: argparse.Namespace) -> Callable[[str], None]:
     """print, or nothing with --json; of several processes only the first says anything."""
 
     def say(text: str) -> None:
@@ -346,7 +359,7 @@ def sayer(arguments: argparse.Namespace) -> Callable[[str], None]:
     return say
 
 
-def shower(arguments: argparse.Namespace) -> Callable[[Iterator[Any], int | None, str], Iterator[Any]]:
+def progress(arguments: argparse.Namespace) -> Callable[[Iterator[Any], int | None, str], Iterator[Any]]:
     """(iterator, how many if known, what) -> the same iterator, with a progress bar if standard error is a terminal."""
 
     def show(items: Iterator[Any], total: int | None, what: str) -> Iterator[Any]:
@@ -361,7 +374,7 @@ def shower(arguments: argparse.Namespace) -> Callable[[Iterator[Any], int | None
 
 
 def quiet_libraries() -> None:
-    """Orbax, TensorStore, XLA and TFDS tell at INFO and WARNING what no user can act on."""
+    """Silences what Orbax, TensorStore, XLA and TFDS log at INFO and WARNING, on which no user can act."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
     import logging
@@ -399,7 +412,11 @@ def keep_compiled() -> None:
 
 
 def _processor() -> str:
-    """Of machines that share a home, those whose processors have the same instructions; programs for a CPU use them."""
+    """Name of the instruction set of this machine's processor.
+
+    Compiled programs for a CPU are kept by this name: machines that share a home use each other's only where their
+    processors have the same instructions.
+    """
     flags = ""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
@@ -411,7 +428,10 @@ _YNN_TRIED = ("0.10",)
 
 
 def _unraisable(unraisable: Any) -> None:
-    """Python's own, but for one: when a save failed (full disk), writes of TensorStore that were still under way
-    report to Orbax's event loop, which is closed by then, and print that beside the error that matters."""
+    """Python's own hook for unraisable errors, silent about one that follows a failed save.
+
+    When a save failed (full disk), writes of TensorStore that were still under way report to Orbax's event loop, which
+    is closed by then, and print that beside the error that matters.
+    """
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)

@@ -1,4 +1,4 @@
-"""What a user can put right, and the exit code that goes with it.
+"""Errors that a user can put right, each with its exit code.
 
 Everything else that is raised is a defect of ours and keeps its traceback.
 """
@@ -23,7 +23,7 @@ class Damaged(UserError):
 
 
 class Gone(UserError):
-    """What this process writes to was deleted or moved by someone else meanwhile."""
+    """A file or folder that this process writes to was deleted or moved by someone else meanwhile."""
 
 
 class Diverged(UserError):
@@ -33,7 +33,10 @@ class Diverged(UserError):
 
 
 class Unfit(UserError):
-    """What all hosts found together and would stop or spoil a run: one says it, and none waits for another."""
+    """A problem that all hosts found together and that would stop or spoil a run.
+
+    One host says it, and none waits for another.
+    """
 
 
 class Interrupted(UserError):

@@ -30,7 +30,7 @@ def evaluate(argv: list[str]) -> dict[str, Any]:
     parser.add_wait()
     arguments, _ = parser.parse(argv)
     parser.need_positive(arguments, "batch_size")
-    say = cli.sayer(arguments)
+    say = cli.printer(arguments)
     cli.ticker.start(arguments, "importing JAX, reading the network, compiling, evaluating")
 
     from jaxvision import config as config_lib

@@ -55,7 +55,7 @@ def export(argv: list[str]) -> dict[str, Any]:
     cli.ticker.start(arguments, "importing JAX, reading the network, compiling")
     from jaxvision.deploy import exporting, verifying
 
-    say, show = cli.sayer(arguments), cli.shower(arguments)
+    say, show = cli.printer(arguments), cli.progress(arguments)
     if arguments.verify:
         return verifying.verify(arguments.verify, arguments.data, arguments.images, arguments.agreement, say, show)
     return exporting.run(arguments, say, show)

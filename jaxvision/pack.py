@@ -67,7 +67,7 @@ def pack(argv: list[str]) -> dict[str, Any]:
             encoder=packing.Encoder(arguments.longest, arguments.quality, arguments.max_pixels),
             threads=arguments.threads,
             skip=arguments.on_error == "skip",
-            say=cli.sayer(arguments),
+            say=cli.printer(arguments),
             live=not arguments.json and sys.stderr.isatty(),
         )
     except Interrupted as error:

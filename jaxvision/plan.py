@@ -42,7 +42,7 @@ def plan(argv: list[str]) -> dict[str, Any]:
     arguments, overrides = parser.parse(argv, prefix="config")
     at_least(0).check("--batch", arguments.batch)
     at_least(1).check("--classes", arguments.classes)
-    say = cli.sayer(arguments)
+    say = cli.printer(arguments)
     topologies = [t for t in (arguments.table or arguments.topology).split(",") if t]
     for name in topologies:
         chips.slice_of(name)

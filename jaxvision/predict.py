@@ -43,7 +43,7 @@ def predict(argv: list[str]) -> dict[str, Any]:
     from jaxvision.data import inputs, video
     from jaxvision.data.sources.common import counted
 
-    say, left_out = cli.sayer(arguments), Counter[str]()
+    say, left_out = cli.printer(arguments), Counter[str]()
     items = [item for name in arguments.images for item in inputs.find(name, left_out)]
     if any(video.is_video(image) for _, image in items):
         video.require()  # before anything slow
@@ -67,7 +67,7 @@ def predict(argv: list[str]) -> dict[str, Any]:
         batch_size=arguments.batch_size,
         out=arguments.out,
         say=say,
-        show=cli.shower(arguments),
+        show=cli.progress(arguments),
     )
     if left_out:
         say(f"the folders hold other files, which are left out: {counted(left_out)}")

@@ -11,14 +11,14 @@ Batch = dict[str, Any]
 
 
 def leaf_name(path: tuple) -> str:
-    """Like "model/layer1_0/conv1/kernel", of a path as jax.tree_util gives it."""
+    """Name of a leaf, like "model/layer1_0/conv1/kernel", of a path as jax.tree_util gives it."""
     import jax
 
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def leaf_names(tree: PyTree) -> list[str]:
-    """Of all leaves, in their order."""
+    """Names of all leaves, in their order."""
     import jax
 
     return [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
@@ -87,7 +87,9 @@ class Target(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What to learn. `batch` holds global arrays [B, ...]; batch["mask"] bool[B], False = padding.
+    """A learning task as pure functions: initialisation, loss, predictions, what follows an optimiser step.
+
+    `batch` holds global arrays [B, ...]; batch["mask"] bool[B], False = padding.
 
     `params` is differentiated; the network is always under params["model"], heads and projectors beside it.
     `extra` is carried, sharded and saved, never differentiated: batch statistics under extra["model"],
@@ -128,7 +130,7 @@ def declares(
     names: tuple[str, ...] = (),
     averages: bool = False,
 ) -> Callable[[Callable[..., Task]], Callable[..., Task]]:
-    """What a factory of a Task says before anything is built; the Task that it makes says it, too.
+    """Decorator: what a factory of a Task says before anything is built; the Task that it makes says it, too.
 
     Args:
       learns: the kind of labels that the task needs; None: it learns from images alone.
@@ -150,7 +152,10 @@ def declares(
 
 
 def needs(part: str, does: str) -> Callable[[Callable[..., Task]], Callable[..., Task]]:
-    """What a wrapper asks of the task that it wraps: that its `learns` has this part of a Target. `does`: why."""
+    """Decorator: what a wrapper asks of the task that it wraps, that its `learns` has `part` of a Target.
+
+    `does`: why.
+    """
     return lambda wrapper: _with_attributes(wrapper, {"needs": part, "does": does})
 
 

@@ -48,7 +48,7 @@ def train(argv: list[str]) -> dict[str, Any]:
     )
     parser.add_wait()
     arguments, overrides = parser.parse(argv, prefix="config")
-    say = cli.sayer(arguments)
+    say = cli.printer(arguments)
 
     if arguments.profile < 0:
         raise UserError(f"--profile is {arguments.profile}: it is a number of steps, 0 for none")
@@ -89,7 +89,7 @@ def default_workdir(config: str) -> str:
     from jaxvision.config import split_argument
 
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return os.path.join("runs", f"{split_argument(config)[0].stem}-{hosts.share('workdir', stamp)[0]}")
+    return os.path.join("runs", f"{split_argument(config)[0].stem}-{hosts.allgather('workdir', stamp)[0]}")
 
 
 if __name__ == "__main__":

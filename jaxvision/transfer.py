@@ -40,7 +40,7 @@ def transfer(argv: list[str]) -> dict[str, Any]:
     parser.need_positive(arguments, "seeds", "steps", "batch_size")
     if not 0 <= arguments.freeze < 1:
         raise UserError(f"--freeze is {arguments.freeze}: it is a share of the steps, in [0, 1)")
-    say = cli.sayer(arguments)
+    say = cli.printer(arguments)
     rates, shots = _rates(arguments.lr), _shots(arguments.per_class)
     if len(rates) > 1 and shots and min(shots) < 5:
         raise UserError(

@@ -72,7 +72,8 @@ MUTATIONS = (
              "data/test_subset.py data/test_labels.py"),
     # ------------------------------------------------------------------- pixels
     Mutation("data/decode.py", ".astype(np.uint32) + 128)", ".astype(np.uint32))", "data/test_decode.py"),
-    Mutation("data/decode.py", "height // k >= sides[0] and width", "height // k >= sides[0] or width", "data/test_jpeg.py"),
+    Mutation("data/decode.py", "height // k >= sides[0] and width", "height // k >= sides[0] or width",
+             "data/test_jpeg.py"),
     Mutation("data/transforms/pixels.py", "round((width - right) / 2)", "(width - right) // 2",
              "data/test_golden.py data/test_transforms.py"),
     Mutation("data/transforms/pixels.py", "(size, int(size * width / height))", "(size, round(size * width / height))",

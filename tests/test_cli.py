@@ -244,7 +244,7 @@ def test_a_terminal_sees_what_a_command_is_at_and_for_how_long():
             arguments, _ = cli.Parser("x", "", []).parse(argv)
             cli.ticker.start(arguments, "compiling" + 99 * "g")
             time.sleep(1.2)
-            cli.sayer(arguments)("words")
+            cli.printer(arguments)("words")
             time.sleep(1.2)
             raise UserError("no data")
         cli.main(command)

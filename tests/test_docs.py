@@ -1,5 +1,9 @@
-"""What the documents name exists: files, keys of the config, flags, transforms, and as many as they say."""
+"""What the documents name exists: files, keys of the config, flags, transforms, and as many as they say.
 
+Docstrings begin with a sentence that a tooltip can show alone.
+"""
+
+import ast
 import pathlib
 import re
 
@@ -11,6 +15,7 @@ from jaxvision.data import transforms
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = list((ROOT / "configs").glob("*.py"))
+MODULES = sorted(path.relative_to(ROOT / "jaxvision").as_posix() for path in (ROOT / "jaxvision").rglob("*.py"))
 COUNTS = {"networks": len(models.__all__), "transforms": len(transforms.__all__), "recipes": len(RECIPES)}
 
 
@@ -73,3 +78,26 @@ def test_transforms_and_tasks():
     takers = [row.split("|")[1].strip(" `") for row in learning.splitlines() if re.match(r"\|.*\| two views", row)]
     assert all(f"`{name}`" in views for name in takers)
     assert len(takers) == 5
+
+
+# A docstring that begins so leans on the code around it: a pronoun without its noun, or a phrase without its subject.
+LEANING = (
+    "After|All of it|All that|And|As|Before|But|By|Else|Everything|For|From|He|Her|His|How it|How they|In|It|Its|Like|"
+    "Likewise|Of|Ours|Over|So|That|The other|The others|The same|Their|Theirs|Them|Then|These|They|This|Those|Until|"
+    "What|When|Where|Which|Who|Whom|Whose|With|Without"
+)
+# Modules whose docstrings do not stand alone yet; a name that ends in a slash is a folder.
+NOT_YET = (
+    "config/", "data/contract.py", "data/decode.py", "data/sample.py", "data/transforms/", "data/warp.py",
+    "deploy/certificate.py", "deploy/exporting.py", "deploy/inference.py", "deploy/network.py", "ops/resize.py",
+    "training/build.py", "training/check.py", "training/restore.py", "training/setup.py",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith(NOT_YET)])
+def test_first_sentences_stand_alone(module):
+    """Docstrings of private functions, too: an editor's tooltip shows the first sentence and nothing around it."""
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    tree = ast.parse((ROOT / "jaxvision" / module).read_text())
+    docstrings = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+    assert [text.partition("\n")[0] for text in docstrings if re.match(rf"({LEANING})\b", text)] == []

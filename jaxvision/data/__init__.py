@@ -1,4 +1,7 @@
-"""From files to batches of uint8 pixels: numpy, Pillow, OpenCV, libjpeg-turbo. Nothing here imports jax."""
+"""Image files to batches of uint8 pixels: numpy, Pillow, OpenCV, libjpeg-turbo.
+
+Nothing here imports jax.
+"""
 
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import decode

@@ -28,8 +28,10 @@ class Place(NamedTuple):
 
 
 def find(name: str, left_out: Counter[str] | None = None) -> Iterator[tuple[str, str | bytes]]:
-    """(name, the file or its content) of a file, of a folder recursively and in order, of a pattern, or of what
-    standard input gives for "-". `left_out` counts the other files of folders by their endings.
+    """Yields (name, the file or its content) of the images that people name.
+
+    Named are a file, a folder (recursively and in order), a pattern, or "-" for what standard input gives. `left_out`
+    counts the other files of folders by their endings.
 
     Raises UserError if it is absent or holds no image.
     """
@@ -94,7 +96,10 @@ def _standard_input(data: bytes, left_out: Counter[str] | None) -> Iterator[tupl
 def stream(
     items: Iterable[Any], every: float, max_pixels: int, fail: Callable[[Exception], None]
 ) -> Iterator[tuple[Place, Any]]:
-    """Files as they are; of videos a frame every so many seconds. `fail` is told of a video that ends early."""
+    """Yields image files as they are, and of each video a frame every so many seconds.
+
+    `fail` is told of a video that ends early.
+    """
     for name, image in items:
         if not is_video(image):
             yield Place(name), image

@@ -25,7 +25,7 @@ _ALL_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class Header(NamedTuple):
-    """What a crop must know of a JPEG file before it is decoded."""
+    """Facts of a JPEG file that a crop needs before the file is decoded."""
 
     height: int
     width: int

@@ -1,4 +1,4 @@
-"""Which sample is the n-th that training sees, and with what randomness: arithmetic on (seed, n), so nothing is saved.
+"""Order and randomness of training samples, computed from (seed, n), so that nothing is saved.
 
 Row i of global batch `step` is sample n = step * batch_size + i. With a source of N samples and nothing else asked
 for, that is the endless sequence permutation(seed, 0), permutation(seed, 1), ...
@@ -40,7 +40,7 @@ def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
 
 
 def sample_index(seed: int, n: int, length: int) -> int:
-    """Which of the source's `length` samples is the n-th that training sees, each coming once an epoch."""
+    """Index, among the source's `length` samples, of the n-th sample that training sees; each comes once an epoch."""
     epoch, place = divmod(n, length)
     return int(permutation(seed, epoch, length)[place])
 
@@ -51,7 +51,7 @@ def generator(seed: int, n: int, position: int) -> np.random.Generator:
 
 
 class Generators:
-    """What `generator` gives, at a tenth of its price: one generator, whose state is moved."""
+    """One generator whose state is moved: gives the same draws as `generator` at a tenth of its price."""
 
     def __init__(self) -> None:
         self._bits = _philox(0, 0, 0)
@@ -59,7 +59,10 @@ class Generators:
         self._rng = np.random.Generator(self._bits)
 
     def at(self, seed: int, n: int, position: int, partner: int = 0) -> np.random.Generator:
-        """partner: 0 for the sample itself, j + 1 for its j-th partner."""
+        """The generator of the transform at `position` for the n-th sample.
+
+        partner: 0 for the sample itself, j + 1 for its j-th partner.
+        """
         self._state["state"]["key"][:] = (seed % 2**64, n)
         self._state["state"]["counter"][2:] = (partner, position)
         self._bits.state = self._state
@@ -104,20 +107,24 @@ class Order:
         return int(self._draw(epoch)[place]) if len(self._ends) else place
 
     def replacement(self, n: int, attempt: int) -> int:
-        """What comes instead of the n-th sample if it cannot be read, or instead of its replacement: any sample,
-        each as likely as its weight says."""
+        """Index of the sample that replaces the n-th one, or its earlier replacement, if that cannot be read.
+
+        Any sample may come, each as likely as its weight says.
+        """
         word = _philox(self.seed, n, _REPLACE).random_raw(attempt + 1)[attempt]
         return int(self._at(word / 2**64 * self.length)) if len(self._ends) else int(word % self.length)
 
     def partner(self, n: int, j: int) -> int:
-        """Which sample, counted as n is, comes as the j-th partner of the n-th: any of its epoch, whose order is known
-        already."""
+        """Number, counted as n is, of the j-th partner of the n-th sample.
+
+        The partner is any sample of the same epoch, whose order is known already.
+        """
         epoch = self.length * self.repeats
         word = int(_philox(self.seed, n, _PARTNER).random_raw(j + 1)[j])
         return n // epoch * epoch + word % epoch
 
     def _at(self, points: Any) -> np.ndarray:
-        """The samples that lie at these points of the line."""
+        """Indices of the samples that lie at the given points of the line."""
         return self._line[np.searchsorted(self._ends, points, side="right")]
 
     def _draw(self, epoch: int) -> np.ndarray:
@@ -131,7 +138,7 @@ class Order:
 
 
 def _ends(weights: np.ndarray, length: int) -> np.ndarray:
-    """Where each sample's share of [0, length) ends."""
+    """Cumulative ends, float64 [length], of the samples' shares of [0, length)."""
     weights = np.asarray(weights, np.float64)
     if weights.shape != (length,) or not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
         raise UserError(f"sampling weights must be {length} finite numbers, none negative, not all 0")

@@ -61,7 +61,7 @@ def pack(
     say: Say,
     live: bool,
 ) -> dict[str, Any]:
-    """Packs a source into a folder, or goes on with it; what the command prints as JSON.
+    """Packs a source into a folder, or goes on with a folder begun, and returns what the command prints as JSON.
 
     Args:
       uri, out: the source's, and the folder's name.
@@ -125,7 +125,10 @@ def content_digest(source: Source) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What becomes of an image. `longest`, `quality` and `max_pixels` as the flags; None: not given."""
+    """Encoding of an image for storage.
+
+    `longest`, `quality` and `max_pixels` as the flags; None: not given.
+    """
 
     longest: int | None
     quality: int | None
@@ -229,7 +232,7 @@ class Packing:
     # ----------------------------------------------------------------------- before
 
     def _plan(self) -> dict[str, Any]:
-        """What must be the same when a second run goes on."""
+        """Facts that must be the same when a second run goes on."""
         plan = {
             "version": records.VERSION,
             "source": {
@@ -273,7 +276,7 @@ class Packing:
             left.unlink()
 
     def _whole(self, k: int) -> dict[str, Any] | None:
-        """What shard k holds, as its file of JSON says; None if it is absent or must be written again."""
+        """Contents of shard k, as its file of JSON says; None if the shard is absent or must be written again."""
         path = self.out / self.names[k]
         try:
             part = paths.read_json(path.with_suffix(".json"), PART)
@@ -317,7 +320,10 @@ class Packing:
     def _write(
         self, k: int, samples: Iterable[tuple[int, bytes, bytes, str]], step: Callable[[], None]
     ) -> dict[str, Any]:
-        """Shard k, under its final name only when whole and on the disk. Returns what its file of JSON says."""
+        """Writes shard k, under its final name only when whole and on the disk.
+
+        Returns what its file of JSON says.
+        """
         path = self.out / self.names[k]
         digest, count, skipped = hashlib.sha256(), 0, []
         with paths.whole(path, synced=True) as partial:
@@ -453,7 +459,10 @@ class Packing:
 
     @contextlib.contextmanager
     def _progress(self, what: str, total: int) -> Iterator[Callable[[], None]]:
-        """To be called after each image: moves the display, or says a line every 10 s; stops when asked to."""
+        """Yields a function to call after each image, which moves the display, or says a line every 10 s.
+
+        The function raises where the packing was asked to stop.
+        """
         bar = None
         if self.live:
             from tqdm import tqdm
@@ -498,7 +507,10 @@ def _ahead(function: Callable[[T], R], items: Iterable[T], threads: int) -> Gene
 
 @contextlib.contextmanager
 def _writing(path: pathlib.Path) -> Iterator[None]:
-    """Names the file where a disk is full, or a limit is reached. The writer of shards raises RuntimeError then."""
+    """Raises errors of writing that name the file, where a disk is full or a limit is reached.
+
+    The writer of shards raises RuntimeError then.
+    """
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:
@@ -511,7 +523,7 @@ def _save(path: pathlib.Path, data: bytes) -> None:
 
 
 def _differences(then: Any, now: Any, name: str = "") -> list[str]:
-    """What differs in two values of JSON, for people."""
+    """Differences of two values of JSON, as lines for people."""
     if isinstance(then, dict) and isinstance(now, dict):
         return [d for key in now for d in _differences(then.get(key), now[key], f"{name}.{key}" if name else key)]
     if then == now:

@@ -40,7 +40,7 @@ class Skip(NamedTuple):
 
 
 class Skips:
-    """Unreadable images are replaced instead of ending the run, up to a share of the source.
+    """Count of unreadable images, which are replaced instead of ending the run, up to a share of the source.
 
     `seen` holds those of the batches that were delivered: place in the source -> reason.
     """
@@ -52,11 +52,11 @@ class Skips:
         self.seen = dict(seen or {})
 
     def rows(self) -> list[dict[str, Any]]:
-        """For a report."""
+        """Skipped samples for a report: a row of {"sample": place, "reason"} each, by place."""
         return [{"sample": place, "reason": reason} for place, reason in sorted(self.seen.items())]
 
     def add(self, skips: Iterable[Skip], source: Source) -> None:
-        """Raises UserError once there are too many."""
+        """Adds skipped images; raises UserError once there are too many."""
         self.seen.update((s.place, s.reason) for s in skips)
         most = int(self.share * len(source))
         if len(self.seen) > most:
@@ -210,7 +210,7 @@ class _Train(_Load):
     def _made(
         self, n: int, stop: int, stream: tuple[int, int], generators: Generators, skipped: list[Skip]
     ) -> tuple[int, dict[str, Any]]:
-        """(its place in the source, the n-th sample after the first `stop` transforms).
+        """(place in the source, sample) of the n-th sample, after the first `stop` transforms.
 
         stream: whose random numbers they draw: (number of a sample, 0), or of its j-th partner (that number, j + 1).
         """
@@ -269,7 +269,7 @@ def _rounded(sample: dict[str, Any], fields: Sequence[Field]) -> dict[str, np.nd
 
 @contextlib.contextmanager
 def _named(where: str, image: Any) -> Iterator[None]:
-    """Errors of transforms say of which image they are."""
+    """Names, in errors of transforms, the image that was transformed."""
     try:
         yield
     except UserError as error:
@@ -324,7 +324,7 @@ class _Writer:
     def write(
         self, k: int, i: int, sample: dict[str, Any], images: Sequence[str] = ("image",), keep: float = 0.0
     ) -> None:
-        """Row k becomes a sample, which is the source's i-th; `images`: the names of its pixels."""
+        """Writes a sample, the source's i-th, into row k; `images`: the names of its pixels."""
         for name in images:
             value = sample[name]
             if name == "image" and value.shape[-3:] != self.shape:

@@ -52,7 +52,7 @@ def skips(config: ConfigDict, seen: dict[int, str] | None = None) -> Skips | Non
 
 
 def order(config: ConfigDict, source: Source) -> Order:
-    """Which sample of the training data comes as the n-th."""
+    """The order in which samples of the training data come."""
     weights = class_weights(source, config.data.sampling, dict(config.data.weights))
     return Order(config.seed, len(source), weights, config.data.repeats)
 
@@ -82,7 +82,9 @@ def train(
     skips: Skips | None = None,
     **readers: int,
 ) -> Generator[dict[str, np.ndarray], None, None]:
-    """These rows of the training batches of steps start .. stop - 1; closing the generator ends its threads.
+    """Yields the given rows of the training batches of steps start .. stop - 1.
+
+    Closing the generator ends its threads.
 
     fields: those of the source that batches hold; by default all. readers: in place of those of `options`.
     """

@@ -1,4 +1,4 @@
-"""What a look at some of the data tells before a run begins: unused levels, hidden colours, images that are shared."""
+"""A look at some of the data before a run begins: unused levels, hidden colours, images that are shared."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def levels_told(what: str, images: Iterable[bytes], contract: InputContract) -> 
 
 
 def _unused(found: list[Levels], those: str, contract: InputContract) -> list[str]:
-    """A line, if the levels are less than half of what becomes 0 to 255."""
+    """A line about unused levels, if those used are less than half of what becomes 0 to 255."""
     low, high = min(of.low for of in found), max(of.high for of in found)
     bottom, top = contract.range or (0.0, 65535.0)
     used = min(high, top) - max(low, bottom)
@@ -99,8 +99,10 @@ def _unused(found: list[Levels], those: str, contract: InputContract) -> list[st
 
 
 class _Image(NamedTuple):
-    """What is known of an image: its place in the source, the file that it is (device and inode) if it is one, its
-    size in bytes, and its SHA-256 if it was read."""
+    """Known facts of an image: its place in the source, device and inode of its file, its size, its SHA-256.
+
+    Device and inode are known where the image is a file, the SHA-256 if the image was read. The size is in bytes.
+    """
 
     place: int
     file: tuple[int, int] | None
@@ -109,7 +111,7 @@ class _Image(NamedTuple):
 
 
 def shared(train: Source, other: Source) -> str:
-    """A line about the images that are in both, "" if there are none: by file, else by SHA-256 among equal sizes.
+    """A line about the images that two sources share, "" if there are none: by file, else by SHA-256 among equal sizes.
 
     The work is bounded, see FILES, RECORDS, BYTES and SECONDS; what was left out is said, also where nothing was found.
     """
@@ -154,7 +156,7 @@ def _line(count: int, other: Source, example: str, among: str) -> str:
 
 
 def _parts(source: Source) -> tuple[np.ndarray, Source]:
-    """(places, the source that they are places of): of a part the whole."""
+    """(places, source) of a source; of a part, its places in the whole and the whole."""
     if isinstance(source, Subset):
         return source.chosen, source.whole
     return np.arange(len(source)), source

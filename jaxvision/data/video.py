@@ -58,7 +58,7 @@ def frames(path: str, every: float, max_pixels: int = MAX_PIXELS) -> Iterator[tu
 
 
 def _length(stream: Any) -> float:
-    """When it ends, in seconds, as its file states it; 0 where it does not."""
+    """Length of a video stream in seconds, as its file states it; 0 where the file does not."""
     if stream.duration:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
     hours, minutes, seconds = (stream.metadata.get("DURATION") or "0:0:0").split(":")  # Matroska and WebM
@@ -66,7 +66,10 @@ def _length(stream: Any) -> float:
 
 
 def require() -> Any:
-    """PyAV. Raises UserError where it is not installed."""
+    """Imports PyAV.
+
+    Raises UserError where it is not installed.
+    """
     try:
         import av
     except ImportError as error:

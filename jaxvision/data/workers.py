@@ -31,7 +31,10 @@ class Threads:
         self._executor = ThreadPoolExecutor(count, "reader", cv2.setNumThreads, (1,))
 
     def submit(self, step: int) -> Callable[[], Any]:
-        """What waits for load(step): it gives the result, or raises what the reader raised."""
+        """Starts load(step) in a thread and returns a function that waits for it.
+
+        The function gives the result, or raises what the reader raised.
+        """
         return self._executor.submit(self._load, step).result
 
     def close(self) -> None:
@@ -86,7 +89,7 @@ class Processes:
 
 
 class _Memory:
-    """Where a worker leaves the arrays of its result, so that they pass through no pipe.
+    """Memory in which a worker leaves the arrays of its result, so that they pass through no pipe.
 
     A file without a name, in memory: it is gone with the last process that has it open, however that ends, and it does
     not count against /dev/shm, which is small in containers. One serves many results in turn, since writing into new
@@ -99,7 +102,7 @@ class _Memory:
         self.path = f"/proc/{os.getpid()}/fd/{self._file}" if self._file >= 0 else None
 
     def loaded(self, data: bytes, places: list[tuple[int, int]]) -> Any:
-        """What `_stored` was given, in memory of its own that goes with the last array in it."""
+        """The result that `_stored` was given, in memory of its own that goes with the last array in it."""
         if not places:
             return pickle.loads(data)
         memory = np.empty(places[-1][1], np.uint8).data
@@ -113,7 +116,7 @@ _ALIGNED = 16  # bytes; enough for every dtype
 
 
 def _stored(result: Any, path: str | None) -> tuple[bytes, list[tuple[int, int]]]:
-    """What _Memory.loaded makes the result of again."""
+    """Pickles a result and writes its arrays to the file `path`, for `_Memory.loaded` to make the result of again."""
     if path is None:
         return pickle.dumps(result, protocol=5), []
     buffers: list[pickle.PickleBuffer] = []
@@ -129,7 +132,10 @@ def _stored(result: Any, path: str | None) -> tuple[bytes, list[tuple[int, int]]
 
 @contextlib.contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """A new process has the signal mask of the thread that starts it: until `_begin`, Ctrl-C would end it."""
+    """Blocks Ctrl-C while processes are started.
+
+    A new process has the signal mask of the thread that starts it: until `_begin`, Ctrl-C would end it.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -160,7 +166,10 @@ def _begin(load: Load, places: Any, number: Any) -> None:
 
 
 def _die_with_parent() -> None:
-    """A worker waits for work with both ends of a pipe in hand, so it would never see that its parent is gone."""
+    """Ends this worker when its parent is gone.
+
+    A worker waits for work with both ends of a pipe in hand, so it would never see that its parent is gone.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,1 +1,1 @@
-"""What leaves the house: a trained network as a file that runs elsewhere, and the proof that it is the same."""
+"""Export: a trained network as a file that runs elsewhere, and the proof that both are the same."""

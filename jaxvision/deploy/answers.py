@@ -1,4 +1,4 @@
-"""What a network answers to images: lines for people, rows of a table, JSON."""
+"""Predictions of images as lines for people, rows of a table, JSON."""
 
 from __future__ import annotations
 
@@ -94,14 +94,17 @@ def _content(image: str | bytes) -> bytes:
 
 
 def _shown(text: str) -> str:
-    """In one line, and nothing that a terminal obeys or cannot show: names of files may hold any bytes."""
+    """Text in one line, with nothing that a terminal obeys or cannot show.
+
+    Names of files may hold any bytes.
+    """
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def table(
     file: IO[str], name: str, predictor: Predictor, options: dict[str, Any], timed: bool
 ) -> Callable[[dict[str, Any]], None]:
-    """What writes a row: JSON lines, or the columns that the kind of predictions has."""
+    """Returns a function that writes a row: as JSON lines, or in the columns that the kind of predictions has."""
     if name.endswith(".jsonl"):
         return lambda row: print(json.dumps(row, ensure_ascii=False), file=file)
     lines = csv.writer(file, lineterminator="\n")

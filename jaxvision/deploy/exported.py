@@ -99,13 +99,15 @@ def _text(about: dict[str, Any]) -> str:
 
 
 def header(about: dict[str, Any]) -> dict[str, str]:
-    """What `embed` writes, for the header of a safetensors file."""
+    """Entries for the header of a safetensors file that say what `embed` writes into a file of another format."""
     return {_KEY: _text(about)}
 
 
 def carried(path: pathlib.Path, format: str) -> dict[str, Any]:
-    """What a file says of itself: its whole certificate, a part of it where an earlier version wrote the file, or
-    nothing."""
+    """The certificate that an exported file carries.
+
+    Of a file that an earlier version wrote, a part of it; of any other file, {}.
+    """
     try:
         if format == "onnx":
             with path.open("rb") as file:
@@ -208,7 +210,9 @@ def _varint(file: IO[bytes]) -> int:
 
 
 def runner(path: pathlib.Path, format: str) -> Run:
-    """What a program, "stablehlo", "onnx" or "litert", computes: uint8 [B, H, W, C] to its outputs.
+    """Returns the function that an exported program ("stablehlo", "onnx" or "litert") computes.
+
+    The function takes uint8 [B, H, W, C] and returns the program's outputs.
 
     Raises UserError if it cannot be read, or what reads it is not installed.
     """
@@ -273,7 +277,10 @@ def _onnx(path: pathlib.Path) -> Run:
 
 
 def _litert(path: pathlib.Path) -> Run:
-    """One image after the other: it is written for one, and most networks hold shapes that refuse more at once."""
+    """Runs a LiteRT program one image after the other.
+
+    The program is written for one image, and most networks hold shapes that refuse more at once.
+    """
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:

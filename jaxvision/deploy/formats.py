@@ -38,7 +38,10 @@ def write_stablehlo(path: pathlib.Path, function: Function, spec: Any) -> None:
 
 
 def write_onnx(path: pathlib.Path, function: Function, spec: Any, about: dict[str, Any]) -> None:
-    """`about` goes into the file's metadata. Raises UserError where onnx is missing or knows no such network."""
+    """Writes a function as an ONNX file, with `about` in the file's metadata.
+
+    Raises UserError where onnx is missing or knows no such network.
+    """
     onnx = needed("onnx")
     from jaxvision.deploy.onnx_graph import to_onnx
 
@@ -49,7 +52,9 @@ def write_onnx(path: pathlib.Path, function: Function, spec: Any, about: dict[st
 
 
 def write_litert(path: pathlib.Path, function: Function, spec: Any) -> None:
-    """For a `spec` without symbols. Raises UserError where litert-converter is missing or cannot convert it.
+    """Writes a function as a LiteRT file, for a `spec` without symbols.
+
+    Raises UserError where litert-converter is missing or cannot convert it.
 
     litert-converter is the end of Google's litert-torch. Its bindings, which this calls as that does, are not
     documented and less than a year old: the extra names a minor version.
@@ -136,7 +141,10 @@ def write_int8(path: pathlib.Path, source: pathlib.Path, images: Iterator[np.nda
 
 
 class _Images:
-    """onnxruntime's CalibrationDataReader, which it asks for the next inputs until there are none."""
+    """Images for calibration as onnxruntime's CalibrationDataReader.
+
+    onnxruntime asks it for the next inputs until there are none.
+    """
 
     def __init__(self, images: Iterator[np.ndarray]) -> None:
         self.images = images
@@ -148,7 +156,7 @@ class _Images:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """onnxruntime's quantisation logs advice at the root logger."""
+    """Silences the advice that onnxruntime's quantisation logs at the root logger."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)
@@ -159,7 +167,10 @@ def _silent() -> Iterator[None]:
 
 
 def needed(name: str, format: str = "onnx") -> Any:
-    """The module of that name. Raises UserError where it is not installed."""
+    """Imports the module of a name.
+
+    Raises UserError where it is not installed.
+    """
     import importlib
 
     try:

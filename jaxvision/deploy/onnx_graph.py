@@ -51,7 +51,7 @@ ONE = np.array(1, np.float32)
 
 
 class Graph:
-    """What has been converted so far."""
+    """The ONNX graph as converted so far."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -92,7 +92,7 @@ class Graph:
         return self.sides[str(symbol)]
 
     def straight(self, value: Operand) -> Value:
-        """In the array's order of axes."""
+        """Value with its axes in the array's order."""
         if isinstance(value, np.ndarray):
             return Value(self.constant(value), value.shape, tuple(range(value.ndim)))
         if value.perm == tuple(range(len(value.perm))):
@@ -100,7 +100,7 @@ class Graph:
         return self.ordered(value, tuple(range(len(value.perm))))
 
     def ordered(self, value: Value, perm: tuple[int, ...]) -> Value:
-        """In another order of axes."""
+        """Value with its axes in the order `perm`."""
         if value.perm == perm:
             return value
         key = (value.name, value.perm, perm)
@@ -110,7 +110,7 @@ class Graph:
         return self._made[key]
 
     def whole(self, value: Operand, sides: Sequence[Any]) -> Value:
-        """In the array's order, and broadcast to its sides."""
+        """Value with its axes in the array's order, broadcast to `sides`."""
         value = self.straight(value)
         if tuple(value.sides) == tuple(sides):
             return value
@@ -118,7 +118,10 @@ class Graph:
         return value._replace(name=name, sides=tuple(sides))
 
     def reshaped(self, value: Operand, sides: Sequence[Any]) -> Value:
-        """Of a whole value; at most one of the sides may be symbolic."""
+        """Value reshaped to `sides`, of which at most one may be symbolic.
+
+        The value itself must be whole: not still to be broadcast.
+        """
         value = self.straight(value)
         if tuple(value.sides) == tuple(sides):
             return value
@@ -130,7 +133,7 @@ class Graph:
 
 
 class Unknown(Exception):
-    """Something that has no rule here."""
+    """An operation or form of one that has no rule for its conversion here."""
 
 
 def to_onnx(closed: Any, inputs: Sequence[str], outputs: Sequence[str], name: str = "jaxvision") -> onnx.ModelProto:
@@ -199,7 +202,10 @@ def _operator(graph: Graph, found: Found, x: Operand) -> Value:
 
 
 def _needed(nodes: Sequence[Any], outputs: Sequence[str]) -> list[Any]:
-    """Those that an output depends on: what an operator replaced is left out."""
+    """The nodes that an output depends on.
+
+    What an operator replaced is left out.
+    """
     wanted, kept = set(outputs), []
     for node in reversed(nodes):
         if wanted & set(node.output):
@@ -218,7 +224,10 @@ def _info(name: str, aval: Any) -> Any:
 
 
 class Context(NamedTuple):
-    """Of one equation: (context, operands...) -> the value of its output."""
+    """A rule's view of one equation.
+
+    A rule is a function (context, operands...) -> the value of the equation's output.
+    """
 
     graph: Graph
     eqn: Any
@@ -398,7 +407,10 @@ def _static(shape: Sequence[Any]) -> bool:
 
 
 def _broadcast(context: Context, x: Operand, *_: Any) -> Operand:
-    """Only axes of 1 are put in; the rest ONNX does where it is needed."""
+    """Rule for broadcast_in_dim.
+
+    Only axes of 1 are put in; the rest ONNX does where it is needed.
+    """
     shape, axes = context.shape, context.params["broadcast_dimensions"]
     if isinstance(x, np.ndarray):
         apart = [1] * len(shape)
@@ -435,7 +447,10 @@ def _squeeze(context: Context, x: Operand) -> Operand:
 
 
 def _transpose(context: Context, x: Operand) -> Operand:
-    """Nothing moves: the tensor's axes are other ones of the array."""
+    """Rule for transpose.
+
+    Nothing moves: the tensor's axes are other ones of the array.
+    """
     order = context.params["permutation"]
     if isinstance(x, np.ndarray):
         return x.transpose(order)
@@ -485,7 +500,7 @@ def _whole(context: Context, k: int, v: Operand) -> Value:
 
 
 def _partial(v: Operand, sides: Sequence[Any]) -> bool:
-    """Whether it is still to be broadcast."""
+    """Whether the value is still to be broadcast."""
     return tuple(v.sides if isinstance(v, Value) else v.shape) != tuple(sides)
 
 
@@ -589,7 +604,10 @@ def _pad(context: Context, x: Value, filling: Operand) -> Value:
 
 
 def _product(context: Context, a: Operand, b: Operand) -> Value:
-    """Batch axes, then a's own, then b's own. One axis of each is left as it is, more are joined for the product."""
+    """Rule for dot_general, which gives batch axes, then a's own, then b's own.
+
+    One axis of each is left as it is, more are joined for the product.
+    """
     graph = context.graph
     (mine, theirs), (batch_a, batch_b) = context.params["dimension_numbers"]
     own_a, own_b = (
@@ -652,7 +670,7 @@ def _convolution(context: Context, x: Value, kernel: Operand) -> Value:
 
 
 def _pool(op: str) -> Callable[..., Value]:
-    """Over windows of [B, H, W, C]."""
+    """Rule for a pooling operator over windows of [B, H, W, C]."""
 
     def rule(context: Context, x: Value, *_: Any) -> Value:
         params, graph = context.params, context.graph

@@ -1,4 +1,4 @@
-"""What several primitives in a row amount to, where ONNX has one operator for it: runtimes compute that in one pass."""
+"""Patterns: several primitives in a row for which ONNX has one operator, which runtimes compute in one pass."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Search:
         self.producers, self.read = producers, read
 
     def made(self, variable: Any, name: str) -> Any:
-        """The equation that made it, or what it is a broadcast of, if that is of this name; else None."""
+        """The equation called `name` that made a variable, or what the variable is a broadcast of; else None."""
         eqn = self.producers.get(_key(variable))
         while eqn is not None and eqn.primitive.name != name and eqn.primitive.name in _SHAPES:
             eqn = self.producers.get(_key(eqn.invars[0]))
@@ -46,12 +46,12 @@ class Search:
         return None, None
 
     def operand(self, eqn: Any, name: str) -> Any:
-        """The equation of this name that made one of its operands, or None; None also of None."""
+        """The equation of a name that made one of the operands of an equation; None if there is none, or for None."""
         made = [self.made(v, name) for v in eqn.invars] if eqn is not None else []
         return next((found for found in made if found is not None), None)
 
     def constants(self, eqn: Any) -> np.ndarray | None:
-        """The constant among its operands, likewise."""
+        """The constant among the operands of an equation; None if there is none."""
         values = [self.constant(v) for v in eqn.invars] if eqn is not None else []
         return next((value for value in values if value is not None), None)
 
@@ -60,7 +60,7 @@ class Search:
         return value if isinstance(value, np.ndarray) else None
 
     def mean(self, variable: Any) -> Any:
-        """What it is the mean of, over the last axis; None if it is none."""
+        """The variable that `variable` is the mean of, over the last axis; None if it is no mean."""
         eqn = self.made(variable, "div")
         total = self.made(eqn.invars[0], "reduce_sum") if eqn is not None else None
         count = self.constant(eqn.invars[1]) if eqn is not None else None
@@ -123,5 +123,5 @@ class Search:
 
 
 def _key(variable: Any) -> Any:
-    """A literal is no key of a dict."""
+    """A variable as a key of a dict; None for a literal, which is none."""
     return None if isinstance(variable, core.Literal) else variable

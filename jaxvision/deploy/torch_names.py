@@ -18,7 +18,7 @@ _ONE_SIZE = ("vit", "mixer", "swin")
 
 
 class StateDict(NamedTuple):
-    """What `write` writes.
+    """A network in another library's names, as `write` writes it.
 
     tensors: by the library's names; mine: those of them that the training holds, the others are made again; theirs: the
     library's name of the network; header: the file's metadata; config: timm's config.json, None for torchvision.
@@ -33,7 +33,10 @@ class StateDict(NamedTuple):
 
 
 def state_dict(trained: Any, names: str | None, about: dict[str, str]) -> StateDict:
-    """Averaged weights where the training kept some. `about` goes into the header. Raises UserError."""
+    """State dict of a trained network in the library's names; of averaged weights where the training kept some.
+
+    `about` goes into the header. Raises UserError.
+    """
     import numpy as np
     from flax import traverse_util
 
@@ -96,7 +99,7 @@ def _check_options(trained: Any, library: str, theirs: str, models: Any) -> None
 
 
 def _check_leaves(trained: Any, leaves: dict[str, Any], standard: dict[str, Any], library: str, theirs: str) -> None:
-    """The same by what shows: names and shapes of the leaves of the variant as the library has it."""
+    """Raises UserError where names or shapes of leaves differ from the variant as the library has it."""
     wrong = sorted(leaves.keys() ^ standard.keys())
     wrong += [n for n in sorted(leaves.keys() & standard.keys()) if leaves[n].shape != standard[n].shape]
     if not wrong:
@@ -115,7 +118,7 @@ def _other(trained: Any, option: str, library: str, theirs: str, key: str) -> Us
 
 
 def _standard(trained: Any, library: str, models: Any) -> dict[str, Any]:
-    """Abstract variables of the variant as it is without options, for the same classes and images."""
+    """Abstract variables of the plain variant, without options, for the same classes and images."""
     import jax
     import jax.numpy as jnp
 
@@ -130,7 +133,7 @@ def _standard(trained: Any, library: str, models: Any) -> dict[str, Any]:
 
 
 def _timm_config(trained: Any, theirs: str, origin: Any, models: Any) -> dict[str, Any]:
-    """What timm reads beside the weights: architecture, classes, and how it wants its pixels."""
+    """timm's config.json beside the weights: architecture, classes, and how the network wants its pixels."""
     contract, classes = trained.contract, len(trained.classes)
     square = contract.height == contract.width
     if contract.filter == "linear" or not (contract.fit == "stretch" or (contract.fit == "crop" and square)):
@@ -154,7 +157,7 @@ def _timm_config(trained: Any, theirs: str, origin: Any, models: Any) -> dict[st
 
 
 def crop_share(size: int, resize: int) -> float:
-    """size / resize, as a float of which floor(size / it) is `resize`: what timm computes from it."""
+    """Crop share size / resize, as a float of which floor(size / share) is `resize`: what timm computes from it."""
     share = size / resize
     while math.floor(size / share) < resize:
         share = math.nextafter(share, 0.0)
@@ -162,7 +165,7 @@ def crop_share(size: int, resize: int) -> float:
 
 
 def _ends(trained: Any, origin: Any, models: Any) -> dict[str, str]:
-    """Their names of the first convolution and the last layer: those whose shape follows channels and classes."""
+    """The library's names of the first convolution and the last layer, whose shapes follow channels and classes."""
     import jax
     import jax.numpy as jnp
     from flax import traverse_util
@@ -193,7 +196,10 @@ def _version() -> str:
 
 
 def write(path: pathlib.Path, state: StateDict) -> None:
-    """The tensors and their header, on the disk when it returns. Raises UserError where it does not take them."""
+    """Writes the tensors and their header, on the disk when it returns.
+
+    Raises UserError where the disk does not take them.
+    """
     import safetensors.numpy
 
     try:
@@ -227,7 +233,7 @@ def table(state: StateDict) -> str:
 
 
 def how_to_load(trained: Any, out: pathlib.Path, library: str, theirs: str) -> str:
-    """The line of Python."""
+    """The line of Python that loads the file."""
     from jaxvision import models
 
     family = models.family(trained.config.model.name)

@@ -50,8 +50,9 @@ def measure(
 
 
 def _with_classes_of(about: dict[str, Any], source: Source, say: Say) -> Source:
-    """The source, with labels that count in the file's classes, by name where any is the same, else by their numbers,
-    which is said.
+    """The source with labels that count in the file's classes.
+
+    They are matched by name where any is the same, else by their numbers, which is said.
 
     Raises UserError where the names are others, or none is the same and there are more or fewer.
     """

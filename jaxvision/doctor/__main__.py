@@ -29,7 +29,7 @@ def doctor(argv: list[str]) -> dict[str, Any]:
     arguments, overrides = parser.parse(argv, prefix="config")
     if overrides and not arguments.config:
         raise UserError(f"--config.{next(iter(overrides))} overrides a key of a config: name it with --config FILE")
-    say = cli.sayer(arguments)
+    say = cli.printer(arguments)
 
     from jaxvision import config as config_lib
     from jaxvision.doctor.measure import examine

@@ -1,4 +1,6 @@
-"""What the doctor's facts mean: a list of findings, each with what to do next. Nothing is measured here.
+"""Findings from the doctor's facts, each with what to do next.
+
+Nothing is measured here.
 
 Facts are JSON, as doctor.py gathers them. What is not there was not measured, and nothing is said of it.
 """
@@ -25,7 +27,10 @@ class Finding(NamedTuple):
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """Problems first. What several hosts have alike is one finding that names them."""
+    """Findings from the facts, problems first.
+
+    What several hosts have alike is one finding that names them.
+    """
     hosts = facts["hosts"]
     whose: dict[Finding, list[int]] = {}
     for k, host in enumerate(hosts):
@@ -206,7 +211,7 @@ def _at(host: Any, path: str) -> Any:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Bytes of memory may differ by what a machine keeps for itself."""
+    """Whether two values are the same; bytes of memory may differ by what a machine keeps for itself."""
     if isinstance(a, int) and isinstance(b, int):
         return abs(a - b) <= 0.05 * max(a, b) if max(a, b) > 10**6 else a == b
     return a == b
@@ -268,7 +273,7 @@ def bottleneck(step: Facts) -> str:
 
 
 def faster_reading(config: Facts) -> str:
-    """What may make the loader faster, the cheapest first."""
+    """Advice on a faster loader, the cheapest measure first."""
     ways = []
     if not config["processes"]:
         if config["threads"] < min(config["cores"], 16):

@@ -37,10 +37,10 @@ def examine(config: ConfigDict | None, workdir: str, say: Any) -> dict[str, Any]
     """Measures, from what needs no other host to what needs all, and says the numbers. The same facts on all hosts."""
     folder = paths.path(workdir)
     facts: dict[str, Any] = {"workdir": str(folder)}
-    facts["hosts"] = [{"machine": theirs} for theirs in hosts.share("machine", machine.facts())]
+    facts["hosts"] = [{"machine": theirs} for theirs in hosts.allgather("machine", machine.facts())]
 
-    def share(name: str, value: Any) -> None:
-        for host, theirs in zip(facts["hosts"], hosts.share(name, value)):
+    def gather(name: str, value: Any) -> None:
+        for host, theirs in zip(facts["hosts"], hosts.allgather(name, value)):
             host[name] = theirs
 
     def ready() -> bool:  # for what needs all: a host that cannot go on would keep the others waiting
@@ -49,23 +49,23 @@ def examine(config: ConfigDict | None, workdir: str, say: Any) -> dict[str, Any]
     if config:
         data = config.data
         facts["config"] = {"keep": config.checkpoint.keep, "processes": data.processes, "train": data.train}
-        share("config", hashlib.sha256(config_lib.to_json(config).encode()).hexdigest())
-    share("clock", hosts.clock())
+        gather("config", hashlib.sha256(config_lib.to_json(config).encode()).hexdigest())
+    gather("clock", hosts.clock())
     started = ready()
     if started:
-        share("devices", devices())
+        gather("devices", devices())
     if started and ready():
-        rows = hosts.share("all_reduce", all_reduce())
+        rows = hosts.allgather("all_reduce", all_reduce())
         facts["all_reduce"] = [{**same[0], "right": all(r["right"] for r in same)} for same in zip(*rows)]
     say(f"writing and reading {folder} ...")
-    share("storage", storage(folder))
+    gather("storage", storage(folder))
     if started and ready():
         facts["shared"] = shared(folder)
     setup = None
     if config and started:
         say(f"reading {config.data.train} ...")
         setup, rate = loader(config, folder, say)
-        share("data", rate)
+        gather("data", rate)
         facts["config"] |= {key: facts["hosts"][0]["data"][key] for key in ("threads", "cores")}
     say("\n" + table(facts))
     if not started:
@@ -76,9 +76,9 @@ def examine(config: ConfigDict | None, workdir: str, say: Any) -> dict[str, Any]
         say("train step  not tried before the problems are solved")
     else:
         say("\ncompiling and timing the train step ...")
-        facts["step"] = hosts.share("step", step(setup, [host["data"] for host in facts["hosts"]]))[0]
+        facts["step"] = hosts.allgather("step", step(setup, [host["data"] for host in facts["hosts"]]))[0]
         say(step_in_words(facts))
-    hosts.share("done", True)
+    hosts.allgather("done", True)
     if facts["hosts"][hosts.index()]["storage"].get("made") and not paths.is_bucket(folder):  # left as it was
         with contextlib.suppress(OSError):
             os.rmdir(folder)
@@ -123,7 +123,7 @@ def storage(workdir: epath.Path) -> dict[str, Any]:
 
 
 def devices() -> dict[str, Any]:
-    """This process's, as JAX starts them."""
+    """Facts of this process's devices, as JAX starts them: platform, kinds, count, memory in bytes."""
     try:
         local = jax.local_devices()
     except RuntimeError as error:
@@ -144,7 +144,10 @@ def devices() -> dict[str, Any]:
 
 
 def all_reduce() -> list[dict[str, Any]]:
-    """Over all devices, in float32: for each size the median seconds, bytes/s as a ring sends them, if it is right."""
+    """Measures sums over all devices, in float32.
+
+    A row for each size: the median seconds, bytes/s as a ring sends them, whether the sum is right.
+    """
     mesh, rows = sharding.make_mesh(), []
     count = mesh.size
     add = jax.shard_map(
@@ -166,7 +169,7 @@ def all_reduce() -> list[dict[str, Any]]:
 
 
 def shared(workdir: epath.Path) -> str:
-    """Why the workdir is not one for all hosts; "" if it is."""
+    """Reason why the workdir is not one for all hosts; "" if it is."""
     try:
         hosts.require_shared(workdir)
     except UserError as error:
@@ -175,7 +178,10 @@ def shared(workdir: epath.Path) -> str:
 
 
 def loader(config: ConfigDict, workdir: epath.Path, say: Any) -> tuple[Setup | None, dict[str, Any]]:
-    """What train would build, and images/s of its reader on this host with nothing else to do; or why it does not."""
+    """Builds what train would build, and measures images/s of its reader on this host with nothing else to do.
+
+    Where that fails, the facts say why.
+    """
     reading = {**reader.options(config), "cores": machine.cores()}
     try:
         setup = Setup(config, stored_classes(workdir))
@@ -216,7 +222,7 @@ def step(setup: Setup, data: list[dict[str, Any]]) -> dict[str, Any]:
     try:
         lowered, hyper = setup.lower_step(abstract)
         compiled = lowered.compile()
-        theirs = hosts.share("memory", [hlo.memory_bytes(compiled), limit])  # one decides for all
+        theirs = hosts.allgather("memory", [hlo.memory_bytes(compiled), limit])  # one decides for all
         found["used"] = max(used for used, _ in theirs)
         found["limit"] = min((most for _, most in theirs if most), default=None)
         if found["limit"] and found["used"] > found["limit"]:
@@ -234,7 +240,7 @@ def step(setup: Setup, data: list[dict[str, Any]]) -> dict[str, Any]:
             return (time.perf_counter() - start) / count
 
         steps(1)
-        slowest = max(hosts.share("pace", steps(1)))  # all make as many
+        slowest = max(hosts.allgather("pace", steps(1)))  # all make as many
         count = max(1, min(20, round(SECONDS / slowest / TURNS)))
         found["seconds"] = statistics.median(steps(count) for _ in range(TURNS if slowest < SECONDS else 2))
     except jax.errors.JaxRuntimeError as error:

@@ -1,4 +1,4 @@
-"""What the doctor found, for people: a table of hosts, and what the train step does."""
+"""The doctor's facts in words: a table of hosts, and what the train step does."""
 
 from __future__ import annotations
 

@@ -13,7 +13,10 @@ def normalised(x: jax.Array) -> jax.Array:
 
 
 def _products(a: jax.Array, b: jax.Array) -> jax.Array:
-    """All products of rows, in full float32: a TPU would multiply in bfloat16, and temperatures magnify the error."""
+    """All products of rows of a and b, in full float32.
+
+    A TPU would multiply in bfloat16, and temperatures magnify the error.
+    """
     return jnp.matmul(a, b.T, precision="highest")
 
 

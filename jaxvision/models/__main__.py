@@ -31,7 +31,7 @@ def models(argv: list[str]) -> dict[str, Any]:
     parser.need_positive(arguments, "size")
     if arguments.size and arguments.size > LARGEST:
         raise UserError(f"--size is {arguments.size}: it must be at most {LARGEST}")
-    say = cli.sayer(arguments)
+    say = cli.printer(arguments)
 
     from jaxvision import models as zoo
     from jaxvision.weights import catalogue

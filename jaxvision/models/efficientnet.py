@@ -114,7 +114,7 @@ class EfficientNet(nn.Module):
 
 
 def _scaled(width: float, depth: float, dropout: float, **options: Any) -> partial[EfficientNet]:
-    """The first paper's B0 with more channels and blocks."""
+    """EfficientNet: the first paper's B0 with more channels and blocks."""
     stages = tuple(
         Stage(False, expand, kernel, stride, divisible(features * width), math.ceil(count * depth))
         for expand, kernel, stride, features, count in (

@@ -1,4 +1,4 @@
-"""What two families share: torch's geometry, initialisers, normalisation, stochastic depth, pooling.
+"""Layers that several families share: torch's geometry, initialisers, normalisation, stochastic depth, pooling.
 
 Everything that is compiled into every network passes through here, so that what makes a step faster is done once.
 """
@@ -121,7 +121,7 @@ class BatchNorm(nn.Module):
         return scale_shift(x, times, plus).astype(self.dtype)
 
     def affine(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What normalises x [B, H, W, C] (`ops.scale_shift`): its factors and what is added then, float32 [C]."""
+        """Factors and summands, float32 [C] each, that normalise x [B, H, W, C] (`ops.scale_shift`)."""
         leaves = self._leaves(x.shape[-1])
         mean, var = batch_statistics(x) if self.train else (leaves.mean.value, leaves.var.value)
         self._store(leaves, mean, var)
@@ -260,7 +260,9 @@ def recomputed(module: type[nn.Module], policy: str) -> type[nn.Module]:
 
 
 class SqueezeExcite(nn.Module):
-    """Channels scaled by a gate that sees their means. Hu et al. 2017, https://arxiv.org/abs/1709.01507.
+    """Squeeze and excitation: channels scaled by a gate that sees their means.
+
+    Hu et al. 2017, https://arxiv.org/abs/1709.01507.
 
     Leaves: fc1 and fc2, 1x1 convolutions with bias.
     """
@@ -290,8 +292,10 @@ def channels_first(x: jax.Array) -> jax.Array:
 
 
 def adaptive_mean_pool(x: jax.Array, size: int) -> jax.Array:
-    """[B, H, W, C] to [B, size, size, C] as torch.nn.AdaptiveAvgPool2d: bins from floor(i n / size) to ceil((i + 1) n /
-    size), which overlap where n is no multiple."""
+    """Mean pooling of [B, H, W, C] to [B, size, size, C], as torch.nn.AdaptiveAvgPool2d.
+
+    Bins go from floor(i n / size) to ceil((i + 1) n / size), which overlap where n is no multiple.
+    """
 
     def bins(n: int) -> np.ndarray:
         weights = np.zeros((size, n), np.float32)
@@ -307,7 +311,7 @@ def adaptive_mean_pool(x: jax.Array, size: int) -> jax.Array:
 
 
 def dense(features: int, fan_in: int, name: str, dtype: Any = None) -> nn.Dense:
-    """As torch.nn.Linear starts it; a last layer in float32, unless `dtype` says otherwise."""
+    """Dense layer, initialised as torch.nn.Linear is; a last layer in float32, unless `dtype` says otherwise."""
     init = torch_uniform(fan_in)
     return nn.Dense(features, kernel_init=init, bias_init=init, dtype=dtype, name=name)
 
@@ -332,8 +336,11 @@ def divisible(channels: float, by: int = 8) -> int:
 
 
 class InvertedResidual(nn.Module):
-    """1x1 convolution to `expanded` channels, a convolution of each channel by itself, squeeze and excitation, 1x1
-    convolution to `features`; added to what came in where the shapes agree. Sandler et al. 2018 (MobileNetV2).
+    """Inverted residual: 1x1 convolution to `expanded` channels, depthwise convolution, squeeze and excitation, 1x1
+    back.
+
+    The depthwise convolution treats each channel by itself. The last convolution goes to `features` channels. The
+    result is added to what came in where the shapes agree. Sandler et al. 2018 (MobileNetV2).
 
     Convolutions and norms are called block_0_0, block_0_1, block_1_0 ... in their order, as torch numbers them; what is
     not there (no expansion, squeeze=0) has no number. `fused`: the first two convolutions are one full one (Tan and Le

@@ -1,4 +1,4 @@
-"""Where a family's published weights come from, and what its leaves are called there."""
+"""Origin of a family's published weights, and what its leaves are called there."""
 
 from __future__ import annotations
 

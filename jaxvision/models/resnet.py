@@ -51,7 +51,7 @@ _LAST_OF_STEM = {"imagenet": (7, 2, "conv1"), "deep": (3, 1, "conv1_6"), "small"
 
 
 class Residual(nn.Module):
-    """What the blocks of a ResNet share: their sizes, and the shortcut."""
+    """Base of the blocks of a ResNet: their sizes, and the shortcut."""
 
     channels: int
     stride: int
@@ -65,7 +65,7 @@ class Residual(nn.Module):
     drop_path: float = 0.0
 
     def last_scale(self) -> Initializer:
-        """What the scale of the normalisation before the sum begins at."""
+        """Initialiser of the scale of the normalisation before the sum."""
         return nn.initializers.zeros if self.zero_init else nn.initializers.ones
 
     def shortcut(self, x: jax.Array, out: int) -> jax.Array:

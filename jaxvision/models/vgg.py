@@ -95,7 +95,10 @@ vgg19_bn = partial(vgg19, norm=True)
 
 
 def _stages(model: VGG) -> dict[str, str]:
-    """torch numbers convolutions, norms, activations and poolings in one row."""
+    """Stage -> name of the layer of torchvision that ends it.
+
+    torch numbers convolutions, norms, activations and poolings in one row.
+    """
     lengths = [depth * (3 if model.norm else 2) + 1 for depth in model.depths]
     return {f"c{k + 1}": f"features.{sum(lengths[: k + 1]) - 1}" for k in (1, 2, 3, 4)}
 

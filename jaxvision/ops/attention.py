@@ -65,8 +65,11 @@ def _backward(
 
 
 def _masks(call: fused.Call, like: jax.Array) -> list[jax.Array]:
-    """[1, C] for each head among the channels, 1 in its own: with the others' at 0 a product costs the matrix unit no
-    more than without them, and nothing is cut within a register."""
+    """A mask [1, C] for each head among the channels, 1 in its own.
+
+    With the others' at 0 a product costs the matrix unit no more than without them, and nothing is cut within a
+    register.
+    """
     owner = jax.lax.broadcasted_iota(jnp.int32, (1, like.shape[1]), 1) // call.options
     return [(owner == head).astype(like.dtype) for head in range(like.shape[1] // call.options)]
 
@@ -77,7 +80,7 @@ def _softmax(scores: jax.Array) -> jax.Array:
 
 
 def _chunk(width: int, head: int) -> int:
-    """As many heads as fill whole registers, or all."""
+    """Number of heads computed at once: as many as fill whole registers, or all."""
     chunk = math.lcm(head, LANES)
     return chunk if width % chunk == 0 else width
 

@@ -36,7 +36,10 @@ relu.defvjp(_relu_forward, _relu_backward)
 
 
 def _pixels(x: jax.Array) -> float:
-    """How many values a channel has. A float: over a pod they may be more than an int32 holds."""
+    """Number of values of a channel.
+
+    A float: over a pod they may be more than an int32 holds.
+    """
     return float(x.size // x.shape[-1])
 
 

@@ -1,4 +1,6 @@
-"""From one bottleneck's 3x3 convolution to the next one's, in training, with few passes over the wide activations.
+"""The part between two bottlenecks' 3x3 convolutions, in training, with few passes over the wide activations.
+
+It goes from one bottleneck's 3x3 convolution to the next one's.
 
 Between them lie a 1x1 convolution that widens, the sum with the shortcut, and a 1x1 convolution that narrows again:
 
@@ -72,7 +74,7 @@ def _plain_both(tail: Tail, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class _Kept(NamedTuple):
-    """What the backward pass starts from."""
+    """Inputs of the backward pass."""
 
     d_wide: jax.Array
     d_narrow: jax.Array
@@ -130,7 +132,7 @@ def _fits(y: jax.Array, arrays: Any) -> bool:
 
 
 def _forward_kernel(tail: Tail, kernel: jax.Array, interpret: bool = False) -> tuple[jax.Array, jax.Array]:
-    """The same as `_plain_both`, on each device's own rows."""
+    """`_plain_both` as a kernel, on each device's own rows."""
     mesh, dtype = fused.mesh_of((tail, kernel)), tail.y.dtype
     local = partial(_launch_forward, interpret=interpret)
     arguments = tail._replace(z=jnp.zeros(0), kernel=tail.kernel.astype(dtype)), kernel.astype(dtype)  # z is made again
@@ -174,7 +176,7 @@ def _forward_body(y_flat: bool, narrow_flat: bool, *refs: Any) -> None:
 
 
 def _backward_kernel(kept: _Kept, interpret: bool = False) -> tuple:
-    """The same as `_plain`, on each device's own rows; the last three are summed over the devices."""
+    """`_plain` as a kernel, on each device's own rows; the last three results are summed over the devices."""
     mesh = fused.mesh_of(kept)
     local = partial(_launch_backward, interpret=interpret)
     if mesh.empty:

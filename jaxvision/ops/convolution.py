@@ -143,7 +143,10 @@ def _max_pool_backward(kernel: int, stride: int, padding: int, kept: tuple, g: j
 
 
 def _max_pool_gradient(kernel: int, stride: int, padding: int, x: jax.Array, y: jax.Array, g: jax.Array) -> jax.Array:
-    """By comparisons. XLA's scatter carries the coordinates of each maximum through the windows on a CPU."""
+    """Gradient of the maximum over windows, by comparisons.
+
+    XLA's scatter carries the coordinates of each maximum through the windows on a CPU.
+    """
     batch, height, width, channels = x.shape
     low = jnp.array(-jnp.inf, x.dtype)
     padded = jax.lax.pad(x, low, ((0, 0, 0), (padding, padding, 0), (padding, padding, 0), (0, 0, 0)))

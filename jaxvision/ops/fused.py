@@ -28,7 +28,7 @@ from jaxvision.ops.reduce import at_least_float32
 
 
 class Weights(NamedTuple):
-    """What a branch learns; within a kernel the references to it, vectors as [1, n]."""
+    """Parameters of a branch; within a kernel the references to them, vectors as [1, n]."""
 
     scale: Any  # f32[D], of the norm
     bias: Any  # f32[D], of the norm
@@ -69,7 +69,7 @@ class Branch(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What is known of a branch when it is traced."""
+    """Static facts of a branch, known when the branch is traced."""
 
     branch: Branch
     options: Any  # the branch's own; hashable
@@ -134,7 +134,7 @@ def _chunk(call: Call, weights: Weights) -> int:
 
 
 def mesh_of(arrays: Any) -> Any:
-    """The abstract mesh that they lie on; empty without one."""
+    """The abstract mesh that the arrays lie on; empty without one."""
     meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(arrays)]
     return next((mesh for mesh in meshes if not mesh.empty), meshes[0])
 
@@ -169,7 +169,10 @@ def _run_backward(call: Call, x: jax.Array, dz: jax.Array, keep: jax.Array | Non
 
 
 def _select(call: Call, kernel: Callable, plain: Callable, *arguments: Any) -> Any:
-    """By the platform that is lowered for, which may be another one after all: a host of TPUs has a CPU, too."""
+    """Chooses `kernel` or `plain` by the platform that is lowered for.
+
+    That may be another one than JAX's default: a host of TPUs has a CPU, too.
+    """
     if call.interpret:
         return kernel(call, *arguments)
     return jax.lax.platform_dependent(*arguments, tpu=partial(kernel, call), default=partial(plain, call))

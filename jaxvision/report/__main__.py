@@ -20,7 +20,7 @@ def report(argv: list[str]) -> dict[str, Any]:
     parser.add_argument("workdir", metavar="WORKDIR", help="the --workdir of a training")
     parser.add_argument("--out", metavar="FILE", help="where it is written; default: report.html in the workdir")
     arguments, _ = parser.parse(argv)
-    say = cli.sayer(arguments)
+    say = cli.printer(arguments)
 
     from jaxvision.report import page
     from jaxvision.runtime import paths

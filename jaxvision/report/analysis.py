@@ -8,8 +8,11 @@ import numpy as np
 
 
 class Calibration(NamedTuple):
-    """Of each bin: `samples` int64 [M], `confidence` and `accuracy` float64 [M], means over them, NaN where there are
-    none. `ece`: expected calibration error, in 0..1. `left_out`: samples whose confidence is NaN."""
+    """Calibration in M bins.
+
+    In each bin: `samples` int64 [M], `confidence` and `accuracy` float64 [M], means over them, NaN where there are
+    none. `ece`: expected calibration error, in 0..1. `left_out`: samples whose confidence is NaN.
+    """
 
     samples: np.ndarray
     confidence: np.ndarray
@@ -56,7 +59,7 @@ class PerClass(NamedTuple):
 
 
 def per_class(matrix: np.ndarray) -> PerClass:
-    """What a confusion matrix, int [C, C], says of each class."""
+    """Figures of each class from a confusion matrix, int [C, C]."""
     hits, count, predicted = np.diag(matrix).astype(float), matrix.sum(1), matrix.sum(0)
     wrong = matrix - np.diag(np.diag(matrix))
     other = wrong.argmax(1)
@@ -88,8 +91,10 @@ def extremes(goodness: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tag_loss(scores: np.ndarray, label: np.ndarray, known: np.ndarray | bool = True) -> np.ndarray:
-    """float64 [N]: binary cross-entropy, mean over the known tags, of probabilities [N, K] kept within 1e-4 of 0 and 1;
-    0 where no tag is known."""
+    """Loss of each row, float64 [N]: binary cross-entropy, mean over the known tags.
+
+    Probabilities [N, K] are kept within 1e-4 of 0 and 1. A row is 0 where no tag is known.
+    """
     p = np.clip(np.asarray(scores, np.float64), 1e-4, 1 - 1e-4)
     known = np.broadcast_to(known, p.shape)
     return np.sum(-np.log(np.where(label, p, 1 - p)), 1, where=known) / np.maximum(known.sum(1), 1)

@@ -37,7 +37,10 @@ def colours(records: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _kinds(records: list[dict[str, Any]]) -> list[str]:
-    """What each record is of; values of an evaluation that has measured something else since then are marked."""
+    """Name of each record's kind, as charts show it.
+
+    Values of an evaluation that has measured something else since then are marked.
+    """
     latest = {r["kind"]: r.get("of") for r in records}
     return [r["kind"] + (", as before" if r.get("of") != latest[r["kind"]] else "") for r in records]
 

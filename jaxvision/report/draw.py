@@ -26,7 +26,7 @@ class Html(str):
 
 
 def text(value: Any) -> Html:
-    """Escaped, unless it is markup."""
+    """Text escaped for HTML, unless it is markup."""
     return value if isinstance(value, Html) else Html(html.escape(str(value)))
 
 
@@ -84,7 +84,7 @@ def limits(values: list[float]) -> tuple[float, float]:
 
 
 def named(kind: str) -> str:
-    """What people read for a kind of record: an evaluation's own name, unless that is "train"."""
+    """Name of a kind of record for people: an evaluation's own name, unless that is "train"."""
     name = kind.removeprefix("eval:")
     return kind if name == "train" else name
 
@@ -106,7 +106,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def short(value: float) -> str:
-    """As a tick has it: 20k, 1.5M."""
+    """Number as a tick shows it: 20k, 1.5M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if unit == 'k' else size):.4g}{unit}"
@@ -114,7 +114,7 @@ def short(value: float) -> str:
 
 
 class Axes:
-    """Where values lie in a chart; what is drawn so far is in `parts`."""
+    """Axes of a chart: the place of each value; what is drawn so far is in `parts`."""
 
     def __init__(
         self, x: tuple[float, float], y: tuple[float, float], *, log: bool = False, height: int = HEIGHT
@@ -126,7 +126,7 @@ class Axes:
         self.parts: list[str] = []
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """In units of the viewBox."""
+        """Place of the point (x, y), in units of the viewBox."""
         y = math.log10(y) if self.log else y
         across = (x - self.x[0]) / (self.x[1] - self.x[0])
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
@@ -312,8 +312,10 @@ def data_uri(pixels: np.ndarray, kind: str, most: int = 0) -> str:
 
 
 def picture(pixels: np.ndarray) -> Html:
-    """An image as the network saw it, uint8 [H, W, 1 or 3]: small ones without loss, with their pixels to be seen,
-    others as JPEG of at most 256 pixels a side."""
+    """An image as the network saw it, uint8 [H, W, 1 or 3].
+
+    Small ones are without loss, with their pixels to be seen, others JPEG of at most 256 pixels a side.
+    """
     small = max(pixels.shape[:2]) <= 64
     uri = data_uri(pixels, "png") if small else data_uri(pixels, "jpeg", 256)
     return tag("img", src=uri, alt="", cls="pixels" if small else None)

@@ -22,8 +22,11 @@ def section(
     drawn: bytes,
     sources: Mapping[str, Any],
 ) -> Html:
-    """outcomes: the arrays of eval/NAME.npz, or why they cannot be read, "" if there are none. drawn: the PNG of the
-    evaluation's metric, if it has one. sources: data that is open already, by URI."""
+    """A section of the page for one evaluation.
+
+    outcomes: the arrays of eval/NAME.npz, or why they cannot be read, "" if there are none. drawn: the PNG of the
+    evaluation's metric, if it has one. sources: data that is open already, by URI.
+    """
     title = tag("h2", f"Evaluation {name}")
     about = f"{certificate['data']}, {certificate['count']:,} samples, step {certificate['step']:,}"
     parts: list[Any] = [title, tag("p", about, cls="note")]
@@ -50,7 +53,10 @@ class Pictures:
         self.certificate, self.outcomes, self.sources = certificate, outcomes, sources
 
     def both(self, by: str, worst: np.ndarray, best: np.ndarray, caption: Callable[[int], Html]) -> list[Html]:
-        """The worst and the best, with their captions; why not, where the data is not there any more."""
+        """Cards of the worst and of the best samples, with their captions.
+
+        Without the data, says why there are none.
+        """
         uri = self.certificate["data"]
         try:
             self._open(uri)
@@ -74,7 +80,10 @@ class Pictures:
         self.pixels = preprocess(self.contract)
 
     def _card(self, row: int, caption: Callable[[int], Html]) -> Html:
-        """Raises UserError if another sample is in its place now."""
+        """Card of a sample.
+
+        Raises UserError if another sample is in its place now.
+        """
         from jaxvision.data.decode import decode
         from jaxvision.errors import Unreadable
 
@@ -91,5 +100,5 @@ class Pictures:
 
 
 def last_part(where: str) -> str:
-    """What a card shows of a sample's place: the file's name, or whatever follows the last slash."""
+    """Short form of a sample's place, for a card: the file's name, or whatever follows the last slash."""
     return where.rpartition("/")[2] or where

@@ -57,7 +57,7 @@ CERTIFICATE = {
 
 
 class Run(NamedTuple):
-    """What a workdir holds; `evals`: the certificates by name."""
+    """Contents of a workdir; `evals`: the certificates by name."""
 
     name: str
     config: dict[str, Any]
@@ -100,7 +100,10 @@ def build(workdir: epath.Path, sources: Mapping[str, Any] | None = None, say: Sa
 
 
 def _read(workdir: epath.Path, say: Say) -> Run:
-    """Raises UserError if that is no workdir."""
+    """Reads the run of a workdir.
+
+    Raises UserError if that is no workdir.
+    """
     if not workdir.exists():
         raise UserError(f"{workdir} does not exist: name the --workdir of a training")
     if not (workdir / "config.json").exists():
@@ -122,7 +125,10 @@ def _read(workdir: epath.Path, say: Say) -> Run:
 
 
 def _run_of(workdir: epath.Path) -> str:
-    """Which run the newest checkpoint is of; "" where none says it. Without checkpoint.py, which loads JAX."""
+    """Name of the run that the newest checkpoint is of; "" where none says it.
+
+    Without checkpoint.py, which loads JAX.
+    """
     folder = workdir / "checkpoints"
     names = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
     for name in sorted(names, key=int, reverse=True):
@@ -132,7 +138,10 @@ def _run_of(workdir: epath.Path) -> str:
 
 
 def _certificate(path: epath.Path, run: str) -> dict[str, Any]:
-    """Raises Damaged."""
+    """Reads a certificate.
+
+    Raises Damaged.
+    """
     certificate = read_json(path, CERTIFICATE)
     require_run(path, certificate, run)
     return certificate

@@ -1,4 +1,4 @@
-"""What accelerators can do at most: the denominators of a roofline and of MFU."""
+"""Peak figures of accelerators: the denominators of a roofline and of MFU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from jaxvision.errors import UserError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Of one chip: bytes of memory, bytes/s of memory, FLOP/s in bfloat16, bytes/s between chips over all its links."""
+    """Peak figures of one chip.
+
+    Bytes of memory, bytes/s of memory, FLOP/s in bfloat16, bytes/s between chips over all its links.
+    """
 
     memory: float
     bandwidth: float
@@ -59,7 +62,7 @@ def slice_of(topology: str) -> tuple[Chip, int]:
 
 
 def only_described() -> None:
-    """Before JAX starts: it shall look for no TPU, and libtpu not ask what machine this is."""
+    """Tells JAX, before it starts, to look for no TPU, and libtpu not to ask what machine this is."""
     for name, value in {
         "JAX_PLATFORMS": "cpu",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",

@@ -1,4 +1,4 @@
-"""Where the wall-clock time of a run goes."""
+"""Wall-clock time of a run by part."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PARTS = ("start", "restore", "compile", "data", "copy", "step", "evaluate", "che
 
 
 class Clock:
-    """Where the main thread's wall-clock time goes: one hand, always on exactly one part.
+    """Clock of the main thread's wall-clock time: one hand, always on exactly one part.
 
     `with clock("data"):` moves the hand there and back again; outside any such block it stands on "other".
     Every part is therefore measured, none is computed from the others.

@@ -1,4 +1,7 @@
-"""What became of the time: of all sessions of a run, and of all its hosts. Pure functions over what was measured."""
+"""Goodput: what became of the time of all sessions of a run, and of all its hosts.
+
+Pure functions over what was measured.
+"""
 
 from __future__ import annotations
 
@@ -76,8 +79,10 @@ def behind(hosts: dict[int, dict[str, float]], before: dict[int, dict[str, float
 
 
 def table(hosts: dict[int, dict[str, float]], machines: dict[int, str]) -> str:
-    """A line a host, a column a part, in seconds; of many hosts those that waited least for others, who wait in
-    `step`: stragglers come first."""
+    """Table of time in seconds: a line a host, a column a part.
+
+    Of many hosts it shows those that waited least for others, who wait in `step`: stragglers come first.
+    """
     parts = [part for part in next(iter(hosts.values())) if any(h[part] >= 0.05 for h in hosts.values())]
     order = sorted(hosts, key=lambda k: hosts[k]["step"])[:16]
     name = max(len(machines[k]) for k in order)

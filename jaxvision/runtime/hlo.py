@@ -1,4 +1,4 @@
-"""What a compiled program takes, and what it moves, counted in its text (`compiled.as_text()`, anybody's for a TPU).
+"""Memory and traffic of a compiled program, counted in its text (`compiled.as_text()`, anybody's for a TPU).
 
 The compiler's own count ("bytes accessed" of `cost_analysis`) also counts what stays on the chip: operands and results
 in vector memory, which are marked S(1), and each copy into or out of it up to four times. Here an operand or result
@@ -23,8 +23,10 @@ _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 
 def memory_bytes(compiled: Any) -> int:
-    """What a compiled program takes of a device: its arguments, results that are not in their place, what lives in
-    between, and itself."""
+    """Bytes that a compiled program takes of a device.
+
+    Counted are its arguments, results that are not in their place, what lives in between, and the program itself.
+    """
     memory = compiled.memory_analysis()
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return kept + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
@@ -73,8 +75,10 @@ def device_memory_bytes(program: str) -> int:
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
-    """Kind -> (how many, bytes of their operands on one chip) of one run; a loop's body counts once (a train step that
-    does not accumulate has none)."""
+    """Kind of collective -> (count, bytes of its operands on one chip) of one run.
+
+    A loop's body counts once (a train step that does not accumulate has none).
+    """
     found: dict[str, tuple[int, int]] = {}
     arrays: dict[str, list[tuple[int, bool]]] = {}
     for line in program.splitlines():
@@ -102,7 +106,7 @@ def _size(kind: str, shape: str, layout: str) -> tuple[int, bool]:
 
 
 def _end(rest: str) -> int:
-    """Where the operands end: the bracket that closes the one before `rest`."""
+    """Index in `rest` at which the operands end: the bracket that closes the one before `rest`."""
     depth = 1
     for place, letter in enumerate(rest):
         depth += (letter == "(") - (letter == ")")

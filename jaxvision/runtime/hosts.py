@@ -44,7 +44,7 @@ _LONG = 3_600_000  # ms that one may work while the others wait; one that died i
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where this process stands among the others."""
+    """Position of this process among the others."""
 
     address: str  # host:port of process 0
     count: int
@@ -53,7 +53,10 @@ class Place:
 
 
 def detect() -> Place | None:
-    """This process's place, from the environment; None where it is alone. Raises UserError if something is missing."""
+    """Returns this process's place, from the environment; None where the process is alone.
+
+    Raises UserError if something is missing.
+    """
     from jax._src import clusters  # what jax.distributed.initialize asks, before the roll-call
 
     for name in (*_VARIABLES[1:], _POD):
@@ -129,32 +132,40 @@ def several() -> bool:
 
 
 def index() -> int:
-    """Of this process; 0 where it is alone. Starts no backend."""
+    """Index of this process; 0 where it is alone.
+
+    Starts no backend.
+    """
     return _state().process_id if several() else 0
 
 
-def tell(subject: str, content: Any) -> None:
-    """Leaves content (of JSON) for the others to read, instead of what this process told of the subject before. Waits
-    for nobody."""
+def publish(subject: str, content: Any) -> None:
+    """Leaves content (of JSON) for the other processes to read, in place of what this process published before.
+
+    Waits for nobody. Does nothing where this process is alone.
+    """
     client = _client()
     if client is not None:
-        with contextlib.suppress(Exception):  # process 0 is gone: that is told elsewhere
-            key = f"jaxvision/told/{subject}/{index()}"
+        with contextlib.suppress(Exception):  # process 0 is gone: _end_with_others says so
+            key = f"jaxvision/published/{subject}/{index()}"
             client.key_value_set(key, json.dumps(content), allow_overwrite=True)
 
 
-def told(subject: str) -> dict[int, Any]:
-    """What each process told last of a subject, by its number; nothing where this one is alone."""
+def published(subject: str) -> dict[int, Any]:
+    """Process number -> what that process last published of a subject; empty where this process is alone."""
     client, found = _client(), {}
     if client is not None:
         with contextlib.suppress(Exception):
-            for key, content in client.key_value_dir_get(f"jaxvision/told/{subject}/"):
+            for key, content in client.key_value_dir_get(f"jaxvision/published/{subject}/"):
                 found[int(key.rpartition("/")[2])] = json.loads(content)
     return found
 
 
 def of_first(number: float) -> float:
-    """The number of process 0, on all; they call it at the same step."""
+    """The number that process 0 has, on all processes.
+
+    All call it at the same step.
+    """
     if not several():
         return number
     import numpy as np
@@ -189,16 +200,16 @@ def require_shared(workdir: epath.Path) -> None:
         )
 
 
-def share(subject: str, content: Any) -> list[Any]:
-    """What each process tells of a subject, in their order, once all have. All call it, once for a subject.
+def allgather(subject: str, content: Any) -> list[Any]:
+    """Returns every process's content (of JSON) of a subject, in the order of the processes, once all have called.
 
-    It starts no backend, and works where devices differ or fail.
+    All processes call the function, once for a subject. It starts no backend, and works where devices differ or fail.
     """
     if not several():
         return [json.loads(json.dumps(content))]
-    tell(subject, content)
-    _client().wait_at_barrier(f"jaxvision/shared/{subject}", _LONG)
-    found = told(subject)
+    publish(subject, content)
+    _client().wait_at_barrier(f"jaxvision/allgather/{subject}", _LONG)
+    found = published(subject)
     return [found[k] for k in range(_state().num_processes)]
 
 
@@ -264,7 +275,7 @@ def roll_call(place: Place, say: Callable[[str], None] = print, wait: float = WA
 def _lead(place: Place, hello: dict[str, Any], say: Callable[[str], None], deadline: float, wait: float) -> str:
     there = {0: hello}
     lines: list[Any] = []
-    told = time.monotonic()
+    told_at = time.monotonic()
     port = place.address.rpartition(":")[2]
     try:
         server = socket.create_server(("", int(port)))
@@ -274,9 +285,9 @@ def _lead(place: Place, hello: dict[str, Any], say: Callable[[str], None], deadl
     with server:
         server.settimeout(0.2)
         while len(there) < place.count and time.monotonic() < deadline and not problem:
-            if time.monotonic() > told + 10:
+            if time.monotonic() > told_at + 10:
                 say(f"waiting for {_named(place, there)}, at most {deadline - time.monotonic():.0f} s more")
-                told = time.monotonic()
+                told_at = time.monotonic()
             with contextlib.suppress(TimeoutError):
                 line = server.accept()[0].makefile("rw")
                 theirs = _read(line)

@@ -1,4 +1,4 @@
-"""What this machine is and what this process may use of it: cores, memory, accelerators, versions."""
+"""Facts of this machine and of what this process may use of it: cores, memory, accelerators, versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VARIABLES = ("JAX_PLATFORMS", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "CUDA_VISIBLE_DEV
 
 
 def facts() -> dict[str, Any]:
-    """All of it, as JSON."""
+    """All facts of this machine, as JSON."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return {
         "name": platform.node(),
@@ -39,7 +39,7 @@ def facts() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """How many this process may keep busy: by its affinity and by the quota of its control groups."""
+    """Number of cores that this process may keep busy: by its affinity and by the quota of its control groups."""
     count = float(len(os.sched_getaffinity(0)))
     for folder, unified in _groups("cpu"):
         if unified:
@@ -81,7 +81,7 @@ def _groups(controller: str) -> Iterator[tuple[str, bool]]:
 
 
 def gpus() -> int:
-    """NVIDIA's, that this container or machine has, whether JAX can use them or not."""
+    """NVIDIA GPUs of this container or machine, whether JAX can use them or not."""
     files = len(glob.glob("/dev/nvidia[0-9]*"))
     if files or not shutil.which("nvidia-smi"):
         return files
@@ -101,7 +101,7 @@ def tpus() -> int:
 
 
 def compile_cache() -> dict[str, str]:
-    """Where JAX keeps what it compiled, and why nothing can be written there; nothing if there is no such folder."""
+    """The folder of JAX's compiled programs, and why nothing can be written there; {} if there is no such folder."""
     from etils import epath
 
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")

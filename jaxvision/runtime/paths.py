@@ -33,7 +33,10 @@ def is_bucket(name: str | os.PathLike) -> bool:
 
 
 def path(name: str | epath.Path) -> epath.Path:
-    """The path of that name, ~ expanded. Raises UserError for a bucket without the extra gcs."""
+    """The path of a name, with ~ expanded.
+
+    Raises UserError for a bucket without the extra gcs.
+    """
     if not is_bucket(name):
         return epath.Path(name).expanduser()
     if str(name).startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
@@ -46,7 +49,10 @@ def path(name: str | epath.Path) -> epath.Path:
 
 
 def on_disk(name: str, what: str) -> pathlib.Path:
-    """The path of that name, ~ expanded, for what a bucket does not serve. Raises UserError if it is in one."""
+    """The path on a disk of a name, with ~ expanded, for what a bucket does not serve.
+
+    Raises UserError if it is in one.
+    """
     if is_bucket(name):
         raise UserError(f"{what} {name}: that must be on a disk; copy it there or from there with gcloud storage cp -r")
     return pathlib.Path(name).expanduser()
@@ -197,7 +203,7 @@ def read_json(path: epath.Path, shape: Any = dict) -> Any:
 
 
 def _misfit(content: Any, shape: Any, where: str) -> str:
-    """Where and how the content has another shape; "" if it has this one."""
+    """Place and way in which the content has another shape; "" if it has the stated one."""
     if isinstance(shape, list | dict):
         if not isinstance(content, type(shape)):
             return f"{where or 'its content'} is {_brief(content)} instead of a {type(shape).__name__}"
@@ -261,7 +267,7 @@ class Lines:
         self._lock = threading.Lock()
 
     def write(self, line: str) -> None:
-        """Raises UserError where it cannot be written, Gone where the file is no longer there."""
+        """Writes a line; raises UserError where the disk refuses it, Gone where the file is no longer there."""
         if self._file is not None:
             self._require_there()
             try:
@@ -275,7 +281,10 @@ class Lines:
             self.flush()
 
     def flush(self) -> None:
-        """All lines so far are in the file. Another thread may write more meanwhile."""
+        """Waits until all lines so far are in the file.
+
+        Another thread may write more meanwhile.
+        """
         if self._file is not None:
             self._require_there()
         with self._lock:
@@ -310,7 +319,7 @@ class Lines:
 
 
 def cache() -> pathlib.Path:
-    """Where is kept what can be had again: $XDG_CACHE_HOME/jaxvision, ~/.cache/jaxvision where that is not set."""
+    """Folder of what can be had again: $XDG_CACHE_HOME/jaxvision, ~/.cache/jaxvision where that is not set."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return pathlib.Path(home, "jaxvision")
 

@@ -1,4 +1,4 @@
-"""What a run writes for people and scripts, read back: summary.json and metrics.jsonl."""
+"""Readers of a run's files for people and scripts: summary.json and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SUMMARY = {  # what is read of summary.json; what an older version wrote may lac
 
 
 def plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
+    """A value of JSON with null in place of NaN and infinity, which JSON has not."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

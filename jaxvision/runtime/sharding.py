@@ -97,8 +97,10 @@ def placed(leaf: Any, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
 
 
 def on_hosts(leaf: Any) -> jax.sharding.Sharding:
-    """Where a host copy of a leaf lies: split over all devices where that needs no device to ask another, so that no
-    host copies what another does, too; in the memory of the host of each device.
+    """Sharding of a host copy of a leaf.
+
+    The copy is split over all devices where that needs no device to ask another, so that no host copies what another
+    does, too. It lies in the memory of the host of each device.
     """
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:  # numpy's
@@ -141,7 +143,7 @@ def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
 
 
 def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding, batch_size: int) -> dict[str, jax.Array]:
-    """This host's rows as part of global arrays [batch_size, ...]."""
+    """Global arrays [batch_size, ...] of a batch of which each host passes its own rows."""
     if jax.process_count() == 1:  # all rows are here: one call, a third of the time
         return jax.device_put(batch, sharding)
     return {

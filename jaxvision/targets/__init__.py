@@ -15,7 +15,7 @@ __all__ = ["class_", "tags", "values"]
 
 
 def every() -> list[Target]:
-    """All kinds that there are."""
+    """All kinds of labels."""
     return [getattr(sys.modules[__name__], name) for name in __all__]
 
 

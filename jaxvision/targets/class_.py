@@ -69,7 +69,7 @@ def soft(label: Any, classes: int) -> Any:
 
 
 def complete(predicted: dict[str, Any]) -> dict[str, Any]:
-    """With "probabilities", the softmax of the logits, where the task gives none."""
+    """Adds "probabilities", the softmax of the logits, where the task gives none."""
     return predicted if "probabilities" in predicted else {**predicted, **of_logits(predicted["logits"], "softmax")}
 
 
@@ -81,8 +81,11 @@ def of_logits(logits: Any, scores: str) -> dict[str, Any]:
 
 
 def per_sample(classes: int, k: int = 5) -> Metric:
-    """`label` int32, `top` int32 [min(k, C)] and `top_p` float32 [min(k, C)], the likeliest classes and their
-    probabilities, falling; `p` float32, the probability of the label."""
+    """Rows of a class evaluation.
+
+    `label` int32, `top` int32 [min(k, C)] and `top_p` float32 [min(k, C)], the likeliest classes and their
+    probabilities, falling; `p` float32, the probability of the label.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -106,7 +109,7 @@ def cells(answer: dict[str, Any]) -> list[Any]:
 
 
 def same(trained: Mapping[str, Any], exported: Mapping[str, Any], scale: float) -> tuple[np.ndarray, int]:
-    """Where the exported network's class is the trained one's, or one that the trained one cannot tell from it."""
+    """Marks rows in which both networks say one class, or classes that the trained network cannot tell apart."""
     a, chosen = np.asarray(trained["logits"], np.float64), exported["logits"].argmax(-1)
     behind = a.max(-1) - np.take_along_axis(a, chosen[:, None], -1)[:, 0]
     return behind <= TIE * scale, int(((behind > 0) & (behind <= TIE * scale)).sum())
@@ -125,7 +128,7 @@ def lacking(absent: int, count: int) -> str:
 
 
 def counts(source: Any) -> list[Html]:
-    """How many samples each class has."""
+    """Number of samples of each class."""
     names, count = source.classes, np.bincount(source.labels, minlength=len(source.classes))
     most, least = int(count.argmax()), int(count.argmin())
     told = (

@@ -1,4 +1,4 @@
-"""What several kinds share: classes with probabilities, most probable first."""
+"""Common parts of several kinds of labels: classes with probabilities, most probable first."""
 
 from __future__ import annotations
 

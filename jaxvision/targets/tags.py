@@ -1,4 +1,4 @@
-"""Any number of classes an image."""
+"""Tags: any number of classes an image."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Tags(Scored):
         return listed(self.tags(threshold))
 
     def text(self, *, threshold: float = 0.5) -> str:
-        """Those at or above the threshold in a line for people."""
+        """Tags at or above the threshold, in a line for people."""
         return in_line(self.tags(threshold)) or f"none at or above {threshold:g}"
 
 
@@ -61,8 +61,11 @@ def of_logits(logits: Any, scores: str) -> dict[str, Any]:
 
 
 def per_sample(classes: int) -> Metric:
-    """`label` bool [K]; `known` bool [K], false where the label is unknown (then `label` is, too); `scores` float16
-    [K], the probabilities."""
+    """Rows of a tag evaluation.
+
+    `label` bool [K]; `known` bool [K], false where the label is unknown (then `label` is, too); `scores` float16 [K],
+    the probabilities.
+    """
     import jax.numpy as jnp
 
     def update(predictions: dict[str, Any], batch: Batch) -> dict[str, Any]:
@@ -89,7 +92,7 @@ def _joined(values: list[Any]) -> str:
 
 
 def same(trained: Mapping[str, Any], exported: Mapping[str, Any], scale: float) -> tuple[np.ndarray, int]:
-    """Where both networks find the same tags at a probability of 1/2."""
+    """Marks rows in which both networks find the same tags at a probability of 1/2."""
     return ((trained["probabilities"] >= 0.5) == (exported["probabilities"] >= 0.5)).all(-1), 0
 
 
@@ -109,7 +112,7 @@ def lacking(absent: int, count: int) -> str:
 
 
 def counts(source: Any) -> list[Html]:
-    """How many samples have each tag."""
+    """Number of samples with each tag."""
     if len(source) * len(source.classes) > MOST:
         return [tag("p", "Tags are not counted: as a table they would fill the memory.", cls="note")]
     labels = source.labels

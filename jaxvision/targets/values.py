@@ -69,7 +69,7 @@ def per_sample(classes: int) -> Metric:
 
 
 def same(trained: Mapping[str, Any], exported: Mapping[str, Any], scale: float) -> tuple[np.ndarray, int]:
-    """Where the numbers differ by at most 1e-3 of their scale."""
+    """Marks rows in which the numbers differ by at most 1e-3 of their scale."""
     a, b = (np.asarray(found["values"], np.float64) for found in (trained, exported))
     return np.asarray((np.abs(a - b) <= 1e-3 * scale).all(-1)), 0
 

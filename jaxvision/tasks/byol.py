@@ -24,7 +24,9 @@ def byol(
     stop_gradient: bool = True,
     total_steps: int = 0,
 ) -> Task:
-    """Grill et al. 2020, https://arxiv.org/abs/2006.07733: 2 - 2 cos(p, z') for both orders of two views, added up.
+    """BYOL of Grill et al. 2020, https://arxiv.org/abs/2006.07733.
+
+    The loss is 2 - 2 cos(p, z') for both orders of two views, added up.
 
     batch["image"] is uint8 [B, 2, H, W, C]. `hidden`, `width`: of projector and predictor, two layers each; `norm`:
     "batch" or "none" in them. `momentum`: of the target network at the start; it rises to 1 as a cosine. Everything

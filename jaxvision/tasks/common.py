@@ -1,4 +1,4 @@
-"""What the factories share: a network as pure functions, pixels normalised, loaded leaves put in place."""
+"""Common parts of the factories: a network as pure functions, pixels normalised, loaded leaves put in place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class Network(NamedTuple):
 
 
 def network(model: nn.Module, contract: InputContract) -> Network:
-    """Images come as uint8, or float32 in 0..255; they are normalised here, inside the compiled step."""
+    """The functions of a flax module with its input contract.
+
+    Images come as uint8, or float32 in 0..255; they are normalised here, inside the compiled step.
+    """
 
     def init(key: jax.Array, image: jax.Array) -> tuple[PyTree, PyTree]:
         variables = dict(_fresh(model, key, normalise(image, contract)))
@@ -113,8 +116,11 @@ def check_focal(value: float) -> None:
 
 @partial(jax.jit, static_argnums=0, inline=True)
 def _fresh(model: nn.Module, key: jax.Array, image: jax.Array) -> PyTree:
-    """Compiled so that jax remembers the trace: a command asks for a network's shapes several times, before it loads
-    weights and after, and tracing a deep one takes seconds."""
+    """Compiled form of `init`, of which jax remembers the trace.
+
+    A command asks for a network's shapes several times, before it loads weights and after, and tracing a deep one takes
+    seconds.
+    """
     return model.init({"params": key, "dropout": key}, image, train=False)
 
 

@@ -41,8 +41,10 @@ def dino(
     total_steps: int = 0,
     steps_per_epoch: float = 0.0,
 ) -> Task:
-    """Caron et al. 2021, https://arxiv.org/abs/2104.14294: `losses.dino_cross_entropy` of every student's view with
-    each teacher's view but the same one, the mean over the pairs.
+    """DINO of Caron et al. 2021, https://arxiv.org/abs/2104.14294.
+
+    The loss is `losses.dino_cross_entropy` of every student's view with each teacher's view but the same one, the mean
+    over the pairs.
 
     batch["image"] is uint8 [B, 2, H, W, C]: the global views, which both see; batch["local"] uint8 [B, L, h, w, C],
     if there, are smaller crops that the student alone sees (multi-crop).

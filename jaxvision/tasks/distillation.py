@@ -28,8 +28,10 @@ def distillation(
     temperature: Temperature = 1.0,
     alpha: NotNegative = 0.0,
 ) -> Task:
-    """T^2 * KL(teacher || student) at `temperature` T, plus `alpha` times cross-entropy with the labels; means over the
-    samples. Predicts "logits" f32[B, C] and "features" f32[B, D] of the student, as `classification`.
+    """Distillation from a teacher: the loss is T^2 * KL(teacher || student) at `temperature` T.
+
+    To it is added `alpha` times cross-entropy with the labels. Both are means over the samples. Predicts "logits"
+    f32[B, C] and "features" f32[B, D] of the student, as `classification`.
 
     The defaults are Beyer et al. 2021, "a good teacher is patient and consistent" (https://arxiv.org/abs/2106.05237):
     the teacher sees the very pixels that the student sees, so the same crop and, with the wrapper, the same mixup; the

@@ -1,4 +1,4 @@
-"""What the self-supervised tasks share: a network without its last layer, heads behind it, views, averages."""
+"""Common parts of the self-supervised tasks: a network without its last layer, heads behind it, views, averages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class Encoder(NamedTuple):
 
 
 def encoder(model: nn.Module, contract: InputContract, **heads: nn.Module) -> Encoder:
-    """`heads` follow one another: the first takes the features, each other what the one before it gives.
+    """The functions of a network and the heads behind it.
+
+    `heads` follow one another: the first takes the features, each other what the one before it gives.
 
     A head is a module of float[B, D] with an attribute `train`.
     """
@@ -70,7 +72,10 @@ def encoder(model: nn.Module, contract: InputContract, **heads: nn.Module) -> En
 
 
 def without_drops(model: nn.Module) -> nn.Module:
-    """The same network without dropout and stochastic depth: that of a teacher, whose goals are not to be noisy."""
+    """The network without dropout and stochastic depth.
+
+    A teacher's goals are not to be noisy.
+    """
     drops: dict[str, Any] = {field: 0.0 for field in ("dropout", "drop_path") if hasattr(model, field)}
     return model.clone(**drops)
 
@@ -97,8 +102,11 @@ def check_contrast(mask: jax.Array, task: str) -> None:
 
 
 def momentum_at(base: float, step: jax.Array, total_steps: int) -> jax.Array:
-    """1 - (1 - base) (cos(pi step / total) + 1) / 2: from base to 1 over the run (BYOL, section 3.3); constant where
-    the length of the run is not known (0)."""
+    """Momentum of a teacher, from `base` to 1 over the run.
+
+    1 - (1 - base) (cos(pi step / total) + 1) / 2 (BYOL, section 3.3); constant where the length of the run is not known
+    (0).
+    """
     if not total_steps:
         return jnp.float32(base)
     done = jnp.minimum(jnp.asarray(step, jnp.float32) * (1.0 / total_steps), 1.0)  # as in optim.schedule

@@ -24,7 +24,7 @@ ALIKE = 0.01
 
 
 class Decoder(nn.Module):
-    """From the tokens of the seen patches to the pixels of all: a small Vision Transformer."""
+    """Small Vision Transformer that decodes the tokens of the seen patches to the pixels of all patches."""
 
     width: int
     depth: int
@@ -34,8 +34,11 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array, order: jax.Array, grid: tuple[int, int], first: int) -> jax.Array:
-        """`tokens` [B, first + K, D], the class token first if there is one; the others are the first K patches of
-        `order` int32[B, N]. To [B, N, pixels], row by row."""
+        """Decodes `tokens` [B, first + K, D] to pixels.
+
+        The class token comes first if there is one; the others are the first K patches of `order` int32[B, N].
+        Returns [B, N, pixels], row by row.
+        """
         x = nn.Dense(self.width, dtype=self.dtype, name="embed")(tokens)
         hidden = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
         missing = order.shape[1] + first - x.shape[1]
@@ -62,7 +65,9 @@ def mae(
     decoder_heads: Count = 16,
     normalise_patches: bool = True,
 ) -> Task:
-    """He et al. 2021, https://arxiv.org/abs/2111.06377: `losses.masked_patch_error` of the patches that were hidden.
+    """Masked autoencoder of He et al. 2021, https://arxiv.org/abs/2111.06377.
+
+    The loss is `losses.masked_patch_error` of the patches that were hidden.
 
     batch["image"] is uint8 [B, H, W, C]; the share `hidden` of its patches, drawn anew for each image, is left out, so
     the network runs on the others alone. The decoder under params["decoder"] is dropped afterwards. The paper's
@@ -128,7 +133,7 @@ def mae(
 
 
 def patches_of(image: jax.Array, side: int) -> jax.Array:
-    """[B, H, W, C] to the pixels of its patches, row by row: [B, H / side * W / side, side * side * C]."""
+    """Pixels of the patches of [B, H, W, C], row by row: [B, H / side * W / side, side * side * C]."""
     batch, height, width, channels = image.shape
     x = image.reshape(batch, height // side, side, width // side, side, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, side * side * channels)

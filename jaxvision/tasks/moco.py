@@ -26,7 +26,9 @@ def moco(
     norm: Norm = "batch",
     total_steps: int = 0,
 ) -> Task:
-    """Chen, Xie, He 2021, https://arxiv.org/abs/2104.02057: `losses.info_nce` for both orders of two views, added up.
+    """MoCo v3 of Chen, Xie, He 2021, https://arxiv.org/abs/2104.02057.
+
+    The loss is `losses.info_nce` for both orders of two views, added up.
 
     batch["image"] is uint8 [B, 2, H, W, C]. `widths`: of the projector; the predictor has the last two of them. `norm`:
     "batch" or "none" in both, also after the projector's last layer, and after the predictor's with

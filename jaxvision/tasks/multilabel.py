@@ -1,4 +1,4 @@
-"""Any number of classes an image."""
+"""Multi-label classification: any number of classes an image."""
 
 from __future__ import annotations
 

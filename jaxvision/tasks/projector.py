@@ -42,8 +42,9 @@ class Projector(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """DINO's head, float[B, D] -> float32[B, outputs]: dense layers with GELU to a bottleneck, whose rows of length 1
-    are multiplied with columns of length 1.
+    """DINO's head, float[B, D] -> float32[B, outputs].
+
+    Dense layers with GELU lead to a bottleneck, whose rows of length 1 are multiplied with columns of length 1.
 
     The last kernel is kept as it is learnt and normalised when used (weight normalisation with the gain fixed at 1).
     With `norm` "batch" each hidden layer is normalised over the batch (the authors' use_bn_in_head).

@@ -69,7 +69,7 @@ def regression(
 
 
 def _scale(count: int, labels: Callable[[], np.ndarray] | None) -> dict[str, np.ndarray]:
-    """mean and std of each number, float32[K]; std 1 where it does not vary."""
+    """Mean and std of each number, float32[K]; std 1 where it does not vary."""
     if labels is None:
         return {"mean": np.zeros(count, np.float32), "std": np.ones(count, np.float32)}
     table = np.asarray(labels(), np.float64)

@@ -19,7 +19,9 @@ from jaxvision.tasks.projector import Projector
 
 @declares()
 def rotation(model: nn.Module, contract: InputContract) -> Task:
-    """Gidaris et al. 2018, https://arxiv.org/abs/1803.07728: each image in all four turns, cross-entropy over the four.
+    """Rotation prediction of Gidaris et al. 2018, https://arxiv.org/abs/1803.07728.
+
+    Each image comes in all four turns; the loss is the cross-entropy over the four.
 
     batch["image"] is [B, H, W, C] with H = W; the network sees 4 B images. A linear layer on the features, under
     params["head"], is dropped afterwards. Predicts "features" f32[B, D]. Logs: those of `spread`, of the features as

@@ -28,7 +28,7 @@ def siamese(
     total_steps: int = 0,
     stop_gradient: bool = True,
 ) -> Task:
-    """The mean over the images of pair_loss(p1, z2, mask) + pair_loss(p2, z1, mask).
+    """Siamese learning: the loss is the mean over the images of pair_loss(p1, z2, mask) + pair_loss(p2, z1, mask).
 
     p: predictor(projector(features)) of the network that learns, for each of the two views; z: the target's
     projections. The target is the network itself (`momentum` None), or its average under extra["target"], which

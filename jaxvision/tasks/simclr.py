@@ -26,7 +26,7 @@ def simclr(
     widths: Counts = (2048, 128),
     norm: Norm = "batch",
 ) -> Task:
-    """Chen et al. 2020, https://arxiv.org/abs/2002.05709; `losses.nt_xent` of the projections of two views.
+    """SimCLR of Chen et al. 2020, https://arxiv.org/abs/2002.05709: `losses.nt_xent` of the projections of two views.
 
     batch["image"] is uint8 [B, 2, H, W, C]; both views pass the network as one batch, as in the authors' code.
     `widths`: of the projector; `norm`: "batch" or "none" in it. Predicts "features" f32[B, D], those before the

@@ -22,7 +22,9 @@ def simsiam(
     norm: Norm = "batch",
     stop_gradient: bool = True,
 ) -> Task:
-    """Chen and He 2020, https://arxiv.org/abs/2011.10566: half of -cos(p, z) for both orders of two views, added up.
+    """SimSiam of Chen and He 2020, https://arxiv.org/abs/2011.10566.
+
+    The loss is half of -cos(p, z) for both orders of two views, added up.
 
     batch["image"] is uint8 [B, 2, H, W, C]. The projector has three layers of `width`, the last normalised without
     scale and offset; the predictor two, of `bottleneck` and `width`. `norm`: "batch" or "none" in both. Without

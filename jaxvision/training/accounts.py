@@ -1,4 +1,4 @@
-"""Where a training's time goes: images/s, MFU, goodput, and who holds the others up."""
+"""Accounts of a training's time: images/s, MFU, goodput, and who holds the others up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxvision.training.session import Session
 
 
 class Accounts:
-    """Reads the clock: for each line of the log, and for summary.json."""
+    """Accounts of one session, read from the clock: for each line of the log, and for summary.json."""
 
     def __init__(self, session: Session, clock: Clock, log: Log) -> None:
         self._session, self._clock, self._log = session, clock, log
@@ -42,12 +42,12 @@ class Accounts:
             self._name_straggler()
 
     def publish(self, *, last: bool = False) -> None:
-        """Tells the other hosts where this one's time went."""
-        hosts.tell("time", {"machine": platform.node(), "time": self._clock.read()[1], "last": last})
+        """Publishes where this host's time went, for the other hosts to read."""
+        hosts.publish("time", {"machine": platform.node(), "time": self._clock.read()[1], "last": last})
 
     def _name_straggler(self) -> None:
         """Says, once, who holds the others up."""
-        now = {k: host["time"] for k, host in hosts.told("time").items()} if self._session.leader else {}
+        now = {k: host["time"] for k, host in hosts.published("time").items()} if self._session.leader else {}
         found, self._seen = goodput.behind(now, self._seen), now
         if found and found[0] != self._named:
             self._named, part, share = found
@@ -61,13 +61,15 @@ class Accounts:
         return [*self._session.earlier, this]
 
     def training_seconds(self) -> float:
-        """Everything since the start but start-up, compiling and evaluating."""
+        """Seconds since the start without start-up, compiling and evaluating."""
         wall, parts = self._clock.read()
         return wall - sum(parts[k] for k in ("start", "restore", "compile", "evaluate"))
 
     def summary(self, step: int, saves: list[float], *, wait: bool) -> dict[str, Any]:
-        """What summary.json has of time, speed and memory. saves: seconds that each save blocked; wait: a moment for
-        all hosts to have told their time."""
+        """Time, speed and memory, as summary.json has them.
+
+        saves: seconds that each save blocked; wait: for up to 5 s until all hosts have published their time.
+        """
         session, setup = self._session, self._session.setup
         seconds = self.training_seconds()
         wall, parts = self._clock.read()
@@ -99,12 +101,12 @@ class Accounts:
         }
 
     def _hosts(self, *, wait: bool) -> list[dict[str, Any]]:
-        """The time of each, where there are several; at the end after a moment for all to have told theirs."""
+        """The time of each host, where there are several. wait: up to 5 s, until all have published their last."""
         deadline = time.monotonic() + (5.0 if wait else 0.0)
-        found = hosts.told("time")
+        found = hosts.published("time")
         while not all(host["last"] for host in found.values()) and time.monotonic() < deadline:
             time.sleep(0.05)
-            found = hosts.told("time")
+            found = hosts.published("time")
         return [
             {"process": k, "machine": host["machine"], "time": {p: round(v, 3) for p, v in host["time"].items()}}
             for k, host in sorted(found.items())

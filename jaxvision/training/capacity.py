@@ -33,7 +33,10 @@ PROGRAMS = 4  # compiled to find the largest batch: each takes minutes
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What the compiler says about one program; where it found no room only what it says that it needs is known."""
+    """The compiler's figures of one program.
+
+    Where it found no room, only what it says that it needs is known.
+    """
 
     images: int  # a chip and step
     remat: str
@@ -78,7 +81,10 @@ class Slice:
 
     @classmethod
     def find(cls, topology: str) -> Slice:
-        """The slice of that name, or the devices that are "here". Raises UserError."""
+        """The slice of a name, or the devices that are "here".
+
+        Raises UserError.
+        """
 
         if topology == "here":
             return cls(topology, jax.devices(), jax.device_count(), None)
@@ -112,7 +118,7 @@ class Planner:
         self.rows: dict[tuple, Row] = {}
 
     def study(self, topology: str, images: int, *, only: bool) -> dict[str, Any]:
-        """What the result has of one topology: a row for each variant; the largest batch, or None."""
+        """Result for one topology: a row for each variant; the largest batch, or None."""
         where = Slice.find(topology)
         images = images or max(1, self.config.batch_size // where.chips)
         remat, fsdp = self.config.model.get("remat", ""), self.config.mesh.fsdp
@@ -160,7 +166,7 @@ class Planner:
         return ("", *REMAT) if "remat" in fields else ()
 
     def row(self, where: Slice, images: int, remat: str, fsdp: int) -> Row:
-        """That program's row, compiled where it is not known, and shown."""
+        """The row of a program, compiled where it is not known, and shown."""
         key = (where.name, images, remat, fsdp)
         if key not in self.rows:
             self.at(f"compiling for {images:,} images a chip")
@@ -170,7 +176,7 @@ class Planner:
         return self.rows[key]
 
     def time_left(self) -> str:
-        """For the programs that may follow, from those that were compiled; nothing where none follows."""
+        """Estimate of the time for the programs still to follow, from those compiled; "" where none follows."""
         if self.left < 1:
             return ""
         seconds = int(self.left * statistics.mean(row.compile_s for row in self.rows.values()))
@@ -244,12 +250,12 @@ def largest_that_fits(
 
 
 def unit_of(first: int) -> int:
-    """What batches are multiples of in a search that begins with `first` images: 8, or 1 if `first` is none of 8."""
+    """Unit of the batches in a search that begins with `first` images: 8, or 1 if `first` is no multiple of 8."""
     return 8 if first % 8 == 0 else 1
 
 
 def _meets(needs: dict[int, float], limit: float) -> float:
-    """Where the line through the two points nearest to the limit meets it; through 0 where one is known.
+    """Batch at which the line through the two points nearest to the limit meets it; through 0 where one is known.
 
     Through 0 the guess is too low if that point fits: it takes what does not depend on the batch for a part of it.
     """
@@ -287,7 +293,10 @@ def in_bytes(text: str) -> float:
 
 
 def in_words(low: int, high: float, first: int, chips: int) -> str:
-    """What a search from `first` found: `low` images a chip fit, `high` do not, see `largest_that_fits`."""
+    """Result of a search from `first`, in words.
+
+    `low` images a chip fit, `high` do not, see `largest_that_fits`.
+    """
     if not low:
         return f"largest batch that fits: none was found, the smallest that was tried is {high:,} images a chip"
     start = f"{low:,} images a chip, {low * chips:,} in all"

@@ -1,4 +1,7 @@
-"""run(): the one evaluator. Every sample counts exactly once, on any number of devices and hosts."""
+"""The one evaluator, `run`.
+
+Every sample counts exactly once, on any number of devices and hosts.
+"""
 
 from __future__ import annotations
 
@@ -134,18 +137,21 @@ def run(
 def _collect(
     update: Update, state: Any, batches: Iterable[Batch], compact: Mapping[str, Callable], truth: Truth | None
 ) -> tuple[PyTree, PyTree, np.ndarray, np.ndarray]:
-    """Sums added up and rows concatenated, as numpy, the rows' ids, and which rows of all batches they are, padding
-    counted: in a source that comes in order, the samples' places. At most two batches in flight."""
+    """Collects the sums and rows of all batches, as numpy.
+
+    Returns the sums added up, the rows concatenated, the rows' ids, and which rows of all batches they are, padding
+    counted: in a source that comes in order, the samples' places. At most two batches are pending.
+    """
     total: PyTree = None
     kept: list[PyTree] = []
     places: list[np.ndarray] = []
     small: dict[str, list[tuple[int, Any]]] = {name: [] for name in compact}
     seen = 0
-    flight: deque = deque()
+    pending: deque = deque()
 
-    def land() -> None:
+    def drain() -> None:
         nonlocal total, seen
-        sums, rows = flight.popleft()
+        sums, rows = pending.popleft()
         # float64 on the host: a float32 sum over a million samples would lose digits
         sums = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(sums))
         total = sums if total is None else jax.tree.map(np.add, total, sums)
@@ -160,11 +166,11 @@ def _collect(
         seen += len(mask)
 
     for batch in batches:
-        flight.append(update(state.params, state.extra, batch))
-        if len(flight) > 2:
-            land()
-    while flight:
-        land()
+        pending.append(update(state.params, state.extra, batch))
+        if len(pending) > 2:
+            drain()
+    while pending:
+        drain()
     if not kept:
         return {}, {}, np.zeros(0, np.int64), np.zeros(0, np.int64)
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *kept)
@@ -203,7 +209,7 @@ def _compacted(
 
 
 def _of_all_hosts(made: list[tuple[int, Any]]) -> list[Any]:
-    """What every host made of its samples, in the order of their places."""
+    """Results that every host made of its samples, in the order of their places."""
     if jax.process_count() > 1:
         mine = np.frombuffer(pickle.dumps(made), np.uint8)
         lengths = np.asarray(multihost_utils.process_allgather(np.array([len(mine)])))[:, 0]
@@ -235,8 +241,10 @@ def source_batches(
 
 
 def identity(options: Mapping[str, Any], source: Source) -> str:
-    """What an evaluation measures, in sixteen letters: its data, how many samples and which classes they have, its
-    metric. options: of `config.eval_options`."""
+    """Digest of what an evaluation measures, in sixteen letters.
+
+    It covers the data, how many samples and which classes they have, and the metric. options: of `config.eval_options`.
+    """
     what = [options["data"], len(source), source.classes, config_lib.measured(options)]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
@@ -334,7 +342,7 @@ def write(
 
 
 def _picture(evaluation: Evaluation, classes: tuple[str, ...], title: str) -> bytes:
-    """What the metrics of the evaluation have to show, as PNG."""
+    """PNG of what the metrics of the evaluation have to show."""
     import matplotlib
     from matplotlib.figure import Figure
 

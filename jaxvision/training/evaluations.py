@@ -27,7 +27,7 @@ def due(step: int, every_steps: int, every_epochs: float, steps_per_epoch: float
 
 
 class Evaluations:
-    """What was evaluated, by this session and by those before it."""
+    """Evaluations of this session and of those before it."""
 
     def __init__(
         self, session: Session, log: Log, clock: Clock, watch: Callable[[Iterator[Batch]], Iterator[Batch]]
@@ -77,7 +77,10 @@ class Evaluations:
             log.tell(f"warning: {name} leaves out {len(result.skipped)} unreadable images, see eval/{name}.json")
 
     def write_scores(self, step: int) -> None:
-        """By what the config says now; the log knows the values of all steps, also of sessions before."""
+        """Writes the scores of the checkpoints, by what the config says now.
+
+        The log knows the values of all steps, also of sessions before.
+        """
         name, key = best_by(self._config, self._log)
         scores = self._scores(name, key)
         if self._session.leader and name and step:  # also where nothing is scored yet: that is no lost file

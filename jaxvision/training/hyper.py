@@ -55,7 +55,7 @@ class Number:
         return self.numbers.array(self)
 
     def _seen(self, what: str, answer: Any) -> Any:
-        """What Python is told about the value, which the program then depends on."""
+        """Notes what Python was told about the value, which the program then depends on, and returns it."""
         self.numbers.guards[what] = answer
         return answer
 

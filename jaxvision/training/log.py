@@ -134,7 +134,10 @@ class Log:
             self._wandb.log(numbers, step=record["step"])
 
     def flush(self) -> None:
-        """All records are in the workdir: what a resumed run goes on from must be there before its checkpoint is."""
+        """Waits until all records are in the workdir.
+
+        What a resumed run goes on from must be there before its checkpoint is.
+        """
         if not self.writes:
             return
         self._file.flush()
@@ -157,7 +160,7 @@ class Log:
                 self._best[name] = pick(self._best.get(name, value), value)
 
     def alarms(self) -> dict[str, int]:
-        """What was raised so far -> the step at which it was first."""
+        """Alarm -> the step at which it was raised first, of all raised so far."""
         first: dict[str, int] = {}
         for record in self.records:
             if record["kind"] == "train":

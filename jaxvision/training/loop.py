@@ -30,7 +30,7 @@ from jaxvision.training.session import Session, open_session
 from jaxvision.training.step import TrainState
 from jaxvision.weights import checkpoint
 
-IN_FLIGHT = 2  # steps dispatched ahead: enough to hide the host's work, few enough to notice NaN at once
+MAX_PENDING = 2  # steps dispatched ahead: enough to hide the host's work, few enough to notice NaN at once
 
 
 def fit(
@@ -125,7 +125,7 @@ class Loop:
             self.step += 1
             self.pending.add(self.step, logs)
             if self.first_step:
-                self.pending.drain(IN_FLIGHT)
+                self.pending.drain(MAX_PENDING)
             else:
                 self.pending.drain()
                 self._after_first_step()
@@ -167,7 +167,7 @@ class Loop:
             self.stop.at(self.clock.started + 60 * self.stop_after, f"{self.stop_after:g} minutes are over")
 
     def save(self) -> None:
-        """This step's state, once."""
+        """Saves the state of the current step, once."""
         self.pending.drain()
         self.saver.save(self.step, self.state)
 
@@ -223,7 +223,7 @@ class Loop:
             paths.write_json(self.session.workdir / "summary.json", plain(self.summary(status)))
 
     def summary(self, status: str) -> dict[str, Any]:
-        """What summary.json holds."""
+        """Contents of summary.json."""
         return {
             "status": status,
             "command": self.resume,
@@ -238,7 +238,10 @@ class Loop:
         }
 
     def _write_report(self) -> None:
-        """After the summary, which it shows. Whatever goes wrong with it must not spoil a run that is saved."""
+        """Writes the report, after the summary, which the report shows.
+
+        Whatever goes wrong with it must not spoil a run that is saved.
+        """
         if not self.session.leader:
             return
         setup = self.session.setup

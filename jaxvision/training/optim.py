@@ -32,8 +32,11 @@ Decays = Callable[[PyTree], PyTree]  # params -> True for the leaves that weight
 
 
 def decayed(params: PyTree, no_decay: Sequence[str] = ()) -> PyTree:
-    """True for the leaves that weight decay applies to: those of two dimensions or more (biases, norms and scalars have
-    fewer) in whose name no pattern of `no_decay` is found."""
+    """Tree of bool: True for the leaves that weight decay applies to.
+
+    These are leaves of two dimensions or more (biases, norms and scalars have fewer) in whose name no pattern of
+    `no_decay` is found.
+    """
 
     def one(path: Any, leaf: Any) -> bool:
         return leaf.ndim > 1 and not any(re.search(pattern, leaf_name(path)) for pattern in no_decay)
@@ -47,7 +50,7 @@ def sgd(decay: optax.GradientTransformation, *, momentum: Rate = 0.9, nesterov: 
 
 
 def adamw(decay: optax.GradientTransformation, *, b1: Rate = 0.9, b2: Rate = 0.999, eps: Tiny = 1e-8):
-    """Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, decay times lr as torch has it."""
+    """AdamW of Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, decay times lr as torch has it."""
     return optax.chain(optax.scale_by_adam(b1, b2, eps), decay)
 
 
@@ -59,9 +62,11 @@ def lamb(
     b2: Rate = 0.999,
     eps: Tiny = 1e-6,
 ):
-    """You et al. 2020, https://arxiv.org/abs/1904.00962: Adam's step with decay, scaled by the leaf's norm. Biases,
-    norms and what else does not decay take Adam's steps, as in the authors' code and timm's: by the norm of a bias,
-    which begins at 0, they would hardly move."""
+    """LAMB of You et al. 2020, https://arxiv.org/abs/1904.00962.
+
+    The step is Adam's step with decay, scaled by the leaf's norm. Biases, norms and what else does not decay take
+    Adam's steps, as in the authors' code and timm's: by the norm of a bias, which begins at 0, they would hardly move.
+    """
     scaled = optax.masked(optax.scale_by_trust_ratio(), decays)
     return optax.chain(optax.scale_by_adam(b1, b2, eps), decay, scaled)
 
@@ -74,8 +79,10 @@ def lars(
     nesterov: bool = False,
     trust: Positive = 0.001,
 ):
-    """You et al. 2017, https://arxiv.org/abs/1708.03888; what does not decay (biases, norms) takes plain steps, as is
-    usual."""
+    """LARS of You et al. 2017, https://arxiv.org/abs/1708.03888.
+
+    What does not decay (biases, norms) takes plain steps, as is usual.
+    """
     scaled = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), decays)
     return optax.chain(decay, scaled, optax.trace(momentum, nesterov))
 
@@ -191,8 +198,10 @@ def schedule(config: ConfigDict, length: Length) -> Callable[[Any], jax.Array]:
 
 
 def weight_decay(config: ConfigDict, total_steps: int) -> Callable[[Any], jax.Array]:
-    """step -> f32 decay: half a cosine from `weight_decay` at step 0 to `weight_decay_final` at the end, as DINO's
-    (Caron et al. 2021, https://arxiv.org/abs/2104.14294; 0.04 to 0.4)."""
+    """Weight decay of each step, step -> f32: half a cosine from `weight_decay` to `weight_decay_final`.
+
+    It goes from step 0 to the end, as DINO's (Caron et al. 2021, https://arxiv.org/abs/2104.14294; 0.04 to 0.4).
+    """
     begin, end = config.weight_decay, config.weight_decay_final
 
     def decay(step: Any) -> jax.Array:
@@ -292,7 +301,10 @@ def _holds(module: PyTree) -> bool:
 
 
 def table(config: ConfigDict, params: PyTree, modules: Sequence[str] = (), frozen: Sequence[str] = ()) -> str:
-    """What learns how, for people; "" where all learn alike. Arguments and errors are those of `rules`."""
+    """Table of how each part learns, for people; "" where all learn alike.
+
+    Arguments and errors are those of `rules`.
+    """
     rows: dict[Rule, list[tuple[str, int]]] = {}
     by_leaf = rules(config, params, modules, frozen)
     form, unfreeze = duration_of(config, "unfreeze")
@@ -314,7 +326,7 @@ def table(config: ConfigDict, params: PyTree, modules: Sequence[str] = (), froze
 
 
 def _decay_lines(config: ConfigDict, params: PyTree, learning: set[str]) -> list[str]:
-    """What decays, of the leaves that learn; kernels are counted, other leaves named."""
+    """Lines on which of the learning leaves decay; kernels are counted, other leaves named."""
     begin, end = config.weight_decay, config.weight_decay_final
     if not begin and end <= 0:
         return []

@@ -38,7 +38,7 @@ class Profiler:
             self._write(step)
 
     def end(self, step: int) -> None:
-        """After the last step."""
+        """Ends a trace that runs after the last step, or warns that nothing was profiled."""
         if self._tracing:
             self._write(step)
         elif self._steps:

@@ -1,4 +1,4 @@
-"""What a training reached, for people and scripts."""
+"""Results of a training, for people and scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a training's state is saved, and what is said of it."""
+"""Saves of a training's state: when they are due, and what is said of them."""
 
 from __future__ import annotations
 
@@ -49,8 +49,11 @@ class Saver:
             self._saved_at = step
 
     def due_by_the_clock(self, step: int) -> bool:
-        """Whether checkpoint.every_minutes asks for a save at this step: by process 0's clock, so that all hosts do it
-        at the same step. Several hosts, for which asking is a collective, ask again half-way to the next save."""
+        """Whether checkpoint.every_minutes asks for a save at this step.
+
+        Process 0's clock decides, so that all hosts save at the same step. Several hosts, for which asking is a
+        collective, ask again half-way to the next save.
+        """
         if not self._every or step < self._look_at:
             return False
         minutes = hosts.of_first(self._clock.read()[0]) / 60
@@ -64,7 +67,10 @@ class Saver:
         return due
 
     def wait(self) -> None:
-        """Until the last save is whole. Raises UserError if it could not be written."""
+        """Waits until the last save is whole.
+
+        Raises UserError if it could not be written.
+        """
         self._writer.wait()
 
     def close(self) -> None:

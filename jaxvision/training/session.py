@@ -144,7 +144,10 @@ def compile_programs(
 
 
 def _first_state(setup: Setup, found: checkpoint.Found, workdir: epath.Path, say: Say, clock: Clock) -> TrainState:
-    """From the checkpoint, from `config.init`, or fresh; a fresh one with the teacher's weights."""
+    """First state of a session: from the checkpoint, from `config.init`, or fresh.
+
+    A fresh state has the teacher's weights.
+    """
     config, abstract = setup.config, setup.abstract_state()
     if setup.mesh.size > 1:
         line, listing = sharding.table(abstract)
@@ -229,7 +232,7 @@ def _introduction(setup: Setup, leader: bool) -> Iterator[str]:
 
 @contextmanager
 def _count_programs() -> Iterator[dict[str, int]]:
-    """How many programs JAX was asked for meanwhile, and how many of them it had compiled in an earlier process."""
+    """Counts the programs that JAX was asked for meanwhile, and those that it had compiled in an earlier process."""
     counts = {"asked": 0, "kept": 0}
 
     def count(event: str, **_: Any) -> None:

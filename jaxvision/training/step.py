@@ -17,7 +17,7 @@ from jaxvision.task import Batch, PyTree, Task
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that training carries from one step to the next, and all that a checkpoint holds."""
+    """State that training carries from one step to the next, and that a checkpoint holds."""
 
     step: jax.Array  # i32[], optimiser steps done
     params: PyTree  # float32

@@ -1,4 +1,4 @@
-"""What a checkpoint is worth on other data sets: frozen, fine-tuned, and beside training from scratch."""
+"""Transfer of a checkpoint to other data sets: frozen, fine-tuned, and beside training from scratch."""
 
 from __future__ import annotations
 
@@ -31,9 +31,12 @@ HOW = ("knn", "probe", "fine-tuned", "from scratch")
 
 
 class DataSet(NamedTuple):
-    """A data set: its name for people and files, the URI to learn from and the URI to test on; with `per_class` above 0
-    so many images of each class are learnt from, other ones for each seed. `whole`: images are seen whole and as they
-    are, without crops or augmentation, since where things are may be what is learnt."""
+    """A data set to transfer to.
+
+    It has a name for people and files, the URI to learn from and the URI to test on. With `per_class` above 0 so many
+    images of each class are learnt from, other ones for each seed. `whole`: images are seen whole and as they are,
+    without crops or augmentation, since where things are may be what is learnt.
+    """
 
     name: str
     train: str
@@ -47,8 +50,11 @@ class DataSet(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What all data sets are measured with: FROM, seeds of each training, its steps and batch, the rates that it
-    chooses from, the share of steps in which the last layer learns alone, keys of the config and their text."""
+    """Options that are the same for all data sets.
+
+    These are FROM, seeds of each training, its steps and batch, the rates that it chooses from, the share of steps in
+    which the last layer learns alone, keys of the config and their text.
+    """
 
     source: str
     seeds: int

@@ -50,7 +50,10 @@ def steps(folder: epath.Path) -> list[int]:
 
 
 def about(path: epath.Path) -> dict[str, Any]:
-    """What about.json says. Raises Damaged."""
+    """Contents of about.json.
+
+    Raises Damaged.
+    """
     return paths.read_json(path / "about.json", {"step": int, "contract?": dict, "classes?": [str], "run?": str})
 
 
@@ -67,12 +70,12 @@ def _files(path: epath.Path) -> dict[str, epath.Path]:
 
 
 def _arrays(path: epath.Path) -> epath.Path:
-    """Orbax's folder, absolute: it refuses a relative one."""
+    """The folder of Orbax, as an absolute path: Orbax refuses a relative one."""
     return path / "state" if paths.is_bucket(path) else (path / "state").resolve()
 
 
 def flaw(path: epath.Path) -> str:
-    """Why this checkpoint cannot be used; "" if every file is there and matches its digest."""
+    """Reason why a checkpoint cannot be used; "" if every file is there and matches its digest."""
     marker = path / "digests.json"
     if not marker.exists():
         return "half-written: it has no digests.json"
@@ -207,7 +210,7 @@ class Writer:
         self._writes = jax.process_index() == 0
 
     def prepare(self, state: PyTree) -> None:
-        """Compiles the copy of states of these shapes and shardings, which the first save would do otherwise."""
+        """Compiles the copy of states of given shapes and shardings, which the first save would do otherwise."""
         self._copy = compile_copy(state)
 
     def save(
@@ -268,7 +271,10 @@ class Writer:
             _remove(self.folder / str(step))
 
     def wait(self) -> None:
-        """Until the save in the background is whole. Raises UserError if it could not be written."""
+        """Waits until the save in the background is whole.
+
+        Raises UserError if it could not be written.
+        """
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -297,7 +303,7 @@ _REFUSED = ("No space", "RESOURCE_EXHAUSTED", "ermission", "Read-only", "File to
 
 
 def _unwritable(path: epath.Path, error: BaseException) -> BaseException:
-    """What a failed save is to people: a UserError if the disk refused it, and what is left there."""
+    """Error to raise for a failed save: a UserError if the disk refused it, with what is left there."""
     text = str(error) or type(error).__name__
     if isinstance(error, Gone) or not (isinstance(error, UserError | OSError) or any(w in text for w in _REFUSED)):
         return error

@@ -150,7 +150,10 @@ def _member(path: pathlib.Path, file: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def prefix_of(names: Any, path: Any) -> str:
-    """Where the parameters begin. Raises UserError if they are not there."""
+    """Prefix of the names of the parameters.
+
+    Raises UserError if they are not there.
+    """
     for prefix in _PREFIXES:
         if any(prefix + stem in names for stem in _STEMS):
             return prefix
@@ -160,7 +163,7 @@ def prefix_of(names: Any, path: Any) -> str:
 
 
 def options(path: pathlib.Path, family: str) -> dict[str, Any]:
-    """What of the model's arguments shows in the names: the pooling of a ViT."""
+    """Arguments of the model that show in the file's names: the pooling of a ViT."""
     found = shapes(path)
     if family != "vit":
         return {}
@@ -168,7 +171,7 @@ def options(path: pathlib.Path, family: str) -> dict[str, Any]:
 
 
 def side(path: pathlib.Path, family: str, patch: int) -> int:
-    """Of the images that the positions are for, in pixels; 0 if the file has none."""
+    """Side, in pixels, of the images that the file's position embeddings are for; 0 if the file has none."""
     found = shapes(path)
     for name, shape in found.items():
         if family == "vit" and _respelled(name.removeprefix(prefix_of(found, path)), family) == "pos_embedding":
@@ -183,7 +186,7 @@ def _respelled(name: str, family: str) -> str:
 
 
 def name_of(leaf: str, family: str) -> str:
-    """Their present name of our "params/layer_0/mlp_0/kernel"; "qkv" stands for query, key and value."""
+    """Google's present name of a leaf, as "params/layer_0/mlp_0/kernel" here; "qkv" stands for query, key and value."""
     name = leaf.removeprefix("params/")
     for pattern, replacement in TABLES[family].names:
         name = re.sub(pattern, replacement, name)
@@ -204,7 +207,7 @@ class Converted(NamedTuple):
 
 
 def from_npz(state: Mapping[str, np.ndarray], want: Mapping[str, Any], model: Any, family: str, path: Any) -> Converted:
-    """Ours of a file's arrays.
+    """Leaves of ours, made from a file's arrays.
 
     Args:
       state: name there to array.
@@ -265,7 +268,7 @@ def from_npz(state: Mapping[str, np.ndarray], want: Mapping[str, Any], model: An
 
 
 def _blocks(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """A leaf of blocks that were compiled as one (scan) is one for each; any other is itself."""
+    """Splits a leaf of blocks that were compiled as one (scan) into one for each block; any other is itself."""
     if "/encoderblock/" not in name or not array.ndim:
         return [(name, array)]
     return [(name.replace("/encoderblock/", f"/encoderblock_{k}/"), part) for k, part in enumerate(array)]
@@ -287,8 +290,10 @@ def _check_heads(heads: int, called: str, model: Any, path: Any) -> None:
 
 
 def _waves(shape: tuple[int, ...], token: bool) -> tuple[np.ndarray, str]:
-    """[1, N, D] of Chen et al. 2021 (MoCo v3), https://arxiv.org/abs/2104.02057: sin x, cos x, sin y, cos y at
-    frequencies 10000^(-k / (D / 4 - 1))."""
+    """Fixed position embeddings [1, N, D] of sines and cosines, as Chen et al. 2021 (MoCo v3) have them.
+
+    https://arxiv.org/abs/2104.02057: sin x, cos x, sin y, cos y at frequencies 10000^(-k / (D / 4 - 1)).
+    """
     width, side = shape[2], math.isqrt(shape[1])
     rows, columns = np.mgrid[:side, :side].reshape(2, -1, 1)
     rates = 1e4 ** -(np.arange(width // 4) / (width // 4 - 1))
@@ -298,7 +303,7 @@ def _waves(shape: tuple[int, ...], token: bool) -> tuple[np.ndarray, str]:
 
 
 def to_npz(leaves: Mapping[str, np.ndarray], model: Any, family: str) -> dict[str, np.ndarray]:
-    """Theirs of our leaves, "params/...", as AugReg spells a ViT and big_vision a Mixer."""
+    """Google's arrays of our leaves, "params/...", as AugReg spells a ViT and big_vision a Mixer."""
     state: dict[str, np.ndarray] = {}
     for leaf, array in leaves.items():
         name = name_of(leaf, family)

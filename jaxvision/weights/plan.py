@@ -1,4 +1,4 @@
-"""Which loaded leaves go where: the load plan."""
+"""The load plan: which loaded leaves go where."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _beside(name: str) -> str | None:
 
 
 def _advice(mine: list[str], theirs: list[str]) -> str:
-    """The line of config that would allow it."""
+    """The line of config that would allow the load."""
     text = "Use the model that they were trained with"
     lines = []
     for key, names in (("fresh", mine), ("ignore", theirs)):
@@ -161,8 +161,11 @@ def head_names(one: PyTree, other: PyTree) -> set[str]:
 
 
 def averaged(loaded: dict[str, PyTree]) -> Source:
-    """What a checkpoint predicts with: its averaged weights where it kept some (ema), else its weights; and the units
-    of its predictions, where they have some (regression)."""
+    """The leaves that a checkpoint predicts with.
+
+    These are its averaged weights where it kept some (ema), else its weights; and the units of its predictions, where
+    they have some (regression).
+    """
     average = loaded["extra"].get("ema", {"params": loaded["params"], "model": loaded["extra"].get("model", {})})
     units = {name: loaded["extra"][name] for name in ("scale",) if name in loaded["extra"]}
     tree = {"params": average["params"], "extra": {"model": average.get("model", {}), **units}}

@@ -57,7 +57,10 @@ class Published(NamedTuple):
 
 
 def find(source: str) -> Published | None:
-    """What a FROM names; None if it has none of the schemes. Raises UserError."""
+    """The published weights that a FROM names; None if it has none of the schemes.
+
+    Raises UserError.
+    """
     scheme, colon, rest = source.partition(":")
     if not colon or scheme not in SCHEMES:
         return None
@@ -166,7 +169,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 class About(NamedTuple):
-    """What a file of weights says of itself: its header, or timm's config.json beside it."""
+    """Facts that a file of weights says of itself: its header, or timm's config.json beside it."""
 
     contract: InputContract | None = None
     classes: tuple[str, ...] = ()
@@ -184,7 +187,7 @@ def header(path: pathlib.Path) -> dict[str, str]:
 
 
 def about(path: pathlib.Path) -> About:
-    """What `jaxvision.export` wrote into a file's header; nothing for any other file.
+    """Facts that `jaxvision.export` wrote into a file's header; empty for any other file.
 
     Raises UserError if it is ours and broken.
     """
@@ -207,8 +210,11 @@ def table() -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
 
 
 def _said(source: str, library: str, name: str, tag: str, path: pathlib.Path) -> tuple[About, str]:
-    """How the weights want their pixels: from a config.json beside the file (timm's), else from the table; and
-    `Published.doubt`. Raises UserError where mean, std or filter are not known."""
+    """Pixels that the weights want, and `Published.doubt`.
+
+    They are read from a config.json beside the file (timm's), else from the table. Raises UserError where mean, std or
+    filter are not known.
+    """
     beside = path.with_name("config.json")
     if library == "timm" and beside.is_file():
         return _timm_says(source, name, tag, beside)
@@ -230,7 +236,10 @@ def _said(source: str, library: str, name: str, tag: str, path: pathlib.Path) ->
 
 
 def _timm_says(source: str, name: str, tag: str, path: pathlib.Path) -> tuple[About, str]:
-    """What timm's config.json beside weights says of them. Raises UserError where it is broken, or of other weights."""
+    """Facts that timm's config.json beside weights says of them.
+
+    Raises UserError where it is broken, or of other weights.
+    """
     try:
         config = json.loads(path.read_text())
         fields = config.get("pretrained_cfg", config)
@@ -249,7 +258,7 @@ def _timm_says(source: str, name: str, tag: str, path: pathlib.Path) -> tuple[Ab
 
 
 def contract_of(fields: dict[str, Any]) -> InputContract:
-    """That of fields of the table, or of `timm_contract`."""
+    """The input contract of fields of the table, or of `timm_contract`."""
     return InputContract(**{key: value for key, value in fields.items() if key != "squash"})
 
 
@@ -266,8 +275,10 @@ def _squashed(source: str, fields: dict[str, Any]) -> str:
 
 @functools.cache
 def imagenet(count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(names, WordNet ids) of the classes of the ImageNet with so many, in the order of its weights; () and () for
-    another number. 1,000 are ImageNet-1k; 11,221, 11,821, 21,841 and 21,843 larger ones, of which timm has weights."""
+    """(names, WordNet ids) of an ImageNet's classes, in the order of its weights; () and () for an unknown count.
+
+    Counts: 1,000 are ImageNet-1k; 11,221, 11,821, 21,841 and 21,843 larger ones, of which timm has weights.
+    """
     with gzip.open(_CLASSES, "rt", encoding="utf-8") as file:
         rows = [line.rstrip("\n").split("\t") for line in file if not line.startswith("#")]
     chosen = [(name, synset) for synset, name, counts in rows if str(count) in counts.split()]

@@ -63,8 +63,11 @@ def _channels(array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, st
 
 
 def _patches(array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
-    """A patch embedding for patches of another size: what gives the same tokens for resized patches, in the least
-    squares (FlexiViT, Beyer et al. 2022, https://arxiv.org/abs/2212.08013)."""
+    """A patch embedding for patches of another size.
+
+    It gives the same tokens for resized patches, in the least squares (FlexiViT, Beyer et al. 2022,
+    https://arxiv.org/abs/2212.08013).
+    """
     (a, b), (c, d) = array.shape[:2], shape[:2]
     identity = np.eye(a * b, dtype=np.float32).reshape(a * b, a, b)
     enlarge = np.asarray(jax.image.resize(identity, (a * b, c, d), "bilinear")).reshape(a * b, c * d)

@@ -15,7 +15,7 @@ _COUNTER = "num_batches_tracked"
 
 
 def torch_name(leaf: str, origin: Origin) -> str:
-    """Theirs of our "params/layer1_0/conv1/kernel" or "batch_stats/layer1_0/bn1/mean"."""
+    """torch's name of our "params/layer1_0/conv1/kernel" or "batch_stats/layer1_0/bn1/mean"."""
     *path, last = leaf.split("/")[1:]
     name = ".".join([*path, _LEAVES.get(last, last)])
     for pattern, replacement in origin.rules:
@@ -57,7 +57,7 @@ class Converted(NamedTuple):
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], want: Mapping[str, Any], origin: Origin, model: Any) -> Converted:
-    """Ours of a state dict.
+    """Leaves of ours, made from a state dict.
 
     Args:
       state: name there to array.
@@ -76,7 +76,7 @@ def from_state_dict(state: Mapping[str, np.ndarray], want: Mapping[str, Any], or
 
 
 def to_state_dict(leaves: Mapping[str, np.ndarray], origin: Origin, model: Any) -> dict[str, np.ndarray]:
-    """Theirs of our leaves, counters (0) and index buffers included."""
+    """State dict of our leaves, counters (0) and index buffers included."""
     state: dict[str, np.ndarray] = {}
     for leaf, array in leaves.items():
         name = torch_name(leaf, origin)

@@ -1,4 +1,7 @@
-"""From a URI to a random-access source of samples. A new kind: a file here and a line in SCHEMES."""
+"""Sources: a URI to a random-access source of samples.
+
+A new kind: a file here and a line in SCHEMES.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What idx:, cifar: and npz: share: all images of a source in one array, and checks before memory is taken for it."""
+"""Sources held in memory (idx:, cifar:, npz:): all images in one array, and checks before memory is taken for it."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def _unpacked(path: str) -> dict[str, bytes]:
 
 
 def _foreign(place: str, names: set[str]) -> str:
-    """Why these are not the binary version."""
+    """Reason why the files found are not the binary version of CIFAR."""
     if any(name.endswith(".mat") for name in names):
         return f"{place} is the version of CIFAR for MATLAB: take the binary version, from {_HOME}"
     if names & {"data_batch_1", "test_batch", "batches.meta", "meta", "train"}:

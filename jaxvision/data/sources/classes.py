@@ -59,8 +59,9 @@ class Renumbered:
 
 
 def with_classes(source: Source, classes: Sequence[str], of: str) -> Source:
-    """The source, with its labels by name as places in `classes`, which are those `of` something; itself where its own
-    list is that.
+    """The source with its labels as places in `classes`, matched by name; itself where its own list equals `classes`.
+
+    `of`: whose list `classes` is, for messages.
 
     A source may lack classes and have them in another order. Raises UserError for one that `classes` do not have, and
     for values of which one is missing.

@@ -1,4 +1,4 @@
-"""What several sources share: the protocol, queries in URIs, image files in folders."""
+"""Common parts of sources: the protocol, queries in URIs, image files in folders."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def left_out(sources: Iterable[Source]) -> dict[str, dict[str, int]]:
 
 
 def notes(sources: Iterable[Source]) -> list[str]:
-    """What somebody should know of sources before they are used: what was left out, how often each tag comes.
+    """Notes on sources for people before use: what was left out, how often each tag comes.
 
     Sources of the same URI are told once.
     """

@@ -27,7 +27,7 @@ from jaxvision.runtime import paths
 
 
 class Holds(NamedTuple):
-    """What the cells of a kind of labels hold: numbers; one name a row; or several."""
+    """Content of the cells of a kind of labels: numbers; one name a row; or several."""
 
     numbers: bool = False
     one: bool = False
@@ -192,7 +192,7 @@ class Csv:
 
 
 class _Columns(NamedTuple):
-    """Which column of a table holds what."""
+    """Roles of the columns of a table."""
 
     header: tuple[str, ...]
     image: int
@@ -258,7 +258,7 @@ def _predicted(header: list[str]) -> bool:
 
 
 def _check_headings(path: str, header: Sequence[str], labels: tuple[int, ...]) -> None:
-    """UserError unless each of these columns has a name of its own."""
+    """Raises UserError unless each of these columns has a name of its own."""
     for k in labels:
         if not header[k] or header.count(header[k]) > 1:
             last = max(j for j, name in enumerate(header) if name == header[k])
@@ -426,7 +426,7 @@ def _cells(count: int) -> str:
 
 
 def _check_text(place: str, row: list[str], image: str) -> None:
-    """UserError if a row is no UTF-8, but for the name of a file that exists: those may be any bytes."""
+    """Raises UserError if a row is no UTF-8, but for the name of a file that exists: those may be any bytes."""
     if not paths.is_utf8("".join(row)) and (paths.is_utf8(image) or not os.path.exists(image)):
         raise UserError(f"{place}: no UTF-8 text: save the table as UTF-8")
 

@@ -92,7 +92,7 @@ class Folder:
 
 
 def check_case(names: Iterable[str], place: str, listing: str) -> None:
-    """UserError if two class names are the same but for case, or for how Unicode spells an accent."""
+    """Raises UserError if two class names are the same but for case, or for how Unicode spells an accent."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
@@ -146,7 +146,7 @@ def _class_folders(root: str, left_out: Counter[str]) -> list[str]:
 
 
 def _check_link(root: str, link: str) -> None:
-    """UserError if a link that may stand for a class leads nowhere or to all classes."""
+    """Raises UserError if a link that may stand for a class leads nowhere or to all classes."""
     if not os.path.exists(link):
         what = "which is not there, so a class may be missing"
     elif os.path.join(os.path.realpath(root), "").startswith(os.path.join(os.path.realpath(link), "")):
@@ -157,7 +157,7 @@ def _check_link(root: str, link: str) -> None:
 
 
 def _check_parts(root: str, found: list[str]) -> None:
-    """UserError if the folders are not those of classes but the parts of a data set."""
+    """Raises UserError if the folders are not those of classes but the parts of a data set."""
     parts = sorted((name for name in found if name.lower() in PARTS), key=lambda name: PARTS.index(name.lower()))
     if not parts or (len(parts) < len(found) and (len(parts) == 1 or parts[0].lower() not in PARTS[:2])):
         return
@@ -174,7 +174,7 @@ def _check_parts(root: str, found: list[str]) -> None:
 
 
 def check_parts_of_paths(place: str, paths: Iterable[bytes]) -> None:
-    """UserError if folders above those of the classes, or all of these, are the parts of a data set."""
+    """Raises UserError if folders above those of the classes, or all of these, are the parts of a data set."""
     folders = {tuple(path.decode("utf-8", "surrogateescape").split("/")[:-1]) for path in paths}
     above = {name for folder in folders for name in folder[:-1] if name.lower() in PARTS}
     classes = {folder[-1] for folder in folders if folder}

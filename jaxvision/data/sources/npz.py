@@ -24,8 +24,10 @@ class _Header(NamedTuple):
 
 
 class Npz(Arrays):
-    """FILE.npz/train, /val or /test: the arrays `train_images` and `train_labels`, as MedMNIST has them, or `x_train`
-    and `y_train`, as Keras has them. Pickled arrays are never read.
+    """A split of images in one npz file: FILE.npz/train, /val or /test.
+
+    The arrays are `train_images` and `train_labels`, as MedMNIST has them, or `x_train` and `y_train`, as Keras has
+    them. Pickled arrays are never read.
 
     Images are uint8 [N, H, W] or [N, H, W, 1 or 3]. Labels are integers [N] or [N, 1], classes, or [N, K] of 0 and 1,
     tags. MedMNIST's files hold no names: classes are the lines of classes=FILE, else `0` to the largest label of all

@@ -184,7 +184,7 @@ def _unpack(record: bytes) -> tuple[int, int, bytes | np.ndarray]:
 
 
 def sample_digest(sample: dict[str, Any], kind: str) -> bytes:
-    """What a sample adds to the digest of a data set: its index, its label, the SHA-256 of its image.
+    """A sample's part of the digest of a data set: its index, its label, the SHA-256 of its image.
 
     The index is int64, the label int32 or float32 [K], little-endian. Of an encoded image the
     bytes are hashed, of pixels the shape (3 x int64; [H, W] counts as [H, W, 1]) and then the pixels.

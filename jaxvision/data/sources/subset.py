@@ -14,8 +14,10 @@ from jaxvision.errors import UserError
 
 
 class Subset:
-    """The samples whose place in permutation(seed, 0) lies in `split`; of them, with `per_class`, the first so many of
-    each class; of those, with `part`, this share of each class. All in the source's own order.
+    """Part of a source: a split, so many samples of each class, or a share of each class.
+
+    Taken are the samples whose place in permutation(seed, 0) lies in `split`; of these, with `per_class`, the first so
+    many of each class; of these again, with `part`, the stated share of each class. All in the source's own order.
 
     Shuffled first, since most sources are ordered by class. With one seed, 0:90% and 90%:100% share no sample and
     leave none out, and a smaller `per_class` is a part of a larger one; so it is with `part`, which goes by class, so

@@ -391,7 +391,7 @@ def _digest(file: int, offsets: np.ndarray) -> str:
 
 
 def _index(path: str, label: str) -> _Index:
-    """The index of a tar: from beside it if that one is whole and of this very tar, else made and saved."""
+    """The index of a tar: the saved one beside it if that is whole and of this very tar, else made and saved."""
     try:
         if os.path.isdir(path):
             raise UserError(f"{path} is a folder, wanted a tar file: did you mean 'folder:{path}'?")
@@ -576,7 +576,7 @@ def _paired(path: str, names: list[bytes], labels: dict[bytes, bytes], part: str
 
 
 def _beside(file: int, names: list[bytes], beside: dict[bytes, tuple[int, int]]) -> str:
-    """What an error says of .txt or .json files that have the names of images; "" where there are none."""
+    """Text for an error about .txt or .json files that have the names of images; "" where there are none."""
     if not beside:
         return ""
     stems = {name.rpartition(b".")[0] for name in names}

@@ -31,7 +31,10 @@ _VALIDATION = "train[:800]+validation[:200]"
 
 
 def _held_out(place: int) -> str:
-    """Of data sets without a validation split: the authors' starts at this record of the training split."""
+    """Split of 1,000 training records of a data set without a validation split.
+
+    The authors' validation part starts at record `place` of the training split.
+    """
     return f"train[:800]+train[{place}:{place + 200}]"
 
 
@@ -70,12 +73,12 @@ class Computed(NamedTuple):
 
 
 def _bin(value: float, thresholds: tuple[float, ...]) -> int:
-    """How many of the thresholds after the first lie below the value."""
+    """Number of thresholds after the first that lie below the value."""
     return int(np.searchsorted(thresholds, value, side="left")) - 1
 
 
 def _count_all(objects: Mapping[str, Any]) -> int:
-    """CLEVR's scenes have 3 to 10 objects."""
+    """Class of the number of objects in a CLEVR scene, which has 3 to 10."""
     return len(objects["size"]) - 3
 
 
@@ -84,7 +87,10 @@ def _closest_object_distance(objects: Mapping[str, Any]) -> int:
 
 
 def _closest_vehicle_distance(objects: Mapping[str, Any]) -> int:
-    """Of cars, vans and trucks (types 0 to 2), metres along the camera's axis; the last class: there is none."""
+    """Class of the distance to the closest car, van or truck (types 0 to 2), in metres along the camera's axis.
+
+    The last class says that there is none.
+    """
     vehicles = [place[2] for place, kind in zip(objects["location"], objects["type"], strict=True) if kind < 3]
     return _bin(min(vehicles, default=1000.0), (-100.0, 8.0, 20.0, 999.0))
 
