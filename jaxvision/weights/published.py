@@ -259,8 +259,8 @@ def _squashed(source: str, fields: dict[str, Any]) -> str:
         return ""
     return (
         f"{source!r}: timm shows these weights whole images, squashed to {fields['size']} x {fields['size']} pixels, "
-        "which is not read as an input contract yet: fine-tune from them, or take a set of weights that sees a centre crop "
-        "(python -m jaxvision.models --weights lists them)"
+        "which is not read as an input contract yet: fine-tune from them, or take a set of weights that sees a centre "
+        "crop (python -m jaxvision.models --weights lists them)"
     )
 
 

@@ -115,7 +115,7 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.data.update(mean=(0.5,)), "mean and std need 3"),
         (lambda c: c.data.update(size=9), "does not fit into a resize to 8"),
         (lambda c: c.data.update(size=(8, 0)), r"data.size is \(8, 0\): it must be a side .* or \(height, width\)"),
-        (lambda c: c.data.update(size=(8, 9)), "8 x 9 px does not fit .* 8 px: make .* at least the longer of data.size"),
+        (lambda c: c.data.update(size=(8, 9)), "8 x 9 px does not fit .* at least the longer of data.size"),
         (lambda c: c.data.update(fit="pda"), "data.fit is 'pda': did you mean 'pad'"),
         (lambda c: c.data.update(fit="pad"), "data.resize is 8, and data.fit = 'pad' has no use for it: set it to 0"),
         (lambda c: c.data.update(longest=9), "data.longest is 9: it is of data.fit = 'shortest', and that is 'crop'"),
