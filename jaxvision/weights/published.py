@@ -263,13 +263,13 @@ def contract_of(fields: dict[str, Any]) -> InputContract:
 
 
 def _squashed(source: str, fields: dict[str, Any]) -> str:
-    """The doubt about weights whose images timm makes square, which no contract can say."""
+    """The doubt about weights whose images timm makes square, which is not read as a contract."""
     if "squash" not in fields:
         return ""
     return (
         f"{source!r}: timm shows these weights whole images, squashed to {fields['size']} x {fields['size']} pixels, "
-        "which no input contract here says: fine-tune from them, or take a set of weights that sees a centre crop "
-        "(python -m jaxvision.models --weights lists them)"
+        "which is not read as an input contract yet: fine-tune from them, or take a set of weights that sees a centre "
+        "crop (python -m jaxvision.models --weights lists them)"
     )
 
 

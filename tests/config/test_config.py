@@ -61,6 +61,25 @@ def test_every_key_can_be_set_from_the_command_line(key):
             config_lib.override(config, key, "what")
 
 
+def test_a_size_is_a_side_or_height_and_width():
+    config = make_tiny_config()
+    config_lib.override(config, "data.size", "(8, 12)")
+    config_lib.override(config, "data.resize", "12")
+    check.check(config)
+    again = config_lib.from_json(config_lib.to_json(config))
+    assert again.data.size == (8, 12)
+    assert config_lib.differences(config, again) == []
+
+
+def test_keys_that_came_later_make_no_other_run_of_an_old_one():
+    config = make_tiny_config()
+    assert {"data.fit", "data.longest"} <= {key for key, _ in config_lib.LATER}
+    assert all(config_lib.flat(config.to_dict())[key] == value for key, value in config_lib.LATER)
+    other = make_tiny_config()
+    other.data.update(fit="pad", resize=0)
+    assert config_lib.run_of(other) != config_lib.run_of(config)
+
+
 def test_open_groups_take_new_keys():
     config = make_tiny_config()
     config_lib.override(config, "model.zero_init", "false")
@@ -129,6 +148,11 @@ def test_int_where_a_float_is_meant():
         (lambda c: c.data.update(transforms=(("shfit", {}),)), "did you mean 'shift'"),
         (lambda c: c.data.update(mean=(0.5,)), "mean and std need 3"),
         (lambda c: c.data.update(size=9), "does not fit into a resize to 8"),
+        (lambda c: c.data.update(size=(8, 0)), r"data.size is \(8, 0\): it must be a side .* or \(height, width\)"),
+        (lambda c: c.data.update(size=(8, 9)), "8 x 9 px does not fit .* at least the longer of data.size"),
+        (lambda c: c.data.update(fit="pda"), "data.fit is 'pda': did you mean 'pad'"),
+        (lambda c: c.data.update(fit="pad"), "data.resize is 8, and data.fit = 'pad' has no use for it: set it to 0"),
+        (lambda c: c.data.update(longest=9), "data.longest is 9: it is of data.fit = 'shortest', and that is 'crop'"),
         (lambda c: c.data.update(filter="bicubc"), "did you mean 'bicubic'"),
         (lambda c: c.evals.test.update(data=3), "evals.test.data is 3: expected str"),
         (lambda c: c.evals.test.update(metric="topp"), "did you mean 'topk'"),

@@ -111,6 +111,28 @@ def test_random_resized_crop_fits_any_image(height, width, seed):
     assert image.shape == (8, 8, 3)
 
 
+def test_sizes_of_height_and_width():
+    """Each by its own means: what is resized and cut to 6 x 10, and the same moves for the places."""
+    contract = InputContract(size=(6, 10), resize=10)
+    image = noise(31, 40)
+    specs = (("random_resized_crop", {}), ("resize", {}), ("resize", {"size": 12}), ("center_crop", {}))
+    crop, stretch, shorter, middle = transforms.build(specs, contract)
+    made, moves = crop.step(image, rng(3))
+    top, left, h, w = geometry.crop_box(31, 40, (0.08, 1.0), (3 / 4, 4 / 3), rng(3))
+    assert made.shape == contract.shape
+    np.testing.assert_allclose(moves[0].matrix @ [left + w, top + h, 1], [10, 6, 1], atol=1e-9)
+    want = np.asarray(Image.fromarray(image).resize((10, 6), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(stretch(image, rng(0)) - want).max() <= 1
+    assert shorter(image, rng(0)).shape == (12, 15, 3)
+    assert np.array_equal(middle(image, rng(0)), image[12:18, 15:25])
+    with pytest.raises(UserError, match="cannot cut 10 x 6 pixels out of an image of 40 x 5"):
+        middle(image[:5], rng(0))
+    views = (("multi_view", {"views": ((("resize", {}),),) * 2}),)
+    assert transforms.shapes(views, contract) == {"image": (2, 6, 10, 3)}
+    (made,) = transforms.build(views, contract)
+    assert made(image, rng(0))["image"].shape == (2, 6, 10, 3)
+
+
 def test_random_resized_crop_sees_only_its_box():
     """As torchvision, which cuts first: the filter must not mix in what surrounds the box."""
     for seed in range(20):

@@ -243,6 +243,19 @@ def four_steps(tmp_path_factory):
 FOUR = dict(steps=4, optim__schedule="constant", checkpoint__every_steps=2)
 
 
+def test_a_canvas_that_is_not_square_is_learnt_on_evaluated_and_gone_on_with(tmp_path):
+    """Images that are stretched in training and padded in evaluation, through the commands' whole way."""
+    canvas = dict(data__size=(8, 16), data__fit="pad", data__resize=0, data__transforms=(("resize", {}),), steps=12)
+    fit(tmp_path, stop_after=0, **{**canvas, "steps": 8})
+    state, said = fit(tmp_path, **canvas)
+    assert "resuming at step 8" in said
+    assert "scaled to fit (bilinear, antialiased), padded to 8 x 16" in str(
+        build.reader.contract(config_lib.read(epath.Path(tmp_path) / "config.json"))
+    )
+    assert int(state.step) == 12
+    assert run("evaluate", "--from", str(tmp_path)) == 0
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "half-written"])
 def test_a_broken_last_checkpoint_is_reported_and_the_run_ends_bit_equal(four_steps, tmp_path, damage):
     workdir, want = shutil.copytree(four_steps[0], tmp_path / "w"), four_steps[1]
