@@ -121,7 +121,7 @@ MUTATIONS = (
     Mutation("training/step.py", "micro, jax.random.fold_in(key, a)", "micro, key", "training/test_step.py"),
     Mutation("training/step.py", "jnp.uint32)), state.step)", "jnp.uint32)), 0)", "training/test_step.py"),
     Mutation("training/step.py", "step, donate_argnums=0,", "step,", "training/test_step.py"),
-    Mutation("training/loop.py", "IN_FLIGHT = 2", "IN_FLIGHT = 64",
+    Mutation("training/loop.py", "MAX_PENDING = 2", "MAX_PENDING = 64",
              "training/test_loop.py::test_at_most_two_steps_are_in_flight"),
     Mutation("tasks/ema.py", "rate * a + (1.0 - rate) * b", "rate * b + (1.0 - rate) * a",
              "tasks/test_wrappers.py::test_ema_is_the_average_of_the_formula"),

@@ -135,7 +135,7 @@ def make(
 
 
 def _label(start: float) -> str:
-    """What the optimiser's state calls the leaves that are free from then on."""
+    """Label in the optimiser's state of the leaves that are free from then on."""
     return str(start) if isinstance(start, int) else f"{start:g}"
 
 

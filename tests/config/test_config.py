@@ -71,15 +71,6 @@ def test_a_size_is_a_side_or_height_and_width():
     assert config_lib.differences(config, again) == []
 
 
-def test_keys_that_came_later_make_no_other_run_of_an_old_one():
-    config = make_tiny_config()
-    assert {"data.fit", "data.longest"} <= {key for key, _ in config_lib.LATER}
-    assert all(config_lib.flat(config.to_dict())[key] == value for key, value in config_lib.LATER)
-    other = make_tiny_config()
-    other.data.update(fit="pad", resize=0)
-    assert config_lib.run_of(other) != config_lib.run_of(config)
-
-
 def test_open_groups_take_new_keys():
     config = make_tiny_config()
     config_lib.override(config, "model.zero_init", "false")
