@@ -92,6 +92,11 @@ def start(count: int, devices: int, command: list[str], guard: int) -> list[subp
         "JAX_NUM_PROCESSES": str(count),
         "PYTHONUNBUFFERED": "1",
     }
+
+    def announce() -> None:
+        """Tells the guard of a process before its command begins: whenever the launcher dies, the guard knows it."""
+        os.write(guard, f"{os.getpid()}\n".encode())
+
     processes = []
     for index in range(count):
         process = subprocess.Popen(
@@ -101,8 +106,8 @@ def start(count: int, devices: int, command: list[str], guard: int) -> list[subp
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=announce,
         )
-        os.write(guard, f"{process.pid}\n".encode())
         processes.append(process)
     return processes
 

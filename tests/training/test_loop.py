@@ -453,7 +453,8 @@ def test_time_parts_add_up_and_sleeps_land_in_theirs(tmp_path, monkeypatch):
     for s in (before, after):
         parts = {k: v for k, v in s["time"].items() if k != "other"}
         assert sum(s["time"].values()) == pytest.approx(s["wall_s"], rel=0.001)
-        assert sum(parts.values()) >= 0.98 * s["wall_s"]
+        # beside the parts there is next to nothing, but for the slices that a busy machine's scheduler takes there
+        assert sum(parts.values()) >= 0.98 * s["wall_s"] - 0.1
     assert len(slow) >= 20
     # one reader: what it slept, less what the steps and saves hid; bounds that hold on a busy machine too
     hidden = (
