@@ -104,12 +104,12 @@ class InputContract:
 
     @property
     def height(self) -> int:
-        """Of the canvas."""
+        """Height of the canvas, in pixels."""
         return self.size if isinstance(self.size, int) else self.size[0]
 
     @property
     def width(self) -> int:
-        """Of the canvas."""
+        """Width of the canvas, in pixels."""
         return self.size if isinstance(self.size, int) else self.size[1]
 
     @property
@@ -119,7 +119,7 @@ class InputContract:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the pixels that reach the network: (height, width, channels)."""
+        """Shape of the pixels that reach the network: (height, width, channels)."""
         return self.height, self.width, self.channels
 
     @property
@@ -165,6 +165,6 @@ class InputContract:
 
 
 def default_resize(size: int | Sequence[int], fit: str) -> int:
-    """What `resize` is where nobody says it: torchvision's floor(size / 0.875) for "crop", of the longer side."""
+    """Default of `resize`: torchvision's floor(size / 0.875) for "crop", of the longer side."""
     sides = (size,) if isinstance(size, int) else tuple(size)
     return {"crop": math.floor(max(sides) / 0.875), "shortest": min(sides)}.get(fit, 0)

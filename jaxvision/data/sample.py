@@ -1,4 +1,4 @@
-"""What samples and batches hold: which arrays, of which shape, and how each follows the pixels of its image.
+"""Fields of samples and arrays of batches: their shapes, and how each follows the pixels of its image.
 
 A sample is a dict of named arrays and values: `image` (bytes or pixels), `index`, and the fields that its source
 declares. Loader, compiled step, evaluator, plan and export read one specification, `batch_spec`.
@@ -76,7 +76,7 @@ def label_field(source: Any) -> Field | None:
 
 
 def fields_for(source: Any, needed: Iterable[Field]) -> tuple[Field, ...]:
-    """Of a source's fields those that are `needed`, by name, and the label, which costs nothing."""
+    """The fields of a source that are `needed`, by name, and its label, which costs nothing."""
     names = {"label", *(field.name for field in needed)}
     return tuple(field for field in fields_of(source) if field.name in names)
 
@@ -119,9 +119,14 @@ def batch_spec(
 
 
 def known(source: Any, place: int) -> dict[str, Any]:
-    """What a source knows of a sample, without its image: from its `known(place)`, where it reads no image for it."""
+    """All that a source knows of a sample but its image; the source's own `known(place)` reads no image for it."""
     read = getattr(source, "known", None)
     sample = source[place] if read is None else read(place)
+    return without_image(sample)
+
+
+def without_image(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample's fields and its index."""
     return {name: value for name, value in sample.items() if name != "image"}
 
 
@@ -140,7 +145,7 @@ def stepped(sample: dict[str, Any], move: Move, size: tuple[int, int]) -> dict[s
 def settled(sample: dict[str, Any]) -> dict[str, Any]:
     """A sample with boxes and points where its warp puts them, not yet clipped: its canvas is the file from here on.
 
-    What a transform over several samples is given, which then moves each by itself.
+    A transform over several samples is given such samples, and then moves each by itself.
     """
     warp, made = sample["warp"], dict(sample)
     for field in sample["fields"]:

@@ -1,4 +1,4 @@
-"""Where the pixels of a file lie after they were resized, cropped and turned; and where boxes and points go with them.
+"""Warps: where the pixels of a file lie after they were resized, cropped and turned, and boxes and points with them.
 
 Coordinates are of edges: a pixel covers [x, x + 1], so an image of width W reaches from 0 to W, and mirroring it sends
 x to W - x.
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Move(NamedTuple):
-    """What a transform does to coordinates, as cheap to make as a tuple.
+    """A transform's effect on coordinates, as cheap to make as a tuple.
 
     numbers: a, b, c, d, e, f of x' = a x + b y + c, y' = d x + e y + f; two more, g, h, divide both by g x + h y + 1.
     back: whether they lead from the result to the image that was given, as Pillow takes them.
@@ -41,7 +41,7 @@ class Warp(NamedTuple):
 
     @classmethod
     def identity(cls, height: int, width: int) -> Warp:
-        """Of pixels that are where they were."""
+        """The warp of pixels that are where they were."""
         return cls(np.eye(3), (height, width))
 
     def then(self, move: Move, size: tuple[int, int]) -> Warp:
@@ -105,10 +105,10 @@ def moved_map(array: np.ndarray, move: Move, size: tuple[int, int], outside: flo
 
 
 def scaled(old: tuple[int, ...], new: tuple[int, int]) -> Move:
-    """Of an image of (height, width) `old` resized to `new`."""
+    """The move of an image of (height, width) `old` that is resized to `new`."""
     return Move((new[1] / old[1], 0.0, 0.0, 0.0, new[0] / old[0], 0.0))
 
 
 def shifted(right: float, down: float) -> Move:
-    """Of an image that is moved, or of which a part is cut out: then by minus its left and top."""
+    """The move of an image that is shifted, or of which a part is cut out: then by minus its left and top."""
     return Move((1.0, 0.0, right, 0.0, 1.0, down))

@@ -15,6 +15,7 @@ from jaxvision import targets
 from jaxvision.data import transforms
 from jaxvision.data.contract import InputContract
 from jaxvision.data.decode import MAX_PIXELS, decode
+from jaxvision.data.sample import without_image
 from jaxvision.data.sources import Source
 from jaxvision.deploy.exported import Run
 from jaxvision.errors import UserError
@@ -70,8 +71,7 @@ def choose(source: Source, contract: InputContract, count: int, show: Show, max_
             continue
         crops.append(made[0])
         squares.append(made[1])
-        known = {name: value for name, value in sample.items() if name != "image"}
-        samples.append({**known, "warp": transforms.warp(contract, *pixels.shape[:2])})
+        samples.append({**without_image(sample), "warp": transforms.warp(contract, *pixels.shape[:2])})
         places.append(place)
         sizes.append(pixels.shape[:2])
     if not places:

@@ -284,7 +284,7 @@ def of_trained(trained: restore.Trained) -> Predictor:
 
 
 def outputs_of(task: Task, predicted: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Of what a task predicts, all that its kind of predictions has: what is exported and compared."""
+    """All outputs that a task's kind of predictions has, made of what the task predicts."""
     assert task.predicts is not None
     complete = task.predicts.complete({name: rows for name, rows in predicted.items() if name != "features"})
     return {name: complete[name] for name in task.predicts.outputs(0)}

@@ -21,10 +21,9 @@ from jaxvision.report.draw import (
     tag,
     text,
 )  # fmt: skip
-from jaxvision.targets.common import Scored, counted, in_line, listed, tall
+from jaxvision.targets.common import EXAMPLES, Scored, counted, in_line, listed, of_logits, tall
 from jaxvision.task import Batch, Metric, Target
 
-EXAMPLES = 16  # pictures of the worst, and of the best
 FULL_MATRIX = 30  # classes up to which a confusion matrix has its numbers
 CELLS = 100  # of a side of the coarse one
 CONFUSIONS = 30  # listed, where the matrix is coarse
@@ -71,13 +70,6 @@ def soft(label: Any, classes: int) -> Any:
 def complete(predicted: dict[str, Any]) -> dict[str, Any]:
     """Adds "probabilities", the softmax of the logits, where the task gives none."""
     return predicted if "probabilities" in predicted else {**predicted, **of_logits(predicted["logits"], "softmax")}
-
-
-def of_logits(logits: Any, scores: str) -> dict[str, Any]:
-    """ "logits" and "probabilities"; `scores`: "softmax" or "sigmoid"."""
-    import jax
-
-    return {"logits": logits, "probabilities": getattr(jax.nn, scores)(logits)}
 
 
 def per_sample(classes: int, k: int = 5) -> Metric:

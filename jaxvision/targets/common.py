@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxvision.errors import UserError
 from jaxvision.report.draw import Html, share, table, tag, text
+
+EXAMPLES = 16  # pictures of the worst, and of the best, in a report
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -54,3 +56,10 @@ def counted(head: str, names: tuple[str, ...], count: np.ndarray, of: np.ndarray
 def tall(table: Html, rows: int) -> Html:
     """A table in a box of its own height, where it has many rows."""
     return tag("div", table, cls="tall" if rows > 24 else None)
+
+
+def of_logits(logits: Any, scores: str) -> dict[str, Any]:
+    """The outputs "logits" and "probabilities" of logits [B, C]; `scores`: "softmax" or "sigmoid"."""
+    import jax  # here: a report is written without JAX
+
+    return {"logits": logits, "probabilities": getattr(jax.nn, scores)(logits)}

@@ -13,10 +13,9 @@ from jaxvision.data.sample import LABEL
 from jaxvision.errors import UserError
 from jaxvision.report.analysis import extremes, tag_loss
 from jaxvision.report.draw import Html, join, number, share, table, tag, text
-from jaxvision.targets.common import Scored, counted, in_line, listed, tall
+from jaxvision.targets.common import EXAMPLES, Scored, counted, in_line, listed, of_logits, tall
 from jaxvision.task import Batch, Metric, Target
 
-EXAMPLES = 16  # pictures of the worst, and of the best
 MOST = 10**8  # labels that are counted: 400 MB
 
 
@@ -51,13 +50,6 @@ def objective(predictions: dict[str, Any], batch: Batch) -> Any:
 
     known = jnp.sum(~jnp.isnan(batch["label"]), -1)
     return jnp.sum(sigmoid_cross_entropy(predictions["logits"], batch["label"]), -1) / jnp.maximum(known, 1)
-
-
-def of_logits(logits: Any, scores: str) -> dict[str, Any]:
-    """ "logits" and "probabilities"; `scores`: "sigmoid"."""
-    import jax
-
-    return {"logits": logits, "probabilities": getattr(jax.nn, scores)(logits)}
 
 
 def per_sample(classes: int) -> Metric:

@@ -11,10 +11,9 @@ import numpy as np
 from jaxvision.data.sample import LABEL
 from jaxvision.report.analysis import extremes
 from jaxvision.report.draw import Html, cloud, histogram, join, number, table, tag, text
-from jaxvision.targets.common import tall
+from jaxvision.targets.common import EXAMPLES, tall
 from jaxvision.task import Batch, Metric, Target
 
-EXAMPLES = 16  # pictures of the worst, and of the best
 VALUES = 8  # numbers that are drawn
 
 

@@ -170,7 +170,7 @@ def lower_step(
 
 
 class Data(NamedTuple):
-    """What of the training data has a say in the shapes of a batch, see `example`."""
+    """Facts of the training data that decide the shapes of a batch, see `example`."""
 
     fields: tuple[Field, ...]
     classes: int
@@ -178,7 +178,7 @@ class Data(NamedTuple):
 
 
 def data(config: ConfigDict, source: Source) -> Data:
-    """Of a source: what the task learns from, and the label. Raises UserError for too few data.slots."""
+    """The Data of a source: the fields that the task learns, and the label. UserError for too few data.slots."""
     learns = declared(config).learns
     fields = fields_for(source, learns.fields if learns else ())
     return Data(fields, len(source.classes), reader.slots(config, source))
